@@ -191,7 +191,13 @@ struct skew_lane {
     uint64_t capture;      /* the driver's capture id when CAPTURED, else 0 */
 };
 
-/* A whole outermost group, or one call outside a group. Followed by `cells` struct skew_cell and then
+/* head.flags of a GROUP. */
+enum skew_group_flags {
+    SKEW_GROUP_DISCARDED = 1 /* no cells of its own: forget the GROUP_PARTs before it, NCCL did nothing */
+};
+
+/* A whole outermost group, or one call outside a group. GROUP_PART has the same shape, with cells but
+ * no lanes: its cells come before those of the next GROUP record of this stream and use its lanes. Followed by `cells` struct skew_cell and then
  * `lanes` struct skew_lane. Only groups whose outermost End returned Success or InProgress exist.
  * Cells keep the order of the calls. */
 struct skew_rec_group {
@@ -206,13 +212,14 @@ struct skew_rec_group {
     uint32_t reserved;
 };
 
-/* Exchanges of one communicator that were lost since its last stored group, so that the n-th send
- * still meets the n-th receive. Followed by `peers` struct skew_loss_peer. Written before the next
- * group on that communicator. The totals are in the head's counters already. */
+/* Exchanges of one communicator that were lost before its exchange `before_seq`, which the GROUP record
+ * just before this one holds, so that the n-th send still meets the n-th receive. Followed by `peers`
+ * struct skew_loss_peer. The totals are in the head's counters already. */
 struct skew_rec_loss {
     struct skew_rec head;
     uint32_t comm;
-    uint32_t reason; /* enum skew_loss */
+    uint32_t reason; /* enum skew_loss: the latest, when there were several */
+    uint64_t before_seq;
     uint64_t exchanges;
     uint64_t ops;
     uint32_t peers;
