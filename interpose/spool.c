@@ -212,6 +212,10 @@ static int create(struct skew_process *proc)
         if (found == -ENOENT)
             break; /* no more candidates */
         err = found ? found : create_in(proc, dir, &id);
+        /* A collector may have removed the empty directory in between: make it again. */
+        for (unsigned again = 0; err == -ENOENT && again < 3; again++)
+            if (skew_path_spool_dir(proc, attempt, dir, sizeof(dir)) == 0)
+                err = create_in(proc, dir, &id);
         if (!err) {
             skew_path_point(proc, dir);
             return 0;
@@ -270,7 +274,7 @@ int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t se
             continue;
         if (got != UINT32_MAX)
             spare++;
-        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_ACTIVE, false,
+        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_CLAIMED, false,
                                              __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
             got = i;
     }
@@ -297,7 +301,8 @@ int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t se
     at->seq = seq;
     at->opened_ns = skew_now();
     at->opened_real_ns = skew_now_real();
-    __atomic_store_n(&at->committed, sizeof(*at), __ATOMIC_RELEASE);
+    at->committed = sizeof(*at);
+    __atomic_store_n(&head->seg[got].state, SKEW_SEG_ACTIVE, __ATOMIC_RELEASE);
     *index = got;
     *seg = at;
     return 0;
