@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every option of skewscope, once. From this table come the parsing in the target, the parsing in the
+ * tools, `skewscope run --help`, the manual and the keys of the JSON configuration file. An option
+ * is the variable SKEWSCOPE_<NAME>, the flag --<name with dashes> of `skewscope run` and the JSON key
+ * <name with underscores>.
+ *
+ *   X(id, "NAME", type, default, values, unit, scope, help)
+ *
+ * type    STRING, ENUM (values "a|b|c"), INT (values "min..max")
+ * scope   TARGET: read inside the application; TOOL: by the tools; BOTH; INTERNAL: set by `run` itself
+ */
+#ifndef SKEW_OPTIONS_H
+#define SKEW_OPTIONS_H
+
+#define SKEW_ENV_PREFIX "SKEWSCOPE_"
+
+#define SKEW_OPTION_LIST(X)                                                                        \
+    X(ENABLE, "ENABLE", ENUM, "on", "on|off", "", BOTH,                                            \
+      "record, or load the library and do nothing")                                                \
+    X(OUT, "OUT", STRING, "", "", "directory", BOTH,                                               \
+      "where the trace goes; %h %p %r become host, process id and rank; "                          \
+      "default skewscope-$SLURM_JOB_ID, else skewscope-trace")                                     \
+    X(SPOOL, "SPOOL", STRING, "", "", "directory", BOTH,                                           \
+      "where the spool lies; default /dev/shm, else $TMPDIR, /tmp, else inside the output "        \
+      "directory; never a network file system")                                                    \
+    X(SPOOL_MB, "SPOOL_MB", INT, "64", "1..1024", "MiB", TARGET,                                   \
+      "largest spool of one process; at most a quarter of the free space is ever used")            \
+    X(SEGMENT_KB, "SEGMENT_KB", INT, "256", "16..16384", "KiB", TARGET, "size of one spool segment") \
+    X(STACKS, "STACKS", ENUM, "on", "on|off", "", TARGET,                                          \
+      "walk the call stack once for each new call site, with libunwind")                           \
+    X(NCCL, "NCCL", STRING, "", "", "path", TARGET,                                                \
+      "the real NCCL, for jobs that name skewscope itself as their NCCL library")                  \
+    X(DLSYM, "DLSYM", ENUM, "on", "on|off", "", TARGET,                                            \
+      "answer dlsym() for NCCL's names, so that ctypes and JAX are seen")                          \
+    X(COLLECTOR, "COLLECTOR", ENUM, "auto", "auto|off", "", BOTH,                                  \
+      "start a collector when none runs; off: the spool waits for `skewscope collect`")            \
+    X(QUIET, "QUIET", ENUM, "off", "on|off", "", BOTH,                                             \
+      "never write the one line to standard error that says nothing could be recorded")            \
+    X(CONFIG, "CONFIG", STRING, "", "", "path", TOOL,                                              \
+      "JSON file with any of these options; variables and flags override it")                      \
+    X(RUN_ID, "RUN_ID", STRING, "", "", "", INTERNAL, "names the `skewscope run` this belongs to") \
+    X(HOME, "HOME", STRING, "", "", "path", INTERNAL, "the skewscope executable, for the collector")
+
+enum skew_option {
+#define X(id, name, type, def, values, unit, scope, help) SKEW_OPT_##id,
+    SKEW_OPTION_LIST(X)
+#undef X
+        SKEW_OPT_COUNT
+};
+
+enum skew_option_type { SKEW_OPT_STRING, SKEW_OPT_ENUM, SKEW_OPT_INT };
+enum skew_option_scope { SKEW_SCOPE_TARGET, SKEW_SCOPE_TOOL, SKEW_SCOPE_BOTH, SKEW_SCOPE_INTERNAL };
+
+#endif

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The spool: what libskewscope.so writes inside the target and the collector reads from outside.
+ *
+ * One file a process. A head page block (identity, loss counters, segment table) is followed by
+ * segments of one fixed size. Each segment belongs to one stream of one process at a time: stream 0
+ * holds definitions (written under a lock, off the hot path), streams 1, 2, … one thread's records
+ * each (written by that thread alone, without a lock). A writer stores a record and then publishes it
+ * by a release store of `committed`; what lies behind `committed` does not exist. Nothing is ever
+ * shrunk or truncated, so a mapping of this file cannot fault.
+ *
+ * Reading order that is always consistent: read the `committed` of all data segments, then that of
+ * the definition segments, then interpret definitions first. A definition is committed before the
+ * first record that needs it.
+ *
+ * All integers are in the byte order of the machine that wrote them; `byte_order` tells. Times are
+ * CLOCK_MONOTONIC nanoseconds unless the name says `real`. Record sizes are multiples of 8.
+ */
+#ifndef SKEW_SPOOL_H
+#define SKEW_SPOOL_H
+
+#include <stdint.h>
+
+#define SKEW_SPOOL_MAGIC       "SKWSPOOL" /* 8 bytes, no terminator */
+#define SKEW_SPOOL_VERSION     1u
+#define SKEW_SPOOL_BYTE_ORDER  0x01020304u
+#define SKEW_SPOOL_SUFFIX      ".spool"
+#define SKEW_SEG_MAGIC         0x47455353u /* "SSEG" */
+#define SKEW_SPOOL_SEGMENTS    4096u       /* entries of the segment table: the largest cap */
+#define SKEW_SPOOL_SEG_MIN     (16u << 10)
+#define SKEW_SPOOL_HEAD_BYTES  (64u << 10)
+#define SKEW_STREAM_DEFS       0u          /* the stream of definitions */
+#define SKEW_RUN_ID_BYTES      40u
+
+/* Why something was not captured. Stored as numbers: append only, never renumber. */
+#define SKEW_LOSS_LIST(X)                                                                          \
+    X(SPOOL_FULL, "spool_full", "the spool's cap was reached before the collector caught up")      \
+    X(NO_SPACE, "no_space", "the file system that holds the spool had no room for another segment") \
+    X(IO_ERROR, "io_error", "a spool segment could not be opened or mapped")                       \
+    X(TOO_LARGE, "too_large", "one group used more communicators and streams than a record holds") \
+    X(UNKNOWN_COMM, "unknown_comm", "rank and size of the communicator could not be learned")
+
+enum skew_loss {
+#define X(id, name, text) SKEW_LOSS_##id,
+    SKEW_LOSS_LIST(X)
+#undef X
+        SKEW_LOSS_COUNT
+};
+#define SKEW_LOSS_SLOTS 16u /* room in the head; SKEW_LOSS_COUNT stays below it */
+
+/* One reason's counters; each only grows. Written by any thread of the target (atomic add). */
+struct skew_loss_count {
+    uint64_t groups;    /* outermost NCCL groups, or calls outside a group */
+    uint64_t exchanges; /* all-to-all exchanges among them (see schema/trace.sql, table exchange) */
+    uint64_t ops;       /* other collectives among them */
+    uint64_t cells;     /* single calls: sends, receives, collectives */
+};
+
+enum skew_spool_state {
+    SKEW_SPOOL_LIVE = 1,  /* the process runs, or died without a chance to say so */
+    SKEW_SPOOL_EXITED = 2 /* the process ran its exit handlers; nothing more will come */
+};
+
+enum skew_seg_state {
+    SKEW_SEG_ABSENT = 0, /* not allocated yet */
+    SKEW_SEG_FREE = 1,   /* allocated and prefaulted, owned by nobody */
+    SKEW_SEG_ACTIVE = 2, /* its stream's writer is filling it */
+    SKEW_SEG_FULL = 3,   /* sealed by its writer; the collector makes it FREE once all is stored */
+    SKEW_SEG_CLAIMED = 4 /* between FREE and ACTIVE: its new owner is preparing the head; holds nothing */
+};
+
+/* Entry of the segment table. The target moves ABSENT → FREE → CLAIMED → ACTIVE → FULL, the collector alone
+ * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with. */
+struct skew_seg_entry {
+    uint32_t state;
+    uint32_t stream;
+};
+
+struct skew_spool_head {
+    char magic[8];
+    uint32_t version;
+    uint32_t byte_order;
+    uint32_t head_bytes;    /* segments start here; entry i lies at head_bytes + i * seg_bytes */
+    uint32_t seg_bytes;
+    uint32_t seg_cap;       /* segments that may ever be allocated */
+    uint32_t seg_allocated; /* written by the target after the file has grown */
+
+    /* Who: together these never repeat on a node. */
+    uint8_t boot_id[16];
+    uint64_t pid_ns;        /* inode of /proc/self/ns/pid */
+    uint64_t mnt_ns;
+    uint64_t start_ticks;   /* field 22 of /proc/self/stat */
+    uint32_t pid;           /* as the process itself sees it */
+    uint32_t uid;
+    char run_id[SKEW_RUN_ID_BYTES]; /* SKEWSCOPE_RUN_ID, "" when nobody ran `skewscope run` */
+    uint64_t created_ns;
+    uint64_t created_real_ns; /* CLOCK_REALTIME at created_ns */
+
+    /* Written by the target while it runs. */
+    uint32_t state;   /* enum skew_spool_state */
+    uint32_t streams; /* stream numbers given out so far, definitions included */
+    uint64_t exit_ns;
+    uint64_t returned_groups; /* groups stored or lost: "captured N of M" without reading a record */
+    struct skew_loss_count loss[SKEW_LOSS_SLOTS];
+
+    uint8_t reserved[1024];
+    struct skew_seg_entry seg[SKEW_SPOOL_SEGMENTS];
+};
+_Static_assert(sizeof(struct skew_spool_head) <= SKEW_SPOOL_HEAD_BYTES, "head block too small");
+
+struct skew_seg_head {
+    uint32_t magic;
+    uint32_t stream;
+    uint64_t seq;       /* 0, 1, 2, … within the stream */
+    uint64_t committed; /* bytes of this segment that exist, this head included; release store */
+    uint64_t opened_ns;
+    uint64_t opened_real_ns; /* a clock anchor for free */
+};
+
+/* ---- records ------------------------------------------------------------------------------- */
+
+enum skew_rec_type {
+    /* stream 0 */
+    SKEW_REC_PROCESS = 1,  /* struct skew_rec_text: what = enum skew_process_text */
+    SKEW_REC_THREAD = 2,   /* struct skew_rec_thread */
+    SKEW_REC_COMM = 3,     /* struct skew_rec_comm */
+    SKEW_REC_COMM_END = 4, /* struct skew_rec_comm_end */
+    SKEW_REC_SITE = 5,     /* struct skew_rec_site */
+    SKEW_REC_MODULE = 6,   /* struct skew_rec_module */
+    SKEW_REC_GRAPH = 7,    /* struct skew_rec_graph */
+    SKEW_REC_DIAG = 8,     /* struct skew_rec_text: what = enum skew_diag */
+    /* streams 1, 2, … */
+    SKEW_REC_GROUP = 32,      /* struct skew_rec_group */
+    SKEW_REC_GROUP_PART = 33, /* earlier cells of the GROUP record that follows in this stream */
+    SKEW_REC_LOSS = 34,       /* struct skew_rec_loss */
+    SKEW_REC_LAUNCH = 35      /* struct skew_rec_launch */
+};
+
+struct skew_rec {
+    uint32_t bytes; /* whole record, this head included; a multiple of 8 */
+    uint16_t type;  /* enum skew_rec_type; unknown types are skipped and counted by readers */
+    uint16_t flags;
+};
+
+/* What one call asked for. Append only. */
+#define SKEW_OP_LIST(X)                                                                            \
+    X(SEND, "send")                                                                                \
+    X(RECV, "recv")                                                                                \
+    X(ALLTOALL, "alltoall")                                                                        \
+    X(ALLTOALLV_SEND, "alltoallv_send")                                                            \
+    X(ALLTOALLV_RECV, "alltoallv_recv")                                                            \
+    X(ALLGATHER, "allgather")                                                                      \
+    X(REDUCESCATTER, "reducescatter")                                                              \
+    X(ALLREDUCE, "allreduce")                                                                      \
+    X(BROADCAST, "broadcast")                                                                      \
+    X(REDUCE, "reduce")                                                                            \
+    X(GATHER, "gather")                                                                            \
+    X(SCATTER, "scatter")                                                                          \
+    X(PUT, "put")                                                                                  \
+    X(SIGNAL, "signal")                                                                            \
+    X(WAITSIGNAL, "waitsignal")
+
+enum skew_op {
+#define X(id, name) SKEW_OP_##id,
+    SKEW_OP_LIST(X)
+#undef X
+        SKEW_OP_COUNT
+};
+
+/* One NCCL call inside a group. A wrapper stores one and returns. */
+struct skew_cell {
+    uint64_t count; /* elements, as given to NCCL (per peer for ALLTOALL) */
+    uint32_t peer;  /* peer of SEND, RECV, ALLTOALLV_*, PUT; root of rooted collectives; else 0 */
+    uint8_t op;     /* enum skew_op */
+    uint8_t dtype;  /* ncclDataType_t as given; 255 when it does not fit */
+    uint16_t lane;  /* index into the record's lanes */
+};
+
+enum skew_lane_flags {
+    SKEW_LANE_CAPTURED = 1,    /* the stream was being captured into a CUDA graph: not executed now */
+    SKEW_LANE_CAPTURE_UNKNOWN = 2 /* no driver function to ask was found, or it failed */
+};
+
+/* One distinct (communicator, stream) of a group, in order of first use. */
+struct skew_lane {
+    uint32_t comm;  /* struct skew_rec_comm.comm */
+    uint32_t flags; /* enum skew_lane_flags */
+    uint64_t stream;
+    uint64_t exchange_seq; /* ordinal, on this communicator, of the group's first exchange; lost ones count */
+    uint64_t op_seq;       /* ordinal of its first other collective, likewise */
+    uint64_t capture;      /* the driver's capture id when CAPTURED, else 0 */
+};
+
+/* A whole outermost group, or one call outside a group. GROUP_PART has the same shape, with cells but
+ * no lanes: its cells come before those of the GROUP record with the same `group` and use that record's lanes.
+ * Parts whose `group` is not that of the next GROUP record belong to a group that came to nothing: drop them. Followed by `cells` struct skew_cell and then
+ * `lanes` struct skew_lane. Only groups whose outermost End returned Success or InProgress exist.
+ * Cells keep the order of the calls. */
+struct skew_rec_group {
+    struct skew_rec head;
+    uint64_t call_ns;   /* before the real outermost GroupEnd, or the real call */
+    uint64_t return_ns; /* after it returned */
+    uint64_t group;     /* ordinal within this stream, which names the group; gaps are lost or failed groups */
+    uint32_t cells;
+    uint32_t site; /* struct skew_rec_site.site; 0: none */
+    uint16_t lanes;
+    int16_t result; /* ncclResult_t: 0, or 7 for non-blocking communicators */
+    uint32_t reserved;
+};
+
+/* Exchanges of one communicator that were lost before its exchange `before_seq`, which the GROUP record
+ * just before this one holds, so that the n-th send still meets the n-th receive. Followed by `peers`
+ * struct skew_loss_peer. The totals are in the head's counters already. */
+struct skew_rec_loss {
+    struct skew_rec head;
+    uint32_t comm;
+    uint32_t reason; /* enum skew_loss: the latest, when there were several */
+    uint64_t before_seq;
+    uint64_t exchanges;
+    uint64_t ops;
+    uint32_t peers;
+    uint32_t reserved;
+};
+struct skew_loss_peer {
+    uint32_t peer;
+    uint32_t reserved;
+    uint64_t sends;
+    uint64_t recvs;
+};
+
+struct skew_rec_launch {
+    struct skew_rec head;
+    uint64_t call_ns;
+    uint64_t exec; /* CUgraphExec */
+    uint64_t stream;
+};
+
+/* Text of `length` bytes follows (not terminated), padded with zeros to a multiple of 8. */
+struct skew_rec_text {
+    struct skew_rec head;
+    uint32_t what;
+    uint32_t length;
+    uint64_t ns;
+};
+
+enum skew_process_text {
+    SKEW_TEXT_EXE = 1,
+    SKEW_TEXT_CMDLINE = 2,  /* arguments joined by NUL */
+    SKEW_TEXT_HOST = 3,
+    SKEW_TEXT_ENV = 4,      /* NAME=value; one record a variable (a fixed list, see docs/schema.md) */
+    SKEW_TEXT_OUT = 5,      /* absolute output directory */
+    SKEW_TEXT_NCCL = 6,     /* "version path route": 22809 /…/libnccl.so.2 next|handle|named */
+    SKEW_TEXT_VERSION = 7,  /* skewscope's own version */
+    SKEW_TEXT_CWD = 8
+};
+
+/* What went differently than planned; the text says it in words. Append only. */
+#define SKEW_DIAG_LIST(X)                                                                          \
+    X(BAD_OPTION, "bad_option", "warning")                                                         \
+    X(SECOND_NCCL, "second_nccl", "warning")                                                       \
+    X(SYMBOL_MISSING, "symbol_missing", "info")                                                    \
+    X(NO_UNWIND, "no_unwind", "info")                                                              \
+    X(NO_COLLECTOR, "no_collector", "info")                                                        \
+    X(SPOOL_DISK, "spool_disk", "info")                                                            \
+    X(SPOOL_SMALL, "spool_small", "warning")                                                       \
+    X(DEVICE_API, "device_api", "warning")                                                         \
+    X(UNKNOWN_TYPE, "unknown_type", "warning")                                                     \
+    X(NO_CAPTURE_QUERY, "no_capture_query", "info")                                                \
+    X(UNIDENTIFIED_COMM, "unidentified_comm", "warning")                                           \
+    X(UNBALANCED_GROUP, "unbalanced_group", "warning")                                             \
+    X(STATIC_NCCL, "static_nccl", "error")                                                         \
+    X(NO_NCCL_CALL, "no_nccl_call", "error")                                                       \
+    X(DEVICE_BACKEND, "device_backend", "warning")                                                 \
+    X(CORRUPT_SPOOL, "corrupt_spool", "error")                                                     \
+    X(SPOOL_UNREACHABLE, "spool_unreachable", "error")                                             \
+    X(COLLECTOR_RESTART, "collector_restart", "info")                                              \
+    X(RUN_NOTE, "run_note", "info")
+
+enum skew_diag {
+    SKEW_DIAG_NONE,
+#define X(id, name, severity) SKEW_DIAG_##id,
+    SKEW_DIAG_LIST(X)
+#undef X
+        SKEW_DIAG_COUNT
+};
+
+struct skew_rec_thread {
+    struct skew_rec head;
+    uint32_t stream; /* the stream this thread writes */
+    uint32_t tid;
+    char name[16];
+};
+
+#define SKEW_COMM_KIND_LIST(X)                                                                     \
+    X(UNKNOWN, "unknown")                                                                          \
+    X(INIT_RANK, "init_rank")                                                                      \
+    X(INIT_ALL, "init_all")                                                                        \
+    X(INIT_SCALABLE, "init_rank_scalable")                                                         \
+    X(SPLIT, "split")                                                                              \
+    X(SHRINK, "shrink")                                                                            \
+    X(GROW, "grow")
+
+enum skew_comm_kind {
+#define X(id, name) SKEW_COMM_##id,
+    SKEW_COMM_KIND_LIST(X)
+#undef X
+        SKEW_COMM_KIND_COUNT
+};
+
+enum skew_comm_flags {
+    SKEW_COMM_NONBLOCKING = 1,
+    SKEW_COMM_UNIDENTIFIED = 2 /* no constructor was seen: `key` is this process's own */
+};
+
+/* A communicator handle of this process. Repeated with the same `comm` when more becomes known (the
+ * later record wins). A pointer that NCCL reuses gets a new `comm`. */
+struct skew_rec_comm {
+    struct skew_rec head;
+    uint32_t comm;   /* 1, 2, … within the process */
+    uint32_t parent; /* comm of the parent of Split, Shrink, Grow; 0: none */
+    uint64_t key;    /* equal on all members of one communicator: hash of the unique id, or of the
+                        parent's key, the ordinal of this kind of constructor on it, and the colour */
+    uint64_t handle; /* the ncclComm_t */
+    uint64_t created_ns;
+    int32_t ranks;  /* −1: not known yet */
+    int32_t rank;   /* −1: not known yet */
+    int32_t device; /* CUDA ordinal; −1: not known */
+    int32_t color;
+    int32_t split_key;
+    uint32_t ordinal; /* of this kind of constructor on the parent, from 0 */
+    uint16_t kind;    /* enum skew_comm_kind */
+    uint16_t flags;   /* enum skew_comm_flags */
+    uint32_t reserved;
+};
+
+enum skew_comm_end { SKEW_END_FINALIZE = 1, SKEW_END_DESTROY = 2, SKEW_END_ABORT = 3, SKEW_END_REVOKE = 4 };
+
+struct skew_rec_comm_end {
+    struct skew_rec head;
+    uint32_t comm;
+    uint32_t how; /* enum skew_comm_end */
+    uint64_t ns;
+    int32_t result;
+    uint32_t reserved;
+};
+
+/* A call site, innermost frame first: `frames` uint64_t return addresses follow. One frame when the
+ * stack could not be walked. */
+struct skew_rec_site {
+    struct skew_rec head;
+    uint32_t site; /* 1, 2, … within the process */
+    uint32_t frames;
+};
+
+/* A loaded object: path of `length` bytes follows, padded to a multiple of 8. */
+struct skew_rec_module {
+    struct skew_rec head;
+    uint64_t base; /* difference between addresses in memory and in the file's symbol table */
+    uint64_t start;
+    uint64_t end;
+    uint8_t build_id[20];
+    uint32_t build_id_bytes;
+    uint32_t length;
+    uint32_t reserved;
+};
+
+#define SKEW_GRAPH_EVENT_LIST(X)                                                                   \
+    X(CAPTURED, "captured")         /* capture → graph */                                          \
+    X(INSTANTIATED, "instantiated") /* graph → exec */                                             \
+    X(UPDATED, "updated")           /* exec now does what graph says */                            \
+    X(CLONED, "cloned")             /* source → graph */                                           \
+    X(CHILD, "child")               /* source was added to graph as a child */                     \
+    X(GRAPH_DESTROYED, "graph_destroyed")                                                          \
+    X(EXEC_DESTROYED, "exec_destroyed")
+
+enum skew_graph_event {
+    SKEW_GRAPH_NONE,
+#define X(id, name) SKEW_GRAPH_##id,
+    SKEW_GRAPH_EVENT_LIST(X)
+#undef X
+        SKEW_GRAPH_EVENT_COUNT
+};
+
+struct skew_rec_graph {
+    struct skew_rec head;
+    uint32_t event; /* enum skew_graph_event */
+    uint32_t reserved;
+    uint64_t ns;
+    uint64_t capture; /* the driver's capture id, CAPTURED only */
+    uint64_t graph;   /* handles are reused by the driver: `ns` decides which one is meant */
+    uint64_t source;
+    uint64_t exec;
+};
+
+#define SKEW_ROUND8(n) (((n) + 7u) & ~7u)
+
+#endif

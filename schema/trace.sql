@@ -1,0 +1,421 @@
+-- SPDX-License-Identifier: Apache-2.0
+--
+-- The trace: one SQLite database a node. This file is the schema; docs/schema.md explains it table by
+-- table. PRAGMA user_version is the schema version; within one version changes only add tables,
+-- columns and views.
+--
+-- Units are in the names: *_ns are CLOCK_MONOTONIC nanoseconds of this node unless the name says
+-- real_ns (CLOCK_REALTIME); *_bytes are bytes. Ranks are ranks of the communicator unless the name says
+-- world_rank. Every id is this database's own; `key` columns are what `skewscope merge` joins on.
+
+PRAGMA user_version = 1;
+PRAGMA application_id = 1397442387; -- 'SKWS'
+
+-- ---------------------------------------------------------------- where the trace comes from
+
+-- Facts about the database itself: node (boot id), host, created_real_ns, version, min_reader_version.
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- One `skewscope run`, or the jobs found with only LD_PRELOAD set (key '').
+CREATE TABLE run (
+    run_id          INTEGER PRIMARY KEY,
+    key             TEXT NOT NULL UNIQUE, -- SKEWSCOPE_RUN_ID
+    command         TEXT,                 -- JSON array of the arguments
+    cwd             TEXT,
+    version         TEXT,                 -- of skewscope
+    incarnation     INTEGER,              -- 0, 1, …: elastic restarts and requeues of one job
+    started_real_ns INTEGER,
+    ended_real_ns   INTEGER,              -- NULL: still runs, or `run` itself was killed
+    exit_status     INTEGER,              -- NULL when ended by a signal
+    exit_signal     INTEGER
+);
+
+-- --label KEY=VALUE of `run`; comparisons and grids group by them.
+CREATE TABLE run_label (
+    run_id INTEGER NOT NULL REFERENCES run,
+    key    TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    PRIMARY KEY (run_id, key)
+) WITHOUT ROWID;
+
+CREATE TABLE run_env (
+    run_id INTEGER NOT NULL REFERENCES run,
+    name   TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    PRIMARY KEY (run_id, name)
+) WITHOUT ROWID;
+
+-- Libraries and packages that the run could use, whether or not it did (NCCL, DeepEP, NVSHMEM, …).
+CREATE TABLE run_package (
+    run_id  INTEGER NOT NULL REFERENCES run,
+    name    TEXT NOT NULL,
+    version TEXT,
+    path    TEXT NOT NULL,
+    PRIMARY KEY (run_id, name, path)
+) WITHOUT ROWID;
+
+-- A process that made, or tried to make, a communicator.
+CREATE TABLE process (
+    process_id      INTEGER PRIMARY KEY,
+    run_id          INTEGER REFERENCES run,
+    key             TEXT NOT NULL UNIQUE, -- boot id, pid namespace, pid, start time, creation of its spool
+    pid             INTEGER NOT NULL,     -- in its own pid namespace
+    host            TEXT,
+    exe             TEXT,
+    cmdline         TEXT,                 -- JSON array
+    cwd             TEXT,
+    world_rank      INTEGER,              -- from RANK, SLURM_PROCID, OMPI_COMM_WORLD_RANK, PMI_RANK
+    local_rank      INTEGER,
+    world_size      INTEGER,
+    nccl_version    INTEGER,              -- as ncclGetVersion says: 22809 is 2.28.9
+    nccl_path       TEXT,
+    nccl_route      TEXT,                 -- how calls reach us: next, handle, named (docs/interception.md)
+    version         TEXT,                 -- of libskewscope.so
+    started_ns      INTEGER NOT NULL,     -- first communicator
+    started_real_ns INTEGER NOT NULL,     -- the same moment on CLOCK_REALTIME
+    ended_ns        INTEGER,
+    ended           TEXT NOT NULL DEFAULT 'running', -- running, exited, killed, unknown
+    returned_groups INTEGER NOT NULL DEFAULT 0,      -- the M of "captured N of M", counted in the target
+    stored_groups   INTEGER NOT NULL DEFAULT 0       -- the N, counted by the collector
+);
+
+CREATE TABLE process_env (
+    process_id INTEGER NOT NULL REFERENCES process,
+    name       TEXT NOT NULL,
+    value      TEXT NOT NULL,
+    PRIMARY KEY (process_id, name)
+) WITHOUT ROWID;
+
+CREATE TABLE thread (
+    process_id INTEGER NOT NULL REFERENCES process,
+    stream     INTEGER NOT NULL, -- the spool stream it wrote: names the thread within the process
+    tid        INTEGER NOT NULL,
+    name       TEXT,
+    PRIMARY KEY (process_id, stream)
+) WITHOUT ROWID;
+
+-- Objects loaded into a process, for symbols and for what could have moved bytes unseen.
+CREATE TABLE module (
+    module_id  INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    path       TEXT NOT NULL,
+    build_id   TEXT,
+    base       INTEGER NOT NULL,
+    start      INTEGER NOT NULL,
+    end        INTEGER NOT NULL,
+    role       TEXT -- nccl, device_backend, … by schema/backends.json; NULL: nothing of interest
+);
+
+-- Monotonic against real time, a row a spool segment.
+CREATE TABLE clock_anchor (
+    process_id   INTEGER NOT NULL REFERENCES process,
+    monotonic_ns INTEGER NOT NULL,
+    real_ns      INTEGER NOT NULL
+);
+
+-- ---------------------------------------------------------------- communicators
+
+CREATE TABLE communicator (
+    comm_id   INTEGER PRIMARY KEY,
+    key       TEXT NOT NULL UNIQUE, -- 16 hex digits, equal on every rank and node; '?…' when unidentified
+    kind      TEXT NOT NULL,        -- init_rank, init_all, init_rank_scalable, split, shrink, grow, unknown
+    ranks     INTEGER,              -- NULL: never learned
+    parent_id INTEGER REFERENCES communicator,
+    color     INTEGER               -- of Split
+);
+
+-- One rank of a communicator, as seen by the process that holds it. Members on other nodes are in
+-- those nodes' databases.
+CREATE TABLE member (
+    member_id  INTEGER PRIMARY KEY,
+    comm_id    INTEGER NOT NULL REFERENCES communicator,
+    rank       INTEGER,
+    process_id INTEGER NOT NULL REFERENCES process,
+    local_comm INTEGER NOT NULL,  -- ordinal of the communicator within its process
+    device     INTEGER,           -- CUDA ordinal
+    handle     INTEGER NOT NULL,  -- the ncclComm_t; NCCL reuses these
+    nonblocking INTEGER NOT NULL DEFAULT 0,
+    created_ns INTEGER NOT NULL,
+    ended_ns   INTEGER,
+    ended      TEXT,              -- finalize, destroy, abort, revoke
+    UNIQUE (process_id, local_comm)
+);
+
+-- ---------------------------------------------------------------- exchanges
+
+-- Per-peer sizes, each distinct vector once. Sizes are in units (exchange.send_unit, recv_unit: the
+-- greatest common divisor of the bytes), so that dispatch, combine and the probabilities' all-to-all
+-- share one. `sizes` holds big-endian unsigned integers of size_width bytes; size_stride is size_width,
+-- or 0 when all sizes are equal and stored once. `peers` likewise; NULL when the peers are 0, 1, 2, ….
+-- Cells keep the order of the calls, so several sends to one peer stay apart, and zero sizes count.
+CREATE TABLE vector (
+    vector_id   INTEGER PRIMARY KEY,
+    cells       INTEGER NOT NULL,
+    total       INTEGER NOT NULL, -- units
+    largest     INTEGER NOT NULL, -- units
+    size_width  INTEGER NOT NULL, -- bytes, 1 to 8
+    size_stride INTEGER NOT NULL,
+    peer_width  INTEGER NOT NULL,
+    peer_stride INTEGER NOT NULL,
+    sizes       BLOB NOT NULL,
+    peers       BLOB
+);
+
+-- One exchange of one rank: all sends and receives on one communicator in one outermost NCCL group,
+-- or one ncclAlltoAll. In exactly the order of the calls on the communicator: seq.
+CREATE TABLE exchange (
+    exchange_id INTEGER PRIMARY KEY,
+    member_id   INTEGER NOT NULL REFERENCES member,
+    seq         INTEGER NOT NULL, -- 0, 1, …: ordinal on this communicator in this process; gaps are losses
+    op          INTEGER NOT NULL REFERENCES op_name, -- 0 sends and receives, 2 alltoall, 3 alltoallv
+    start_ns    INTEGER NOT NULL, -- host time: the call that launched it was entered
+    enqueue_ns  INTEGER NOT NULL, -- … and took this long. Not the time on the device.
+    dtype       INTEGER NOT NULL, -- ncclDataType_t of the first cell; −1 unknown, −2 mixed
+    send_vector INTEGER REFERENCES vector, -- NULL: nothing was sent, not even zero bytes
+    recv_vector INTEGER REFERENCES vector,
+    send_unit   INTEGER NOT NULL, -- bytes
+    recv_unit   INTEGER NOT NULL,
+    stream_id   INTEGER REFERENCES stream, -- where the kernel goes: the last stream added
+    site_id     INTEGER REFERENCES callsite,
+    thread      INTEGER NOT NULL, -- thread.stream
+    group_seq   INTEGER NOT NULL, -- equal for all that one outermost group launched, with `thread`
+    flags       INTEGER NOT NULL, -- 1 captured into a CUDA graph, 2 not known whether captured,
+                                  -- 4 unknown data type (bytes understated), 8 non-blocking, 16 several streams
+    capture_id  INTEGER           -- graph_capture, when captured
+);
+
+-- Everything else that NCCL was asked to do on a communicator.
+CREATE TABLE operation (
+    operation_id INTEGER PRIMARY KEY,
+    member_id    INTEGER NOT NULL REFERENCES member,
+    seq          INTEGER NOT NULL, -- ordinal among the operations of this member
+    op           INTEGER NOT NULL REFERENCES op_name,
+    start_ns     INTEGER NOT NULL,
+    enqueue_ns   INTEGER NOT NULL,
+    dtype        INTEGER NOT NULL,
+    count        INTEGER NOT NULL, -- elements, as given to NCCL
+    bytes        INTEGER NOT NULL, -- count × element size: what `count` means is the operation's own
+    root         INTEGER,          -- root, or peer of a put or signal
+    stream_id    INTEGER REFERENCES stream,
+    site_id      INTEGER REFERENCES callsite,
+    thread       INTEGER NOT NULL,
+    group_seq    INTEGER NOT NULL,
+    flags        INTEGER NOT NULL,
+    capture_id   INTEGER
+);
+
+CREATE TABLE op_name (op INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+
+-- A CUDA stream handle of a process.
+CREATE TABLE stream (
+    stream_id  INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    handle     INTEGER NOT NULL,
+    UNIQUE (process_id, handle)
+);
+
+-- What an exchange is for. Filled by analyses, never by the capture; `source` says by which and how.
+CREATE TABLE exchange_label (
+    exchange_id INTEGER PRIMARY KEY REFERENCES exchange,
+    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, count, …
+    step        INTEGER,
+    layer       INTEGER,
+    microbatch  INTEGER,
+    confidence  REAL NOT NULL,
+    source      TEXT NOT NULL
+);
+
+-- ---------------------------------------------------------------- call sites
+
+CREATE TABLE callsite (
+    site_id    INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    local_site INTEGER NOT NULL,
+    UNIQUE (process_id, local_site)
+);
+
+-- Frames, innermost first (depth 0 is the caller of NCCL). Symbols are filled in after the run.
+CREATE TABLE frame (
+    site_id   INTEGER NOT NULL REFERENCES callsite,
+    depth     INTEGER NOT NULL,
+    address   INTEGER NOT NULL, -- in memory
+    module_id INTEGER REFERENCES module,
+    symbol    TEXT,
+    offset    INTEGER,          -- from the symbol's start
+    file      TEXT,
+    line      INTEGER,
+    PRIMARY KEY (site_id, depth)
+) WITHOUT ROWID;
+
+-- ---------------------------------------------------------------- CUDA graphs
+
+-- One stream capture in which NCCL was called, or whose graph's life was seen.
+CREATE TABLE graph_capture (
+    capture_id INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    driver_id  INTEGER NOT NULL, -- the driver's capture id
+    UNIQUE (process_id, driver_id)
+);
+
+-- What happened to graphs, in order of time; handles are reused by the driver.
+CREATE TABLE graph_event (
+    process_id INTEGER NOT NULL REFERENCES process,
+    ns         INTEGER NOT NULL,
+    event      TEXT NOT NULL, -- captured, instantiated, updated, cloned, child, graph_destroyed, exec_destroyed
+    driver_id  INTEGER,       -- of captured
+    graph      INTEGER,
+    source     INTEGER,
+    exec       INTEGER
+);
+
+CREATE TABLE graph_launch (
+    launch_id  INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    ns         INTEGER NOT NULL,
+    exec       INTEGER NOT NULL,
+    stream_id  INTEGER REFERENCES stream
+);
+
+-- Which captures a launched executable graph runs, and how often each one was launched. Filled from
+-- graph_event and graph_launch when a process has ended, and kept up to date while it runs.
+CREATE TABLE capture_launches (
+    capture_id INTEGER PRIMARY KEY REFERENCES graph_capture,
+    launches   INTEGER NOT NULL
+);
+
+-- ---------------------------------------------------------------- what is not here
+
+CREATE TABLE loss (
+    process_id INTEGER NOT NULL REFERENCES process,
+    reason     TEXT NOT NULL,
+    groups     INTEGER NOT NULL,
+    exchanges  INTEGER NOT NULL,
+    operations INTEGER NOT NULL,
+    cells      INTEGER NOT NULL, -- single NCCL calls
+    PRIMARY KEY (process_id, reason)
+) WITHOUT ROWID;
+
+-- Where on a communicator exchanges were lost: the sends and receives to each peer that are missing
+-- before exchange `before_seq`, so that the n-th send still meets the n-th receive.
+CREATE TABLE loss_edge (
+    member_id  INTEGER NOT NULL REFERENCES member,
+    before_seq INTEGER NOT NULL,
+    peer       INTEGER NOT NULL,
+    sends      INTEGER NOT NULL,
+    recvs      INTEGER NOT NULL
+);
+
+CREATE TABLE diagnostic (
+    diagnostic_id INTEGER PRIMARY KEY,
+    run_id        INTEGER REFERENCES run,
+    process_id    INTEGER REFERENCES process,
+    severity      TEXT NOT NULL, -- info, warning, error
+    code          TEXT NOT NULL, -- stable name, see docs/schema.md
+    ns            INTEGER,
+    text          TEXT NOT NULL  -- what, where, what to do
+);
+
+-- ---------------------------------------------------------------- the collector's own
+
+-- How far each spool stream has been stored, in the same transaction as what was stored.
+CREATE TABLE spool_progress (
+    process_id INTEGER NOT NULL REFERENCES process,
+    stream     INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,
+    offset     INTEGER NOT NULL,
+    PRIMARY KEY (process_id, stream)
+) WITHOUT ROWID;
+
+-- Helpers of the views: 0, 1, 2, … up to the longest vector, and the 256 byte values in order.
+CREATE TABLE ordinal (n INTEGER PRIMARY KEY);
+CREATE TABLE codec (bytes BLOB NOT NULL);
+INSERT INTO codec VALUES (x'000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F202122232425262728292A2B2C2D2E2F303132333435363738393A3B3C3D3E3F404142434445464748494A4B4C4D4E4F505152535455565758595A5B5C5D5E5F606162636465666768696A6B6C6D6E6F707172737475767778797A7B7C7D7E7F808182838485868788898A8B8C8D8E8F909192939495969798999A9B9C9D9E9FA0A1A2A3A4A5A6A7A8A9AAABACADAEAFB0B1B2B3B4B5B6B7B8B9BABBBCBDBEBFC0C1C2C3C4C5C6C7C8C9CACBCCCDCECFD0D1D2D3D4D5D6D7D8D9DADBDCDDDEDFE0E1E2E3E4E5E6E7E8E9EAEBECEDEEEFF0F1F2F3F4F5F6F7F8F9FAFBFCFDFEFF');
+
+-- ---------------------------------------------------------------- views
+
+-- Vectors spelled out: one row a cell. Sizes in units.
+CREATE VIEW vector_cell AS
+    SELECT v.vector_id, o.n AS ordinal,
+        CASE WHEN v.peers IS NULL THEN o.n ELSE
+            CASE v.peer_width
+                WHEN 1 THEN (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1)
+                WHEN 2 THEN ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1) << 8) + (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 1, 1)) - 1)
+                WHEN 3 THEN ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 1, 1)) - 1) << 8) + (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 2, 1)) - 1)
+                WHEN 4 THEN ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 1, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 2, 1)) - 1) << 8) + (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 3, 1)) - 1)
+                WHEN 5 THEN ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 1, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 2, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 3, 1)) - 1) << 8) + (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 4, 1)) - 1)
+                WHEN 6 THEN ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1) << 40) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 1, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 2, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 3, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 4, 1)) - 1) << 8) + (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 5, 1)) - 1)
+                WHEN 7 THEN ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1) << 48) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 1, 1)) - 1) << 40) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 2, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 3, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 4, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 5, 1)) - 1) << 8) + (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 6, 1)) - 1)
+                WHEN 8 THEN ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 0, 1)) - 1) << 56) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 1, 1)) - 1) << 48) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 2, 1)) - 1) << 40) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 3, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 4, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 5, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 6, 1)) - 1) << 8) + (instr(c.bytes, substr(v.peers, 1 + o.n * v.peer_stride + 7, 1)) - 1)
+                ELSE 0 END END AS peer,
+            CASE v.size_width
+                WHEN 1 THEN (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1)
+                WHEN 2 THEN ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1) << 8) + (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 1, 1)) - 1)
+                WHEN 3 THEN ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 1, 1)) - 1) << 8) + (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 2, 1)) - 1)
+                WHEN 4 THEN ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 1, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 2, 1)) - 1) << 8) + (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 3, 1)) - 1)
+                WHEN 5 THEN ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 1, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 2, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 3, 1)) - 1) << 8) + (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 4, 1)) - 1)
+                WHEN 6 THEN ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1) << 40) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 1, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 2, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 3, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 4, 1)) - 1) << 8) + (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 5, 1)) - 1)
+                WHEN 7 THEN ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1) << 48) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 1, 1)) - 1) << 40) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 2, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 3, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 4, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 5, 1)) - 1) << 8) + (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 6, 1)) - 1)
+                WHEN 8 THEN ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 0, 1)) - 1) << 56) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 1, 1)) - 1) << 48) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 2, 1)) - 1) << 40) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 3, 1)) - 1) << 32) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 4, 1)) - 1) << 24) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 5, 1)) - 1) << 16) + ((instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 6, 1)) - 1) << 8) + (instr(c.bytes, substr(v.sizes, 1 + o.n * v.size_stride + 7, 1)) - 1)
+                ELSE 0 END AS size
+    FROM vector v CROSS JOIN ordinal o ON o.n < v.cells CROSS JOIN codec c;
+
+-- The bytes one rank sends to one peer in one exchange: the send side only, the rank itself included.
+-- Several sends to one peer in one exchange are several rows, in the order of the calls (ordinal).
+CREATE VIEW edges AS
+    SELECT e.exchange_id, m.rank AS src_rank, s.peer AS dst_rank, e.send_unit * s.size AS bytes,
+           s.ordinal, m.comm_id, e.seq
+    FROM exchange e JOIN member m USING (member_id) JOIN vector_cell s ON s.vector_id = e.send_vector;
+
+-- The receive side, for checking one against the other. Never add it to `edges`: that counts twice.
+CREATE VIEW recv_edges AS
+    SELECT e.exchange_id, r.peer AS src_rank, m.rank AS dst_rank, e.recv_unit * r.size AS bytes,
+           r.ordinal, m.comm_id, e.seq
+    FROM exchange e JOIN member m USING (member_id) JOIN vector_cell r ON r.vector_id = e.recv_vector;
+
+-- The matrix of the seq-th exchange of a communicator, over all ranks of this node: row src_rank,
+-- column dst_rank. Exact where all ranks call alike; where ranks skip zero-sized groups their ordinals
+-- drift apart, and only matching by pair tells which calls belong together.
+CREATE VIEW exchange_matrix AS
+    SELECT comm_id, seq, src_rank, dst_rank, sum(bytes) AS bytes, count(*) AS sends
+    FROM edges GROUP BY comm_id, seq, src_rank, dst_rank;
+
+-- What each rank sent and received in each exchange (bytes, itself included).
+CREATE VIEW rank_load AS
+    SELECT e.exchange_id, m.comm_id, e.seq, m.rank,
+           coalesce(e.send_unit * s.total, 0) AS send_bytes,
+           coalesce(e.recv_unit * r.total, 0) AS recv_bytes,
+           coalesce(s.cells, 0) AS sends, coalesce(r.cells, 0) AS recvs
+    FROM exchange e JOIN member m USING (member_id)
+    LEFT JOIN vector s ON s.vector_id = e.send_vector
+    LEFT JOIN vector r ON r.vector_id = e.recv_vector;
+
+-- Exchanges with names instead of numbers, one row each: the place to start looking.
+CREATE VIEW exchange_info AS
+    SELECT e.exchange_id, p.process_id, p.host, p.world_rank, m.comm_id, c.ranks, m.rank, e.seq, o.name AS op,
+           e.start_ns, e.enqueue_ns, coalesce(e.send_unit * s.total, 0) AS send_bytes,
+           coalesce(e.recv_unit * r.total, 0) AS recv_bytes, e.flags & 1 AS captured,
+           CASE WHEN e.flags & 1 THEN coalesce(l.launches, 0) ELSE 1 END AS runs, e.site_id,
+           b.role, b.step, b.layer
+    FROM exchange e JOIN member m USING (member_id) JOIN communicator c USING (comm_id)
+    JOIN process p USING (process_id) JOIN op_name o ON o.op = e.op
+    LEFT JOIN vector s ON s.vector_id = e.send_vector
+    LEFT JOIN vector r ON r.vector_id = e.recv_vector
+    LEFT JOIN capture_launches l ON l.capture_id = e.capture_id
+    LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id;
+
+-- "captured N of M": groups that returned in the target, those stored here, those lost with a known
+-- reason, and the rest (missing_groups: still in the spool, or gone with it).
+CREATE VIEW coverage AS
+    SELECT p.process_id, p.world_rank, p.returned_groups, p.stored_groups,
+           coalesce(sum(l.groups), 0) AS lost_groups,
+           p.returned_groups - p.stored_groups - coalesce(sum(l.groups), 0) AS missing_groups,
+           coalesce(sum(l.exchanges), 0) AS lost_exchanges
+    FROM process p LEFT JOIN loss l USING (process_id) GROUP BY p.process_id;
+
+-- Call sites as text, innermost frame first.
+CREATE VIEW callsite_text AS
+    SELECT site_id, group_concat(coalesce(symbol, printf('0x%x', address)), ' < ') AS stack
+    FROM (SELECT * FROM frame ORDER BY site_id, depth) GROUP BY site_id;
