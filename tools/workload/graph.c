@@ -9,6 +9,7 @@
 #include "device.h"
 #include "exchange.h"
 #include "graph.h"
+#include "layer.h"
 #include "pattern.h"
 #include "results.h"
 #include "truth.h"
@@ -68,13 +69,16 @@ void skew_graph_run(struct skew_rank *rank, void (*forward)(struct skew_rank *ra
     record(rank, step, forward);
     upload(rank);
     cudaGraphExec_t exec = capture(rank);
-    for (unsigned i = 0; i < rank->n_recorded; i++)
+    for (unsigned i = 0; i < rank->n_recorded; i++) {
+        skew_layer_load(rank, &rank->recorded[i]->at); /* whose tokens the truth tells */
         skew_truth_exchange(rank, rank->recorded[i]);
+    }
     for (unsigned n = 0; n < opt->graph; n++) {
-        if (n && rank->job->pattern->static_sizes)
-            record(rank, ++step, forward);
-        if (n)
+        if (n) {
+            step += rank->job->pattern->static_sizes;
+            record(rank, step, forward);
             upload(rank); /* fresh input, and poison where output is due */
+        }
         skew_truth_launch(rank, n, step);
         replay(rank, exec);
     }

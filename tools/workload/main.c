@@ -80,7 +80,7 @@ static int set_pattern(struct skew_job *job, struct skew_options *opt, char *err
     else if (!opt->steps && !opt->graph)
         snprintf(error, size, "--steps: 0 leaves nothing to do without --graph");
     else if (opt->graph && opt->nonblocking)
-        snprintf(error, size, "--graph: NCCL cannot capture on non-blocking communicators");
+        snprintf(error, size, "--graph and --nonblocking cannot be used together");
     else {
         job->ep_size = opt->ranks / opt->ep_groups;
         job->backward = job->pattern->train && opt->mode != SKEW_MODE_INFER;

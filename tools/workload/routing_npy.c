@@ -102,14 +102,25 @@ static int check_ids(const struct ids *s, const struct skew_options *opt, const 
     return 0;
 }
 
-/* Experts cannot be told from the ids alone, since the last ones may never have been chosen. */
+/* The ids do not say how many experts there are, since the last ones may never have been chosen: the
+ * fewest that the ranks of an EP group can share evenly are assumed. */
+static unsigned fewest_experts(const struct ids *s, const struct skew_options *opt)
+{
+    int64_t largest = 0;
+    unsigned ep = opt->ranks / opt->ep_groups;
+    for (size_t i = 0; i < s->npy->elements; i++) {
+        int64_t id = skew_npy_at(s->npy, i);
+        largest = id > largest ? id : largest;
+    }
+    if (largest >= 65535)
+        return 65535; /* too many: checking the ids names the one */
+    return ((unsigned)largest + ep) / ep * ep;
+}
+
 static int settle(struct ids *s, struct skew_options *opt, const char *path, char *error, size_t size)
 {
-    if (!opt->experts) {
-        snprintf(error, size, "--experts is needed: %s holds ids, not how many experts there are",
-                 path);
-        return -EINVAL;
-    }
+    if (!opt->experts)
+        opt->experts = fewest_experts(s, opt);
     if (opt->topk && opt->topk != s->size[TOPK]) {
         snprintf(error, size, "--topk: %s has %zu experts a token, not %u", path, s->size[TOPK],
                  opt->topk);

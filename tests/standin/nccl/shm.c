@@ -130,6 +130,8 @@ static int open_in(struct sn_segment *seg, const char *dir, struct sn_id id, int
         struct sn_segment_head *head = seg->head;
         if (atomic_load_explicit(&head->magic, memory_order_acquire) != MAGIC)
             error = -ENOENT;
+        else if (head->layout == LAYOUT && head->total_bytes > (uint64_t)st.st_size)
+            error = -ENOENT; /* it grew to its size after we looked: look again */
         else if (head->layout != LAYOUT || head->total_bytes != (uint64_t)st.st_size)
             error = -EPROTO;
         else if (head->nranks != (uint32_t)nranks)
