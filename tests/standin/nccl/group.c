@@ -407,8 +407,9 @@ static ncclResult_t check_captures(const struct plan *plans)
 {
     for (const struct plan *p = plans; p; p = p->next)
         if ((p->capture != 0) != (plans->capture != 0))
-            return sn_fail(ncclInvalidUsage, "Either none or all communicators in a ncclGroup() can "
-                                             "be CUDA graph captured.");
+            return sn_fail(ncclInvalidUsage,
+                           "Either none or all communicators in a ncclGroup() can "
+                           "be CUDA graph captured.");
     return ncclSuccess;
 }
 

@@ -104,7 +104,8 @@ static void meet(struct rig *rig, int word)
         usleep(1000);
 }
 
-/* With a short timeout: a rank that does not come to the initialisation, a message without sender. */
+/* With a short timeout: a rank that does not come to the initialisation, a message without sender.
+ */
 static void late(struct rig *rig)
 {
     ncclComm_t comm, never;

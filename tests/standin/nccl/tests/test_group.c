@@ -73,7 +73,8 @@ static void comms_and_streams(struct rig *rig, ncclComm_t a, ncclComm_t b)
     check(h2.recv, h2.from, rig->rank);
     /* Without a group: the second stream runs after the first, because the communicator is one. */
     memset(h3.recv, 0, N * 4);
-    OK(ncclAllGather(h1.send, rig_alloc((size_t)rig->nranks * N * 4), N, ncclUint32, a, rig->stream));
+    OK(ncclAllGather(h1.send, rig_alloc((size_t)rig->nranks * N * 4), N, ncclUint32, a,
+                     rig->stream));
     OK(ncclBroadcast(h1.send, h3.recv, N, ncclUint32, 0, a, s2));
     rig_sync(s2);
     check(h3.recv, 0, 1 % rig->nranks);
@@ -153,10 +154,11 @@ static void non_blocking(struct rig *rig, ncclComm_t blocking)
     int count;
 
     bad.head.magic = 0;
-    CHECK_EQ(ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[2], rig->rank, (ncclConfig_t *)&bad),
-             ncclInvalidArgument);
-    ncclResult_t result = ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[2], rig->rank,
-                                                 (ncclConfig_t *)&config);
+    CHECK_EQ(
+        ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[2], rig->rank, (ncclConfig_t *)&bad),
+        ncclInvalidArgument);
+    ncclResult_t result =
+        ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[2], rig->rank, (ncclConfig_t *)&config);
     CHECK(result == ncclInProgress || result == ncclSuccess);
     CHECK(comm != NULL);
     OK(rig_settle(comm));

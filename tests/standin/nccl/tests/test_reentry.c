@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which exported functions the library calls through its PLT, and so through an interposer: the same
- * as NCCL, no more and no less. This program is the interposer: its own definitions come first.
+ * Which exported functions the library calls through its PLT, and so through an interposer: the
+ * same as NCCL, no more and no less. This program is the interposer: its own definitions come
+ * first.
  */
 #include <dlfcn.h>
 
@@ -28,13 +29,13 @@ static void *real(const char *name)
     }
 
 WRAP(broadcast, ncclBroadcast,
-     (const void *a, void *b, size_t n, ncclDataType_t t, int r, ncclComm_t c, cudaStream_t s), a, b,
-     n, t, r, c, s)
-WRAP(bcast, ncclBcast, (void *a, size_t n, ncclDataType_t t, int r, ncclComm_t c, cudaStream_t s), a,
-     n, t, r, c, s)
+     (const void *a, void *b, size_t n, ncclDataType_t t, int r, ncclComm_t c, cudaStream_t s), a,
+     b, n, t, r, c, s)
+WRAP(bcast, ncclBcast, (void *a, size_t n, ncclDataType_t t, int r, ncclComm_t c, cudaStream_t s),
+     a, n, t, r, c, s)
 WRAP(send, ncclSend,
-     (const void *a, size_t n, ncclDataType_t t, int r, ncclComm_t c, cudaStream_t s), a, n, t, r, c,
-     s)
+     (const void *a, size_t n, ncclDataType_t t, int r, ncclComm_t c, cudaStream_t s), a, n, t, r,
+     c, s)
 WRAP(recv, ncclRecv, (void *a, size_t n, ncclDataType_t t, int r, ncclComm_t c, cudaStream_t s), a,
      n, t, r, c, s)
 WRAP(start, ncclGroupStart, (void))
@@ -65,7 +66,8 @@ static void clear(void)
 static void body(struct rig *rig)
 {
     ncclComm_t comms[2];
-    cudaStream_t stream = rig->stream;
+    cudaStream_t streams[2] = {rig->stream,
+                               rig_stream()}; /* one stream would deadlock, as in NCCL */
     char *p = rig_alloc(64);
     int count, version;
 
@@ -87,7 +89,7 @@ static void body(struct rig *rig)
     clear();
     OK(ncclGroupStart());
     for (int r = 0; r < 2; r++)
-        OK(ncclBcast(p, 8, ncclInt8, 0, comms[r], stream));
+        OK(ncclBcast(p, 8, ncclInt8, 0, comms[r], streams[r]));
     OK(ncclGroupEnd());
     EXPECT(bcast, 2);
     EXPECT(broadcast, 2);
@@ -97,8 +99,8 @@ static void body(struct rig *rig)
     clear();
     OK(ncclGroupStart());
     for (int r = 0; r < 2; r++) {
-        OK(ncclSend(p, 8, ncclInt8, !r, comms[r], stream));
-        OK(ncclRecv(p, 8, ncclInt8, !r, comms[r], stream));
+        OK(ncclSend(p, 8, ncclInt8, !r, comms[r], streams[r]));
+        OK(ncclRecv(p, 8, ncclInt8, !r, comms[r], streams[r]));
     }
     OK(ncclGroupEnd());
     EXPECT(send, 2);
@@ -111,7 +113,7 @@ static void body(struct rig *rig)
     clear();
     OK(ncclGroupStart());
     for (int r = 0; r < 2; r++)
-        OK(ncclAlltoAll(p, p + 32, 8, ncclInt8, comms[r], stream));
+        OK(ncclAlltoAll(p, p + 32, 8, ncclInt8, comms[r], streams[r]));
     OK(ncclGroupEnd());
     EXPECT(alltoall, 2);
     EXPECT(send, 0);
@@ -127,7 +129,8 @@ static void body(struct rig *rig)
     EXPECT(dereg, 1);
 #endif
     clear();
-    rig_sync(stream);
+    rig_sync(streams[0]);
+    rig_sync(streams[1]);
     OK(ncclGroupStart());
     for (int r = 0; r < 2; r++)
         OK(ncclCommDestroy(comms[r]));
