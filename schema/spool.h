@@ -70,7 +70,10 @@ enum skew_seg_state {
 };
 
 /* Entry of the segment table. The target moves ABSENT → FREE → ACTIVE → FULL, the collector alone
- * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with. */
+ * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with.
+ * A writer fills the segment's head, then `stream`, then stores ACTIVE; it sets a segment FULL before it
+ * commits the first record to its next one. A reader that finds another stream or seq in the head than it
+ * expects looks again later. */
 struct skew_seg_entry {
     uint32_t state;
     uint32_t stream;
@@ -131,7 +134,7 @@ enum skew_rec_type {
     SKEW_REC_DIAG = 8,     /* struct skew_rec_text: what = enum skew_diag */
     /* streams 1, 2, … */
     SKEW_REC_GROUP = 32,      /* struct skew_rec_group */
-    SKEW_REC_GROUP_PART = 33, /* earlier cells of the GROUP record that follows in this stream */
+    SKEW_REC_GROUP_PART = 33, /* struct skew_rec_group, lanes 0: earlier cells of a GROUP that follows */
     SKEW_REC_LOSS = 34,       /* struct skew_rec_loss */
     SKEW_REC_LAUNCH = 35      /* struct skew_rec_launch */
 };
