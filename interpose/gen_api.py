@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes everything that follows from the API list (interpose/nccl.api).
+"""Makes everything that follows from the API lists (interpose/nccl.api, interpose/cuda.api).
 
-usage: gen_api.py LIST KIND OUTPUT      KIND: decls
+usage: gen_api.py KIND OUTPUT LIST…     KIND: decls, table, map, wrappers, coverage, null
 """
 import re
 import sys
@@ -22,6 +22,12 @@ class Function:
     def prototype(self, name=None):
         inner = ", ".join(f"{t}{n}{s}" for t, n, s in self.args) or "void"
         return f"{self.ret}{name or self.name}({inner})"
+
+    def is_nccl(self):
+        return self.cls != "graph"
+
+    def returns_text(self):
+        return "char" in self.ret
 
     def call(self):
         return ", ".join(n for _, n, _ in self.args)
@@ -58,24 +64,256 @@ def parse_list(path):
     return functions
 
 
-HEAD = "/* Made by interpose/gen_api.py from interpose/nccl.api: edit the list, not this file. */\n"
+HEAD = "/* Made by interpose/gen_api.py from the API lists in interpose/: edit these, not this file. */\n"
+SLOTS = 2  # SKEW_SLOTS in interpose/internal.h
 
 
 def gen_decls(functions):
     out = [HEAD, "#ifndef SKEW_NCCL_DECLS_H\n#define SKEW_NCCL_DECLS_H\n\n#include \"nccl_abi.h\"\n\n"]
-    out += [f.prototype() + ";\n" for f in functions]
+    out += [f.prototype() + ";\n" for f in functions if f.is_nccl()]
     out.append("\n#endif\n")
     return "".join(out)
 
 
-GENERATORS = {"decls": gen_decls}
+def gen_table(functions):
+    """Numbers and names of the wrapped functions, sorted by name for the dlsym look-up."""
+    out = [HEAD, "#ifndef SKEW_API_TABLE_H\n#define SKEW_API_TABLE_H\n\nenum skew_api {\n"]
+    out += [f"    SKEW_API_{f.name},\n" for f in functions]
+    out.append("    SKEW_API_COUNT\n};\n\n#define SKEW_API_LIST(X) \\\n")
+    out += [f"    X({f.name}, {int(f.is_nccl())}, {int(f.returns_text())}) \\\n" for f in functions]
+    out.append("\n\n#endif\n")
+    return "".join(out)
+
+
+def gen_map(functions):
+    """Anonymous: a named version node would defeat hooks on cudaGraphLaunch@libcudart.so.13."""
+    names = "".join(f"        {f.name};\n" for f in functions)
+    return f"{{\n    global:\n{names}        dlsym;\n    local:\n        *;\n}};\n"
+
+
+def data_record(f, name):
+    """Arguments of skew_record() after the result: op, count, datatype, peer, comm, stream."""
+    args = {n for _, n, _ in f.args}
+    count = next((n for n in ("count", "sendcount", "recvcount") if n in args), "0")
+    datatype = "datatype" if "datatype" in args else "0"
+    peer = next((f"(uint32_t){n}" for n in ("peer", "root") if n in args), "0")
+    return f"SKEW_OP_{f.record.upper()}, {count}, (int){datatype}, {peer}, comm, stream"
+
+
+# The bodies of the wrappers. {call} is the real call; each reads like its contract: guard, real call,
+# record, the real result.
+DATA = """    struct skew_thread *thread = skew_enter();
+    if (skew_unlikely(!thread))
+        return {call};
+    uint64_t call_ns = skew_call_ns(thread, 0);
+    ncclResult_t result = {call};
+    skew_record(thread, result, call_ns, {record});
+    skew_leave(thread);
+    return result;
+"""
+# Send and receive: the hot path in front, and what DATA says out of line behind it.
+P2P = """    struct skew_thread *self = skew_self;
+    if (skew_cell_fast(self, comm, stream)) {{
+        skew_cell_put(self, SKEW_OP_{op}, count, (int)datatype, (uint32_t)peer);
+        return {call};
+    }}
+    return {slow}({args});
+"""
+ALLTOALLV = """    struct skew_thread *thread = skew_enter();
+    if (skew_unlikely(!thread))
+        return {call};
+    uint64_t call_ns = skew_call_ns(thread, 0);
+    ncclResult_t result = {call};
+    if (skew_likely(skew_result_ok(result))) {{
+        skew_put_alltoallv(thread, sendcounts, recvcounts, (int)datatype, comm, stream);
+        if (thread->depth == 0)
+            skew_group_commit(thread, call_ns, (uintptr_t)__builtin_return_address(0),
+                              (uintptr_t)__builtin_frame_address(0), result);
+    }}
+    skew_leave(thread);
+    return result;
+"""
+GROUP_START = """    struct skew_thread *thread = skew_enter();
+    if (skew_unlikely(!thread))
+        return {call};
+    ncclResult_t result = {call};
+    if (skew_likely(result == ncclSuccess))
+        thread->depth++;
+    skew_leave(thread);
+    return result;
+"""
+GROUP_END = """    struct skew_thread *thread = skew_enter();
+    if (skew_unlikely(!thread))
+        return {call};
+    uint64_t call_ns = skew_call_ns(thread, 1);
+    ncclResult_t result = {call};
+    skew_group_ended(thread, {simulated}, call_ns, (uintptr_t)__builtin_return_address(0),
+                     (uintptr_t)__builtin_frame_address(0), result);
+    skew_leave(thread);
+    return result;
+"""
+GUARDED = """    struct skew_thread *thread = skew_enter();
+    if (skew_unlikely(!thread))
+        return {call};
+    {before}ncclResult_t result = {call};
+    {after}
+    skew_leave(thread);
+    return result;
+"""
+CTOR_AFTER = {
+    "init_rank": "skew_comm_on_init({slot}, result, comm, nranks, rank, &commId, 1, {config}, SKEW_COMM_INIT_RANK);",
+    "init_scalable": "skew_comm_on_init({slot}, result, newcomm, nranks, myrank, commIds, nId, config, SKEW_COMM_INIT_SCALABLE);",
+    "init_all": "skew_comm_on_init_all({slot}, result, comm, ndev, devlist);",
+    "split": "skew_comm_on_derive(&derive, result, newcomm, config, color == NCCL_SPLIT_NOCOLOR);",
+    "shrink": "skew_comm_on_derive(&derive, result, newcomm, config, false);",
+    "grow": "skew_comm_on_grow(&derive, result, newcomm, config, nRanks, uniqueId, rank);",
+}
+CTOR_BEFORE = {
+    "split": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_SPLIT, color, key);\n    ",
+    "shrink": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_SHRINK, 0, 0);\n    ",
+    "grow": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_GROW, 0, 0);\n    ",
+}
+DTOR_KIND = {"finalize": "FINALIZE", "destroy": "DESTROY", "abort": "ABORT", "revoke": "REVOKE"}
+# Graph functions: what to do with the handles once the real call returned 0.
+GRAPH_EVENT = {
+    "instantiate": "skew_graph_event(SKEW_GRAPH_INSTANTIATED, graph, NULL, *exec_out, 0);",
+    "update": "skew_graph_event(SKEW_GRAPH_UPDATED, graph, NULL, exec, 0);",
+    "clone": "skew_graph_event(SKEW_GRAPH_CLONED, *graph_out, source, NULL, 0);",
+    "child": "skew_graph_event(SKEW_GRAPH_CHILD, graph, source, NULL, 0);",
+    "graph_end": "skew_graph_event(SKEW_GRAPH_GRAPH_DESTROYED, graph, NULL, NULL, 0);",
+    "exec_end": "skew_graph_event(SKEW_GRAPH_EXEC_DESTROYED, NULL, NULL, exec, 0);",
+    "capture_end": "skew_graph_event(SKEW_GRAPH_CAPTURED, *graph_out, NULL, NULL, capture);",
+}
+GRAPH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
+    if (!thread)
+        return {call};
+    {before}int result = {call};
+    if (result == 0)
+        {after}
+    skew_leave(thread);
+    return result;
+"""
+
+
+def body(f, slot, slow=False):
+    real = f"((skew_fn_{f.name})skew_real[{slot}][SKEW_API_{f.name}])"
+    call = f"{real}({f.call()})"
+    args = {n for _, n, _ in f.args}
+    if f.cls == "data" and f.record == "alltoallv":
+        return ALLTOALLV.format(call=call)
+    if f.cls == "data" and f.record in ("send", "recv") and not slow:
+        return P2P.format(call=call, op=f.record.upper(), args=f.call(), slow=f"skew_slow_{slot}_{f.name}")
+    if f.cls == "data":
+        return DATA.format(call=call, record=data_record(f, f.name))
+    if f.cls == "group" and f.record == "group_start":
+        return GROUP_START.format(call=call)
+    if f.cls == "group":
+        return GROUP_END.format(call=call, simulated="simInfo != NULL" if args else "false")
+    if f.cls == "ctor":
+        config = "config" if "config" in args else "NULL"
+        before = CTOR_BEFORE.get(f.record, "").format(slot=slot)
+        return GUARDED.format(call=call, before=before,
+                              after=CTOR_AFTER[f.record].format(slot=slot, config=config))
+    if f.cls == "dtor":
+        how = f"SKEW_END_{DTOR_KIND[f.record]}"
+        return GUARDED.format(call=call, before=f"struct skew_comm *gone = skew_comm_leaving(comm, {how});\n    ",
+                              after=f"skew_comm_left(gone, {how}, result);")
+    if f.cls == "reg" and f.record in ("devcomm", "window"):
+        return GUARDED.format(call=call, before="",
+                              after=f"skew_comm_device_api(result, \"{f.name}\", comm);")
+    if f.cls == "graph" and f.record == "launch":
+        return GRAPH.format(name=f.name, call=call, before="uint64_t call_ns = skew_now();\n    ",
+                            after="skew_launch_put(thread, call_ns, exec, stream);")
+    if f.cls == "graph":
+        before = ("uint64_t capture = skew_graph_capture_id(stream);\n    "
+                  if f.record == "capture_end" else "")
+        return GRAPH.format(name=f.name, call=call, before=before, after=GRAPH_EVENT[f.record])
+    return f"    skew_bind();\n    return {call};\n"
+
+
+def inner_of(f):
+    return ", ".join(f"{t}{n}{s}" for t, n, s in f.args) or "void"
+
+
+def gen_wrappers(functions):
+    out = [HEAD, '#include "handlers.h"\n#include "hot.h"\n#include "api_table.h"\n#include "bind.h"\n\n']
+    for f in functions:
+        inner = inner_of(f)
+        out.append(f"typedef {f.ret}(*skew_fn_{f.name})({inner});\n")
+    for slot in range(SLOTS):
+        for f in functions:
+            if slot and not f.is_nccl():
+                continue
+            name = f.name if slot == 0 else f"skew_{slot}_{f.name}"
+            export = "SKEW_EXPORT " if slot == 0 else ""
+            if f.record in ("send", "recv"):
+                # A tail jump too: its return address is the application's.
+                out.append(f"\nstatic SKEW_COLD {f.ret}skew_slow_{slot}_{f.name}({inner_of(f)})\n"
+                           f"{{\n{body(f, slot, slow=True)}}}\n")
+            out.append(f"\n{export}{f.prototype(name)};\n{export}{f.prototype(name)}\n{{\n{body(f, slot)}}}\n")
+    out.append(f"\nvoid *const skew_wrapper[SKEW_SLOTS][SKEW_API_COUNT] = {{\n")
+    for slot in range(SLOTS):
+        out.append("    {\n")
+        for f in functions:
+            name = f.name if slot == 0 or not f.is_nccl() else f"skew_{slot}_{f.name}"
+            out.append(f"        [SKEW_API_{f.name}] = (void *){name},\n")
+        out.append("    },\n")
+    out.append("};\n")
+    return "".join(out)
+
+
+WHAT = {
+    "data": "bytes, peers, stream, time", "group": "opens, closes or discards a group",
+    "ctor": "identity, ranks, parent", "dtor": "end of the communicator",
+    "reg": "passed through; device-side communication is reported", "query": "passed through",
+    "graph": "life and launches of CUDA graphs",
+}
+
+
+def gen_coverage(functions):
+    out = ["<!-- Made by interpose/gen_api.py from interpose/nccl.api and cuda.api; `meson test coverage-page` "
+           "checks that it is current. -->\n# What is intercepted\n\n"
+           "Every function below is wrapped for each route by which an application can reach it "
+           "(see [interception.md](interception.md)). A function that the loaded library lacks stays absent.\n\n"
+           "| function | since | class | recorded as | what is kept |\n|---|---|---|---|---|\n"]
+    for f in functions:
+        since = {"rccl": "RCCL"}.get(f.since, f"NCCL {f.since}" if f.is_nccl() else f"CUDA {f.since}")
+        out.append(f"| `{f.name}` | {since} | {f.cls} | {f.record} | {WHAT[f.cls]} |\n")
+    out.append(f"\n{len(functions)} functions. Not wrapped, because they launch nothing and take or return structures "
+               "by value: `ncclTeam*`, `ncclLsaBarrier*`, `ncclGinBarrier*`, `ncclLLA2A*` and the other helpers of the "
+               "device API. Transfers that kernels start themselves have no host call at all; "
+               "`ncclDevCommCreate` and `ncclCommWindowRegister` show that there are some.\n")
+    return "".join(out)
+
+
+def gen_null(functions):
+    """A library with NCCL's names that does nothing: what a wrapper costs, and who calls whom."""
+    out = [HEAD, '#include "null_nccl.h"\n']
+    for f in functions:
+        if not f.is_nccl():
+            continue
+        since = 299 if f.since == "rccl" else int(f.since.split(".")[0]) * 100 + int(f.since.split(".")[1])
+        inner = ", ".join(f"{t}{n}{s}" for t, n, s in f.args) or "void"
+        unused = "".join(f"    (void){n};\n" for _, n, _ in f.args)
+        value = 'return "null";' if f.returns_text() else f"NULL_RESULT({f.name}, {f.cls}, {f.record})"
+        special = f"#ifndef NULL_HAS_{f.name}\n" if not f.returns_text() else "#if 1\n"
+        out.append(f"#if NULL_VERSION >= {since}\n{special}{f.ret}{f.name}({inner});\n{f.ret}{f.name}({inner})\n"
+                   f"{{\n{unused}    {value}\n}}\n#endif\n#endif\n")
+    return "".join(out)
+
+
+GENERATORS = {"null": gen_null, "decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
+              "coverage": gen_coverage}
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[2] not in GENERATORS:
+    if len(sys.argv) < 4 or sys.argv[1] not in GENERATORS:
         raise SystemExit(__doc__)
-    text = GENERATORS[sys.argv[2]](parse_list(sys.argv[1]))
-    with open(sys.argv[3], "w", encoding="utf-8") as f:
+    functions = sorted((f for path in sys.argv[3:] for f in parse_list(path)), key=lambda f: f.name)
+    if sys.argv[1] in ("decls", "coverage"):  # as the lists have them
+        functions = [f for path in sys.argv[3:] for f in parse_list(path)]
+    text = GENERATORS[sys.argv[1]](functions)
+    with open(sys.argv[2], "w", encoding="utf-8") as f:
         f.write(text)
 
 

@@ -14,7 +14,8 @@
  *                                       then removes it
  *     work-B.db                         the collector's database when OUT is on a local file system
  *   ROOT/skewscope-UID/H/               a spool directory, mode 0700; ROOT: see SKEWSCOPE_SPOOL
- *     B-PIDNS-PID-START.spool           one process (schema/spool.h); made as .tmp-…, then renamed
+ *     B-PIDNS-PID-START-CREATED.spool   one process image (schema/spool.h; CREATED is created_ns: an exec
+ *                                       keeps pid and start time); made as .tmp-…, then renamed
  *     work-B.db                         the collector's database otherwise (ROOT is never tmpfs then)
  *   ROOT is OUT/.skewscope itself (ROOT/H) when nothing better exists.
  *

@@ -37,8 +37,7 @@
     X(SPOOL_FULL, "spool_full", "the spool's cap was reached before the collector caught up")      \
     X(NO_SPACE, "no_space", "the file system that holds the spool had no room for another segment") \
     X(IO_ERROR, "io_error", "a spool segment could not be opened or mapped")                       \
-    X(TOO_LARGE, "too_large", "one group needed more communicators and streams than a record holds") \
-    X(REENTRY, "reentry", "a call arrived inside another one of the same thread (signal handler)") \
+    X(TOO_LARGE, "too_large", "one group used more communicators and streams than a record holds") \
     X(UNKNOWN_COMM, "unknown_comm", "rank and size of the communicator could not be learned")
 
 enum skew_loss {
@@ -66,14 +65,14 @@ enum skew_seg_state {
     SKEW_SEG_ABSENT = 0, /* not allocated yet */
     SKEW_SEG_FREE = 1,   /* allocated and prefaulted, owned by nobody */
     SKEW_SEG_ACTIVE = 2, /* its stream's writer is filling it */
-    SKEW_SEG_FULL = 3    /* sealed by its writer; the collector makes it FREE once all is stored */
+    SKEW_SEG_FULL = 3,   /* sealed by its writer; the collector makes it FREE once all is stored */
+    SKEW_SEG_CLAIMED = 4 /* between FREE and ACTIVE: its new owner is preparing the head; holds nothing */
 };
 
-/* Entry of the segment table. The target moves ABSENT → FREE → ACTIVE → FULL, the collector alone
+/* Entry of the segment table. The target moves ABSENT → FREE → CLAIMED → ACTIVE → FULL, the collector alone
  * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with.
- * A writer fills the segment's head, then `stream`, then stores ACTIVE; it sets a segment FULL before it
- * commits the first record to its next one. A reader that finds another stream or seq in the head than it
- * expects looks again later. */
+ * ACTIVE is stored after the segment's head and `stream`; a segment is FULL before the first record of
+ * its stream's next one is committed. */
 struct skew_seg_entry {
     uint32_t state;
     uint32_t stream;
@@ -194,20 +193,16 @@ struct skew_lane {
     uint64_t capture;      /* the driver's capture id when CAPTURED, else 0 */
 };
 
-/* head.flags of a GROUP. */
-enum skew_group_flags {
-    SKEW_GROUP_DISCARDED = 1 /* no cells of its own: forget the GROUP_PARTs before it, NCCL did nothing */
-};
-
 /* A whole outermost group, or one call outside a group. GROUP_PART has the same shape, with cells but
- * no lanes: its cells come before those of the next GROUP record of this stream and use its lanes. Followed by `cells` struct skew_cell and then
+ * no lanes: its cells come before those of the GROUP record with the same `group` and use that record's lanes.
+ * Parts whose `group` is not that of the next GROUP record belong to a group that came to nothing: drop them. Followed by `cells` struct skew_cell and then
  * `lanes` struct skew_lane. Only groups whose outermost End returned Success or InProgress exist.
  * Cells keep the order of the calls. */
 struct skew_rec_group {
     struct skew_rec head;
     uint64_t call_ns;   /* before the real outermost GroupEnd, or the real call */
     uint64_t return_ns; /* after it returned */
-    uint64_t group;     /* ordinal within this stream; names the group together with it */
+    uint64_t group;     /* ordinal within this stream, which names the group; gaps are lost or failed groups */
     uint32_t cells;
     uint32_t site; /* struct skew_rec_site.site; 0: none */
     uint16_t lanes;

@@ -61,7 +61,7 @@ CREATE TABLE run_package (
 CREATE TABLE process (
     process_id      INTEGER PRIMARY KEY,
     run_id          INTEGER REFERENCES run,
-    key             TEXT NOT NULL UNIQUE, -- boot id, pid namespace, pid and start time
+    key             TEXT NOT NULL UNIQUE, -- boot id, pid namespace, pid, start time, creation of its spool
     pid             INTEGER NOT NULL,     -- in its own pid namespace
     host            TEXT,
     exe             TEXT,

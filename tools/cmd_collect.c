@@ -124,8 +124,8 @@ static void into_background(bool silent)
 
 static int follow(const struct arguments *args)
 {
-    struct skew_collector c;
-    int error = skew_collector_init(&c, args->out);
+    struct skew_node c;
+    int error = skew_node_init(&c, args->out);
     if (error) {
         fprintf(stderr, "skewscope collect: %s: %s\n", args->out, strerror(-error));
         return 1;
@@ -134,8 +134,8 @@ static int follow(const struct arguments *args)
     if (args->run_id)
         snprintf(c.run_id, sizeof c.run_id, "%s", args->run_id);
     c.messages = stderr;
-    int status = skew_collector_follow(&c, args->until_idle);
-    skew_collector_free(&c);
+    int status = skew_node_follow(&c, args->until_idle);
+    skew_node_free(&c);
     return status;
 }
 

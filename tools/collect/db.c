@@ -11,7 +11,7 @@
 #include <time.h>
 
 #include "spool.h"
-#include "text.h"
+#include "utf8.h"
 #include "trace_sql.h"
 
 #define VECTORS_REMEMBERED (1u << 19) /* 50 MB at most */
@@ -116,9 +116,9 @@ int skew_db_commit(struct skew_db *db)
 
 int skew_db_bind_text(sqlite3_stmt *stmt, int column, const char *text, size_t length)
 {
-    if (skew_text_valid(text, length))
+    if (skew_utf8_valid(text, length))
         return sqlite3_bind_text64(stmt, column, text, length, SQLITE_TRANSIENT, SQLITE_UTF8);
-    char *clean = skew_text_clean(text, length);
+    char *clean = skew_utf8_clean(text, length);
     if (!clean)
         return SQLITE_NOMEM;
     return sqlite3_bind_text(stmt, column, clean, -1, free);

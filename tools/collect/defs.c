@@ -8,7 +8,7 @@
 
 #include "backends.h"
 #include "proc.h"
-#include "text.h"
+#include "utf8.h"
 
 static const char *const comm_kinds[] = {
 #define X(id, name) name,
@@ -97,7 +97,7 @@ static int set_env(struct skew_proc *proc, const char *text, size_t length)
 /* "version path route"; the path may hold spaces. */
 static int set_nccl(struct skew_proc *proc, const char *text, size_t length)
 {
-    char *copy = skew_text_clean(text, length), *path, *route;
+    char *copy = skew_utf8_clean(text, length), *path, *route;
     int error = 0;
     if (!copy)
         return -ENOMEM;
@@ -134,7 +134,7 @@ static int process_record(struct skew_proc *proc, const struct skew_rec_text *re
     case SKEW_TEXT_ENV:
         return set_env(proc, text, rec->length);
     case SKEW_TEXT_CMDLINE:
-        json = skew_text_json_array(text, rec->length);
+        json = skew_utf8_json_array(text, rec->length);
         error = json ? set_column(proc, "cmdline", json, strlen(json)) : -ENOMEM;
         free(json);
         return error;
@@ -153,7 +153,7 @@ static int diag_record(struct skew_proc *proc, const struct skew_rec_text *rec)
 #undef X
     };
     unsigned what = rec->what < SKEW_DIAG_COUNT ? rec->what : 0;
-    char *text = skew_text_clean((const char *)(rec + 1), rec->length);
+    char *text = skew_utf8_clean((const char *)(rec + 1), rec->length);
     if (!text)
         return -ENOMEM;
     int error = skew_db_diag(proc->db, 0, proc->id, known[what].severity, known[what].code,
@@ -377,7 +377,7 @@ static int module_record(struct skew_proc *proc, const struct skew_rec_module *r
 {
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_MODULE];
     char build_id[2 * sizeof rec->build_id + 1] = "";
-    char *path = skew_text_clean((const char *)(rec + 1), rec->length);
+    char *path = skew_utf8_clean((const char *)(rec + 1), rec->length);
     if (!path)
         return -ENOMEM;
     int error = 0;

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "alive.h"
-#include "collector.h"
+#include "node.h"
 #include "layout.h"
 
 #define ROOTS 4
@@ -68,7 +68,7 @@ static int open_spool_dir(int root, const char *path, struct stat *st)
 }
 
 /* Takes `fd` over. */
-static int add_dir(struct skew_collector *c, int fd, const struct stat *st, const char *path,
+static int add_dir(struct skew_node *c, int fd, const struct stat *st, const char *path,
                    const char *pointer)
 {
     for (size_t i = 0; i < c->dir_count; i++) {
@@ -92,12 +92,12 @@ static int add_dir(struct skew_collector *c, int fd, const struct stat *st, cons
     return 0;
 }
 
-static int add_path(struct skew_collector *c, const char *path, const char *pointer)
+static int add_path(struct skew_node *c, const char *path, const char *pointer)
 {
     struct stat st;
     int fd = open_spool_dir(-1, path, &st);
     if (fd == -EPERM)
-        skew_say(c, "warning", NULL, "Spool directory %s belongs to another user and is left alone.", path);
+        skew_node_say(c, "warning", NULL, "Spool directory %s belongs to another user and is left alone.", path);
     return fd < 0 ? fd : add_dir(c, fd, &st, path, pointer);
 }
 
@@ -114,7 +114,7 @@ static size_t roots(const char *root[ROOTS])
 }
 
 /* The directory's hash depends on how its name was written, so both ways are tried. */
-static size_t hashes(struct skew_collector *c, char hash[2][20])
+static size_t hashes(struct skew_node *c, char hash[2][20])
 {
     char real[PATH_MAX];
     size_t count = 1;
@@ -124,8 +124,8 @@ static size_t hashes(struct skew_collector *c, char hash[2][20])
     return count;
 }
 
-static int each_usual_place(struct skew_collector *c,
-                            int (*visit)(struct skew_collector *, const char *, const char *))
+static int each_usual_place(struct skew_node *c,
+                            int (*visit)(struct skew_node *, const char *, const char *))
 {
     const char *root[ROOTS];
     char hash[2][20], path[PATH_MAX];
@@ -166,7 +166,7 @@ static bool holds_spools_of(int dir, uint64_t mnt_ns)
 }
 
 /* Goes through the root directory of any process of that mount namespace. */
-static int reach_namespace(struct skew_collector *c, uint64_t mnt_ns, const char *path, const char *pointer)
+static int reach_namespace(struct skew_node *c, uint64_t mnt_ns, const char *path, const char *pointer)
 {
     struct dirent *entry;
     struct stat st;
@@ -201,7 +201,7 @@ static int reach_namespace(struct skew_collector *c, uint64_t mnt_ns, const char
     return result;
 }
 
-static bool has_pointer(const struct skew_collector *c, const char *pointer)
+static bool has_pointer(const struct skew_node *c, const char *pointer)
 {
     for (size_t i = 0; i < c->dir_count; i++)
         if (strcmp(c->dirs[i].pointer, pointer) == 0)
@@ -209,7 +209,7 @@ static bool has_pointer(const struct skew_collector *c, const char *pointer)
     return false;
 }
 
-static int follow_pointer(struct skew_collector *c, int state, const char *name)
+static int follow_pointer(struct skew_node *c, int state, const char *name)
 {
     char path[PATH_MAX] = "", node[9];
     uint64_t mnt_ns;
@@ -217,7 +217,7 @@ static int follow_pointer(struct skew_collector *c, int state, const char *name)
         return 0;
     if (strncmp(node, c->node, 8) != 0) {
         if (!c->follow)
-            skew_say(c, "info", NULL, "Spools of another node (boot id %s…) are left for it: run `skewscope "
+            skew_node_say(c, "info", NULL, "Spools of another node (boot id %s…) are left for it: run `skewscope "
                      "collect` there.", node);
         return 0;
     }
@@ -233,7 +233,7 @@ static int follow_pointer(struct skew_collector *c, int state, const char *name)
     if (error == -ENOENT && mnt_ns == c->mnt_ns) {
         unlinkat(state, name, 0); /* nothing is there any more */
     } else if (error) {
-        skew_say(c, "error", "spool_unreachable",
+        skew_node_say(c, "error", "spool_unreachable",
                  "Spool directory %s on host %s lies in another mount namespace (%" PRIu64
                  ", a container) that %s: what it holds is not in this trace. Run `skewscope collect` "
                  "inside that container, or while it runs; %s/%s is kept for that.",
@@ -244,7 +244,7 @@ static int follow_pointer(struct skew_collector *c, int state, const char *name)
     return 0;
 }
 
-int skew_find_dirs(struct skew_collector *c)
+int skew_find_dirs(struct skew_node *c)
 {
     struct dirent *entry;
     int state = open(c->state, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -260,7 +260,7 @@ int skew_find_dirs(struct skew_collector *c)
 
 /* ---- what is there at all --------------------------------------------------------------------- */
 
-static int not_empty(struct skew_collector *c, const char *path, const char *pointer)
+static int not_empty(struct skew_node *c, const char *path, const char *pointer)
 {
     struct stat st;
     (void)c;
@@ -277,7 +277,7 @@ static int not_empty(struct skew_collector *c, const char *path, const char *poi
     return found;
 }
 
-bool skew_find_anything(struct skew_collector *c)
+bool skew_find_anything(struct skew_node *c)
 {
     bool found = false;
     struct dirent *entry;
@@ -322,7 +322,7 @@ static bool keeps_files(const char *path)
            skew_is_local(path);
 }
 
-int skew_find_local(struct skew_collector *c, char *path, size_t size)
+int skew_find_local(struct skew_node *c, char *path, size_t size)
 {
     const char *root[ROOTS];
     char hash[2][20];
@@ -349,7 +349,7 @@ int skew_find_local(struct skew_collector *c, char *path, size_t size)
 }
 
 /* A process that was killed while it made its spool left a file of another name. */
-static void drop_unfinished(const struct skew_collector *c, int dir)
+static void drop_unfinished(const struct skew_node *c, int dir)
 {
     struct dirent *entry;
     int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -388,7 +388,7 @@ static bool remove_dir(const struct skew_spool_dir *dir)
     return removed;
 }
 
-void skew_find_tidy(struct skew_collector *c)
+void skew_find_tidy(struct skew_node *c)
 {
     char pointer[PATH_MAX], aside[PATH_MAX];
     for (size_t i = 0; i < c->dir_count; i++) {

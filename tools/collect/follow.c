@@ -56,10 +56,10 @@ static void doze(uint64_t ns, const sigset_t *signals)
 }
 
 /* @return 0 the lock is ours, 1 told to end before that, negative errno */
-static int stand_by(struct skew_collector *c, bool until_idle, const sigset_t *signals)
+static int stand_by(struct skew_node *c, bool until_idle, const sigset_t *signals)
 {
     int error;
-    while ((error = skew_collector_lock(c)) == -EWOULDBLOCK) {
+    while ((error = skew_node_lock(c)) == -EWOULDBLOCK) {
         if (until_idle)
             return 1; /* one that ends by itself has nothing to wait for: the other one sees our spool */
         if (!stop)
@@ -67,11 +67,11 @@ static int stand_by(struct skew_collector *c, bool until_idle, const sigset_t *s
         if (!stop)
             continue;
         /* Our run is over: what it left must be in the trace before we end. */
-        uint64_t start = skew_now_ns();
-        error = skew_collector_request(c);
-        while (!error && skew_collector_requested(c) && skew_now_ns() - start < ANSWER_WAIT) {
+        uint64_t start = skew_node_now_ns();
+        error = skew_node_request(c);
+        while (!error && skew_node_requested(c) && skew_node_now_ns() - start < ANSWER_WAIT) {
             doze(POLL_NORMAL / 2, signals);
-            error = skew_collector_lock(c);
+            error = skew_node_lock(c);
             if (!error)
                 return 0;
             error = error == -EWOULDBLOCK ? 0 : error;
@@ -81,7 +81,7 @@ static int stand_by(struct skew_collector *c, bool until_idle, const sigset_t *s
     return error;
 }
 
-static bool ended_unpublished(const struct skew_collector *c)
+static bool ended_unpublished(const struct skew_node *c)
 {
     for (size_t i = 0; i < c->proc_count; i++)
         if (c->procs[i]->gone && c->procs[i]->ended && !c->procs[i]->damaged)
@@ -90,7 +90,7 @@ static bool ended_unpublished(const struct skew_collector *c)
 }
 
 /* Publishing costs a copy, so at most a small part of the time goes into it. */
-static bool publish_due(const struct skew_collector *c, uint64_t now)
+static bool publish_due(const struct skew_node *c, uint64_t now)
 {
     uint64_t since = now - c->published_ns, rest = 20 * c->publish_cost_ns;
     if (!c->changed || !c->db || since < rest)
@@ -98,9 +98,9 @@ static bool publish_due(const struct skew_collector *c, uint64_t now)
     return since > PUBLISH_EVERY || (ended_unpublished(c) && since > PUBLISH_SOON);
 }
 
-static bool is_idle(const struct skew_collector *c, uint64_t now, uint64_t start, uint64_t *idle_since)
+static bool is_idle(const struct skew_node *c, uint64_t now, uint64_t start, uint64_t *idle_since)
 {
-    if (skew_collector_live(c) || c->moved) {
+    if (skew_node_live(c) || c->moved) {
         *idle_since = 0;
         return false;
     }
@@ -110,7 +110,7 @@ static bool is_idle(const struct skew_collector *c, uint64_t now, uint64_t start
     return ever ? now - *idle_since > IDLE_GRACE : now - start > FIRST_GRACE;
 }
 
-int skew_collector_follow(struct skew_collector *c, bool until_idle)
+int skew_node_follow(struct skew_node *c, bool until_idle)
 {
     sigset_t signals;
     uint64_t start, idle_since = 0, quiet = 0;
@@ -119,15 +119,15 @@ int skew_collector_follow(struct skew_collector *c, bool until_idle)
     int error = stand_by(c, until_idle, &signals);
     if (error)
         return error < 0;
-    start = c->published_ns = skew_now_ns();
+    start = c->published_ns = skew_node_now_ns();
     while (!stop) {
-        bool asked = skew_collector_requested(c);
-        error = skew_collector_round(c);
-        uint64_t now = skew_now_ns();
+        bool asked = skew_node_requested(c);
+        error = skew_node_round(c);
+        uint64_t now = skew_node_now_ns();
         if (!error && (asked ? c->changed : publish_due(c, now)))
-            error = skew_collector_publish(c);
+            error = skew_node_publish(c);
         if (asked)
-            skew_collector_answer(c);
+            skew_node_answer(c);
         if (!error && until_idle && is_idle(c, now, start, &idle_since))
             break;
         quiet = c->moved ? 0 : quiet + 1;
@@ -135,10 +135,10 @@ int skew_collector_follow(struct skew_collector *c, bool until_idle)
              &signals);
     }
     c->last_round = true;
-    error = skew_collector_round(c);
+    error = skew_node_round(c);
     if (!error && c->changed)
-        error = skew_collector_publish(c);
-    skew_collector_answer(c);
-    skew_collector_finish(c);
+        error = skew_node_publish(c);
+    skew_node_answer(c);
+    skew_node_finish(c);
     return error != 0;
 }

@@ -3,32 +3,32 @@
 #ifndef SKEW_COLLECT_FOLLOW_H
 #define SKEW_COLLECT_FOLLOW_H
 
-#include "collector.h"
+#include "node.h"
 
-int skew_collector_init(struct skew_collector *c, const char *out);
-void skew_collector_free(struct skew_collector *c);
+int skew_node_init(struct skew_node *c, const char *out);
+void skew_node_free(struct skew_node *c);
 
 /** @return 0 locked, −EWOULDBLOCK another collector of this node is at work, other negative errno */
-int skew_collector_lock(struct skew_collector *c);
+int skew_node_lock(struct skew_node *c);
 
 /** One look at everything; after an error all is forgotten and the next round begins anew. */
-int skew_collector_round(struct skew_collector *c);
+int skew_node_round(struct skew_node *c);
 
-int skew_collector_publish(struct skew_collector *c);
+int skew_node_publish(struct skew_node *c);
 
 /** Processes whose end was not seen. */
-uint32_t skew_collector_live(const struct skew_collector *c);
+uint32_t skew_node_live(const struct skew_node *c);
 
 /** Removes what is no longer needed and lets go of the lock. */
-void skew_collector_finish(struct skew_collector *c);
+void skew_node_finish(struct skew_node *c);
 
 /** Asks the collector that holds the lock to publish. @return 0, or negative errno */
-int skew_collector_request(struct skew_collector *c);
+int skew_node_request(struct skew_node *c);
 /** Whether a request is open. */
-bool skew_collector_requested(struct skew_collector *c);
-void skew_collector_answer(struct skew_collector *c);
+bool skew_node_requested(struct skew_node *c);
+void skew_node_answer(struct skew_node *c);
 
 /** The long-running collector. `run_id` may be NULL. @return exit status */
-int skew_collector_follow(struct skew_collector *c, bool until_idle);
+int skew_node_follow(struct skew_node *c, bool until_idle);
 
 #endif

@@ -398,10 +398,8 @@ int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const 
         return -EBADMSG;
     if (head->type == SKEW_REC_GROUP_PART)
         return rec->lanes ? -EBADMSG : keep_part(stream, rec);
-    if (head->flags & SKEW_GROUP_DISCARDED || (stream->part_count && stream->part_group != rec->group))
-        stream->part_count = 0;
-    if (head->flags & SKEW_GROUP_DISCARDED)
-        return 0;
+    if (stream->part_count && stream->part_group != rec->group)
+        stream->part_count = 0; /* their own GROUP was lost */
     struct group group = {rec, (const void *)(rec + 1), NULL, stream->stream, 0};
     group.lanes = (const void *)(group.cells + rec->cells);
     if (skew_map_get(&proc->sites, rec->site, &known))

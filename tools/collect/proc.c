@@ -4,7 +4,7 @@
  * that stores its rows, and a segment is given back only after that transaction is durable.
  */
 #include "proc.h"
-#include "text.h"
+#include "utf8.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -72,7 +72,7 @@ static int add_process(struct skew_proc *proc)
 {
     const struct skew_spool_head *head = &proc->file->head;
     sqlite3_stmt *stmt;
-    char *run = skew_text_clean(head->run_id, sizeof head->run_id);
+    char *run = skew_utf8_clean(head->run_id, sizeof head->run_id);
     int error = run ? skew_db_begin(proc->db) : -ENOMEM;
     if (!error)
         error = skew_db_run_id(proc->db, run, &proc->run);

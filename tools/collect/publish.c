@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "collector.h"
+#include "node.h"
 #include "layout.h"
 
 #define NAMES 32u
@@ -25,7 +25,7 @@ static const char indices[] =
 static const char drop_indices[] = "DROP INDEX IF EXISTS exchange_by_member;"
                                    "DROP INDEX IF EXISTS operation_by_member;";
 
-int skew_trace_name(const struct skew_collector *c, unsigned number, char *path, size_t size)
+int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size_t size)
 {
     int length;
     if (number == 0)
@@ -78,7 +78,7 @@ static int sync_path(const char *path, int flags)
 
 /* Writes a copy without locks and journals, which network file systems may not have: nobody else knows
  * the file yet, and it is thrown away when anything fails. */
-static int write_copy(struct skew_collector *c, sqlite3 *from, const char *path, const char *sql)
+static int write_copy(struct skew_node *c, sqlite3 *from, const char *path, const char *sql)
 {
     sqlite3 *to = NULL;
     int error = create_private(path);
@@ -113,7 +113,7 @@ static int write_copy(struct skew_collector *c, sqlite3 *from, const char *path,
 /* ---- the work database ------------------------------------------------------------------------ */
 
 /* Whether a published database belongs to this node (and to this line of work, when one is open). */
-static bool is_ours(struct skew_collector *c, const char *path, char *why, size_t why_size)
+static bool is_ours(struct skew_node *c, const char *path, char *why, size_t why_size)
 {
     sqlite3 *sql = NULL;
     char node[64] = "", line[64] = "", own[64] = "";
@@ -138,7 +138,7 @@ static bool is_ours(struct skew_collector *c, const char *path, char *why, size_
     return true;
 }
 
-static int find_published(struct skew_collector *c, char *path, size_t size)
+static int find_published(struct skew_node *c, char *path, size_t size)
 {
     char why[256];
     struct stat st;
@@ -151,7 +151,7 @@ static int find_published(struct skew_collector *c, char *path, size_t size)
     return -ENOENT;
 }
 
-static int continue_published(struct skew_collector *c)
+static int continue_published(struct skew_node *c)
 {
     char path[PATH_MAX], aside[PATH_MAX];
     sqlite3 *from = NULL;
@@ -173,7 +173,7 @@ static int continue_published(struct skew_collector *c)
 }
 
 /* Where the work database lies, or is to be made. */
-static int choose_work(struct skew_collector *c)
+static int choose_work(struct skew_node *c)
 {
     char beside[PATH_MAX], local[PATH_MAX], name[32];
     snprintf(name, sizeof name, "work-%.8s.db", c->node);
@@ -193,7 +193,7 @@ static int choose_work(struct skew_collector *c)
     return 0;
 }
 
-static int set_facts(struct skew_collector *c)
+static int set_facts(struct skew_node *c)
 {
     char value[64], random[17];
     uint64_t number = 0;
@@ -225,12 +225,12 @@ static int set_facts(struct skew_collector *c)
     return error ? error : skew_db_commit(c->db);
 }
 
-static int open_work(struct skew_collector *c, bool existed)
+static int open_work(struct skew_node *c, bool existed)
 {
     char why[512], pid[32], before[32] = "";
     int error = skew_db_open(&c->db, c->work, why, sizeof why);
     if (error)
-        return skew_say(c, "error", NULL, "The collector's database %s cannot be opened: %s.", c->work, why), error;
+        return skew_node_say(c, "error", NULL, "The collector's database %s cannot be opened: %s.", c->work, why), error;
     error = set_facts(c);
     skew_db_get_meta(c->db->sql, "collector", before, sizeof before);
     if (!error && existed && before[0])
@@ -240,13 +240,13 @@ static int open_work(struct skew_collector *c, bool existed)
     return error ? error : skew_db_set_meta(c->db, "collector", pid);
 }
 
-int skew_work_open(struct skew_collector *c)
+int skew_work_open(struct skew_node *c)
 {
     struct stat st;
     char aside[PATH_MAX + 32];
     int error = choose_work(c);
     if (error) {
-        skew_say(c, "error", NULL, "No directory for the collector's database could be written: %s.",
+        skew_node_say(c, "error", NULL, "No directory for the collector's database could be written: %s.",
                  strerror(-error));
         return error;
     }
@@ -256,7 +256,7 @@ int skew_work_open(struct skew_collector *c)
     if (!error && lstat(c->work, &st) < 0)
         error = create_private(c->work);
     if (error) {
-        skew_say(c, "error", NULL, "The collector's database %s cannot be made: %s.", c->work, strerror(-error));
+        skew_node_say(c, "error", NULL, "The collector's database %s cannot be made: %s.", c->work, strerror(-error));
         return error;
     }
     error = open_work(c, exists);
@@ -267,14 +267,14 @@ int skew_work_open(struct skew_collector *c)
     skew_db_close(&c->db);
     if (!exists || rename(c->work, aside) < 0)
         return error;
-    skew_say(c, "error", NULL, "It was moved to %s and a new one was begun.", aside);
+    skew_node_say(c, "error", NULL, "It was moved to %s and a new one was begun.", aside);
     error = continue_published(c);
     if (!error && lstat(c->work, &st) < 0)
         error = create_private(c->work);
     return error ? error : open_work(c, false);
 }
 
-void skew_work_remove(struct skew_collector *c)
+void skew_work_remove(struct skew_node *c)
 {
     skew_db_close(&c->db);
     unlink(c->work);
@@ -319,7 +319,7 @@ static int take_name(const char *copy, const char *path, bool replace)
     return access(path, F_OK) == 0 ? -EEXIST : rename(copy, path) < 0 ? -errno : 0;
 }
 
-static int install(struct skew_collector *c, const char *copy)
+static int install(struct skew_node *c, const char *copy)
 {
     char path[PATH_MAX], why[256];
     struct stat st;
@@ -335,10 +335,10 @@ static int install(struct skew_collector *c, const char *copy)
                 error = take_name(copy, path, there);
             sqlite3_close(old);
             if (error == -EBUSY)
-                skew_say(c, "error", NULL, "%s is being written by another program; publish again later.", path);
+                skew_node_say(c, "error", NULL, "%s is being written by another program; publish again later.", path);
             continue;
         }
-        skew_say(c, "warning", "output_taken", "%s is left as it is (%s); this trace is published beside it.",
+        skew_node_say(c, "warning", "output_taken", "%s is left as it is (%s); this trace is published beside it.",
                  path, why);
     }
     if (!error)
@@ -346,10 +346,10 @@ static int install(struct skew_collector *c, const char *copy)
     return error;
 }
 
-int skew_publish(struct skew_collector *c)
+int skew_publish(struct skew_node *c)
 {
     char copy[PATH_MAX], sql[400];
-    uint64_t start = skew_now_ns();
+    uint64_t start = skew_node_now_ns();
     struct timespec now;
     mkdir(c->out, 0777);
     mkdir(c->state, 0700);
@@ -367,10 +367,10 @@ int skew_publish(struct skew_collector *c)
     if (!error)
         error = sync_path(c->out, O_DIRECTORY);
     unlink(copy);
-    c->published_ns = skew_now_ns();
+    c->published_ns = skew_node_now_ns();
     c->publish_cost_ns = c->published_ns - start;
     if (error)
-        skew_say(c, "error", NULL, "The trace could not be published in %s (%s): it stays in %s and the spools are kept; "
+        skew_node_say(c, "error", NULL, "The trace could not be published in %s (%s): it stays in %s and the spools are kept; "
                  "make room or rights and run `skewscope collect %s`.",
                  c->out, c->db->error[0] ? c->db->error : strerror(-error), c->work, c->out);
     else

@@ -15,7 +15,7 @@
 #include <jansson.h>
 
 #include "alive.h"
-#include "collector.h"
+#include "node.h"
 
 #define FILE_MAX (16 << 20)
 
@@ -25,18 +25,18 @@ static bool is_run_file(const char *name)
     return strncmp(name, "run-", 4) == 0 && dot && strcmp(dot, ".json") == 0;
 }
 
-static json_t *read_run(struct skew_collector *c, int dir, const char *name)
+static json_t *read_run(struct skew_node *c, int dir, const char *name)
 {
     struct stat st;
     json_error_t why;
     json_t *json = NULL;
     int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_size > FILE_MAX) {
-        skew_say(c, "warning", NULL, "Run file %s/%s is not ours to read and is left out.", c->state, name);
+        skew_node_say(c, "warning", NULL, "Run file %s/%s is not ours to read and is left out.", c->state, name);
     } else {
         json = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
         if (!json_is_object(json) || !json_is_string(json_object_get(json, "id"))) {
-            skew_say(c, "warning", NULL, "Run file %s/%s is not a run's description (line %d: %s) and is left out.",
+            skew_node_say(c, "warning", NULL, "Run file %s/%s is not a run's description (line %d: %s) and is left out.",
                      c->state, name, json ? 0 : why.line, json ? "no \"id\"" : why.text);
             json_decref(json);
             json = NULL;
@@ -47,7 +47,7 @@ static json_t *read_run(struct skew_collector *c, int dir, const char *name)
     return json;
 }
 
-static bool same_node(const struct skew_collector *c, const json_t *json)
+static bool same_node(const struct skew_node *c, const json_t *json)
 {
     const char *boot = json_string_value(json_object_get(json, "boot_id"));
     size_t at = 0;
@@ -167,7 +167,7 @@ static int note_rows(struct skew_db *db, int64_t run, json_t *notes)
     return error;
 }
 
-static int store_run(struct skew_collector *c, const json_t *json)
+static int store_run(struct skew_node *c, const json_t *json)
 {
     int64_t run;
     int error = skew_db_begin(c->db);
@@ -191,8 +191,8 @@ static int store_run(struct skew_collector *c, const json_t *json)
 /* ---- files ------------------------------------------------------------------------------------ */
 
 /* Calls `visit` for each run of this node. */
-static int each_run(struct skew_collector *c,
-                    int (*visit)(struct skew_collector *, int, const char *, const json_t *))
+static int each_run(struct skew_node *c,
+                    int (*visit)(struct skew_node *, int, const char *, const json_t *))
 {
     struct dirent *entry;
     int error = 0, dir = open(c->state, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -211,7 +211,7 @@ static int each_run(struct skew_collector *c,
 }
 
 /* A file is stored again only when it was written again. */
-static bool is_news(struct skew_collector *c, int dir, const char *name)
+static bool is_news(struct skew_node *c, int dir, const char *name)
 {
     struct stat st;
     uint64_t mark = 1469598103934665603u;
@@ -228,7 +228,7 @@ static bool is_news(struct skew_collector *c, int dir, const char *name)
     return true;
 }
 
-static int visit_store(struct skew_collector *c, int dir, const char *name, const json_t *json)
+static int visit_store(struct skew_node *c, int dir, const char *name, const json_t *json)
 {
     if (!is_news(c, dir, name))
         return 0;
@@ -236,12 +236,12 @@ static int visit_store(struct skew_collector *c, int dir, const char *name, cons
     return store_run(c, json);
 }
 
-int skew_runs_store(struct skew_collector *c)
+int skew_runs_store(struct skew_node *c)
 {
     return each_run(c, visit_store);
 }
 
-static int visit_tidy(struct skew_collector *c, int dir, const char *name, const json_t *json)
+static int visit_tidy(struct skew_node *c, int dir, const char *name, const json_t *json)
 {
     uint64_t known;
     struct stat st;
@@ -252,7 +252,7 @@ static int visit_tidy(struct skew_collector *c, int dir, const char *name, const
     return 0;
 }
 
-void skew_runs_tidy(struct skew_collector *c)
+void skew_runs_tidy(struct skew_node *c)
 {
     each_run(c, visit_tidy);
 }

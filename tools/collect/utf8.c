@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See text.h. */
-#include "text.h"
+/* See utf8.h. */
+#include "utf8.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -23,7 +23,7 @@ static size_t sequence(const unsigned char *text, size_t length)
     return need;
 }
 
-bool skew_text_valid(const char *text, size_t length)
+bool skew_utf8_valid(const char *text, size_t length)
 {
     for (size_t at = 0, step; at < length; at += step) {
         step = sequence((const unsigned char *)text + at, length - at);
@@ -33,7 +33,7 @@ bool skew_text_valid(const char *text, size_t length)
     return true;
 }
 
-char *skew_text_clean(const char *text, size_t length)
+char *skew_utf8_clean(const char *text, size_t length)
 {
     length = strnlen(text, length);
     char *clean = malloc(length * 3 + 1), *to = clean;
@@ -67,7 +67,7 @@ static char *put_json(char *to, const char *text)
     return to;
 }
 
-char *skew_text_json_array(const char *text, size_t length)
+char *skew_utf8_json_array(const char *text, size_t length)
 {
     /* A byte becomes at most six ("\u001f"), an argument of none still needs quotes and a comma. */
     char *json = malloc(length * 9 + 8), *to = json;
@@ -76,7 +76,7 @@ char *skew_text_json_array(const char *text, size_t length)
     *to++ = '[';
     for (size_t at = 0; at < length;) {
         size_t one = strnlen(text + at, length - at);
-        char *clean = skew_text_clean(text + at, one);
+        char *clean = skew_utf8_clean(text + at, one);
         if (!clean) {
             free(json);
             return NULL;

@@ -2,11 +2,11 @@
 /*
  * The collector of one node for one output directory: the parts that its files share. One thread.
  *
- *   collector.c  set-up, lock, the round of work, the end        find.c    where spools lie
+ *   node.c       set-up, lock, the round of work, the end        find.c    where spools lie
  *   publish.c    work database → OUT/trace.db                    runs.c    what `skewscope run` knows
  */
-#ifndef SKEW_COLLECT_COLLECTOR_H
-#define SKEW_COLLECT_COLLECTOR_H
+#ifndef SKEW_COLLECT_NODE_H
+#define SKEW_COLLECT_NODE_H
 
 #include <limits.h>
 #include <stdarg.h>
@@ -29,7 +29,7 @@ struct skew_spool_dir {
     char pointer[96]; /* name of the pointer file in OUT/.skewscope, "" when found otherwise */
 };
 
-struct skew_collector {
+struct skew_node {
     char out[PATH_MAX];   /* absolute */
     char state[PATH_MAX]; /* OUT/.skewscope */
     char work[PATH_MAX];  /* the database while it grows */
@@ -66,34 +66,34 @@ struct skew_collector {
 };
 
 /* collector.c */
-uint64_t skew_now_ns(void);
+uint64_t skew_node_now_ns(void);
 /** Says one sentence to the person, and to the trace when `code` is given. The same one only once. */
-void skew_say(struct skew_collector *c, const char *severity, const char *code, const char *format, ...)
+void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
 /* find.c */
-int skew_find_dirs(struct skew_collector *c);
+int skew_find_dirs(struct skew_node *c);
 /** Removes what is empty: directories, then their pointers (order: schema/layout.h). */
-void skew_find_tidy(struct skew_collector *c);
+void skew_find_tidy(struct skew_node *c);
 /** Whether anything at all waits for this directory: cheap, before anything is opened or made. */
-bool skew_find_anything(struct skew_collector *c);
+bool skew_find_anything(struct skew_node *c);
 /** ROOT/skewscope-UID/H on a local file system that keeps its files; made. */
-int skew_find_local(struct skew_collector *c, char *path, size_t size);
+int skew_find_local(struct skew_node *c, char *path, size_t size);
 bool skew_is_local(const char *path);
 
 /* publish.c */
 /** Opens the work database: what is there, else a copy of the published one, else a new one. */
-int skew_work_open(struct skew_collector *c);
+int skew_work_open(struct skew_node *c);
 /** What a published database may be called, in the order of trial; -1 behind the last. */
-int skew_trace_name(const struct skew_collector *c, unsigned number, char *path, size_t size);
-int skew_publish(struct skew_collector *c);
+int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size_t size);
+int skew_publish(struct skew_node *c);
 /** Removes the work database once nothing more will come. */
-void skew_work_remove(struct skew_collector *c);
+void skew_work_remove(struct skew_node *c);
 
 /* runs.c */
 /** Stores what new run files say. */
-int skew_runs_store(struct skew_collector *c);
+int skew_runs_store(struct skew_node *c);
 /** Removes the files of runs that are over (after publication). */
-void skew_runs_tidy(struct skew_collector *c);
+void skew_runs_tidy(struct skew_node *c);
 
 #endif

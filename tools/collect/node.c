@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See collector.h: set-up, the lock that elects one collector a node, the round of work, the end. */
-#include "collector.h"
+/* See node.h: set-up, the lock that elects one collector a node, the round of work, the end. */
+#include "node.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -21,14 +21,14 @@
 
 #define SECOND 1000000000ull
 
-uint64_t skew_now_ns(void)
+uint64_t skew_node_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
 }
 
-void skew_say(struct skew_collector *c, const char *severity, const char *code, const char *format, ...)
+void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
 {
     char text[PATH_MAX * 2];
     va_list args;
@@ -45,13 +45,13 @@ void skew_say(struct skew_collector *c, const char *severity, const char *code, 
     }
     if (c->messages && (!c->follow || strcmp(severity, "error") == 0))
         fprintf(c->messages, "skewscope: %s\n", text);
-    if (code && c->db && skew_db_diag(c->db, 0, 0, severity, code, (int64_t)skew_now_ns(), text) == 0)
+    if (code && c->db && skew_db_diag(c->db, 0, 0, severity, code, (int64_t)skew_node_now_ns(), text) == 0)
         c->changed = true;
 }
 
 /* ---- set-up ----------------------------------------------------------------------------------- */
 
-static void read_boot_id(struct skew_collector *c)
+static void read_boot_id(struct skew_node *c)
 {
     char text[64] = "";
     size_t digits = 0;
@@ -88,10 +88,10 @@ static void clean_path(char *path)
     *to = 0;
 }
 
-int skew_collector_init(struct skew_collector *c, const char *out)
+int skew_node_init(struct skew_node *c, const char *out)
 {
     char cwd[PATH_MAX];
-    *c = (struct skew_collector){.lock = -1};
+    *c = (struct skew_node){.lock = -1};
     int length = out[0] == '/' ? snprintf(c->out, sizeof c->out, "%s", out)
                  : getcwd(cwd, sizeof cwd)
                      ? snprintf(c->out, sizeof c->out, "%s/%s", cwd, out)
@@ -113,7 +113,7 @@ int skew_collector_init(struct skew_collector *c, const char *out)
     return 0;
 }
 
-static void forget(struct skew_collector *c)
+static void forget(struct skew_node *c)
 {
     for (size_t i = 0; i < c->proc_count; i++)
         skew_proc_close(&c->procs[i]);
@@ -122,7 +122,7 @@ static void forget(struct skew_collector *c)
     skew_db_close(&c->db);
 }
 
-void skew_collector_free(struct skew_collector *c)
+void skew_node_free(struct skew_node *c)
 {
     forget(c);
     for (size_t i = 0; i < c->dir_count; i++)
@@ -133,12 +133,12 @@ void skew_collector_free(struct skew_collector *c)
     free(c->procs);
     free(c->refused);
     free(c->said);
-    *c = (struct skew_collector){.lock = -1};
+    *c = (struct skew_node){.lock = -1};
 }
 
 /* ---- the lock --------------------------------------------------------------------------------- */
 
-static int try_lock_at(struct skew_collector *c, const char *directory)
+static int try_lock_at(struct skew_node *c, const char *directory)
 {
     struct stat held, named;
     if ((size_t)snprintf(c->lock_path, sizeof c->lock_path, "%s/collector-%.8s.lock", directory, c->node) >=
@@ -163,7 +163,7 @@ static int try_lock_at(struct skew_collector *c, const char *directory)
     }
 }
 
-int skew_collector_lock(struct skew_collector *c)
+int skew_node_lock(struct skew_node *c)
 {
     char local[PATH_MAX];
     mkdir(c->out, 0777);
@@ -177,7 +177,7 @@ int skew_collector_lock(struct skew_collector *c)
 
 /* ---- the round -------------------------------------------------------------------------------- */
 
-static bool is_known(struct skew_collector *c, int dir, const char *name, struct stat *st)
+static bool is_known(struct skew_node *c, int dir, const char *name, struct stat *st)
 {
     if (fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW) < 0)
         return true; /* gone again */
@@ -190,7 +190,7 @@ static bool is_known(struct skew_collector *c, int dir, const char *name, struct
     return false;
 }
 
-static void refuse(struct skew_collector *c, const struct skew_spool_dir *dir, const char *name,
+static void refuse(struct skew_node *c, const struct skew_spool_dir *dir, const char *name,
                    const struct stat *st, const char *why)
 {
     void *more = realloc(c->refused, (c->refused_count + 1) * sizeof *c->refused);
@@ -200,11 +200,11 @@ static void refuse(struct skew_collector *c, const struct skew_spool_dir *dir, c
         c->refused[c->refused_count++].ino = st->st_ino;
     }
     c->result.left++;
-    skew_say(c, "error", "corrupt_spool", "Spool %s/%s on host %s cannot be read: %s. It is kept as it is.", dir->path, name,
+    skew_node_say(c, "error", "corrupt_spool", "Spool %s/%s on host %s cannot be read: %s. It is kept as it is.", dir->path, name,
              c->host, why);
 }
 
-static int open_spool(struct skew_collector *c, const struct skew_spool_dir *dir, const char *name)
+static int open_spool(struct skew_node *c, const struct skew_spool_dir *dir, const char *name)
 {
     char why[256];
     struct stat st;
@@ -222,7 +222,7 @@ static int open_spool(struct skew_collector *c, const struct skew_spool_dir *dir
     if (memcmp(file->head.boot_id, c->boot_id, sizeof c->boot_id) != 0) {
         skew_spool_file_close(&file);
         if (!c->follow)
-            skew_say(c, "info", NULL, "Spool %s/%s of another node (or of an earlier boot of this one) is left for it.",
+            skew_node_say(c, "info", NULL, "Spool %s/%s of another node (or of an earlier boot of this one) is left for it.",
                      dir->path, name);
         return 0;
     }
@@ -243,7 +243,7 @@ static int open_spool(struct skew_collector *c, const struct skew_spool_dir *dir
     return 0;
 }
 
-static int scan_dir(struct skew_collector *c, const struct skew_spool_dir *dir)
+static int scan_dir(struct skew_node *c, const struct skew_spool_dir *dir)
 {
     struct dirent *entry;
     int error = 0, fd = openat(dir->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -258,7 +258,7 @@ static int scan_dir(struct skew_collector *c, const struct skew_spool_dir *dir)
     return error;
 }
 
-static void show_progress(struct skew_collector *c, size_t done)
+static void show_progress(struct skew_node *c, size_t done)
 {
     if (c->progress && c->messages)
         fprintf(c->messages, "\rcollecting: process %zu of %zu, %.1f MiB\033[K", done, c->proc_count,
@@ -266,7 +266,7 @@ static void show_progress(struct skew_collector *c, size_t done)
 }
 
 /* Drains one process and finds out whether it has ended. @return 0 or negative errno (of the database). */
-static int tend(struct skew_collector *c, struct skew_proc *proc, uint64_t now)
+static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
 {
     int64_t bytes = skew_proc_drain(proc);
     if (bytes < 0)
@@ -294,7 +294,7 @@ static int tend(struct skew_collector *c, struct skew_proc *proc, uint64_t now)
 }
 
 /* The run that started us is in the trace even when its file could not be written. */
-static int ensure_run(struct skew_collector *c)
+static int ensure_run(struct skew_node *c)
 {
     int64_t run;
     int error = skew_db_begin(c->db);
@@ -307,9 +307,9 @@ static int ensure_run(struct skew_collector *c)
 }
 
 /* One look at everything. @return 0 or the negative errno of the database. */
-static int try_round(struct skew_collector *c)
+static int try_round(struct skew_node *c)
 {
-    uint64_t now = skew_now_ns();
+    uint64_t now = skew_node_now_ns();
     int error = 0;
     c->moved = 0;
     skew_find_dirs(c);
@@ -330,7 +330,7 @@ static int try_round(struct skew_collector *c)
     return error;
 }
 
-int skew_collector_round(struct skew_collector *c)
+int skew_node_round(struct skew_node *c)
 {
     int error = try_round(c);
     if (!error) {
@@ -338,7 +338,7 @@ int skew_collector_round(struct skew_collector *c)
         return 0;
     }
     if (!c->trouble && c->db)
-        skew_say(c, "error", NULL, "%s (%s): the spools are kept, and collecting goes on when that is mended.",
+        skew_node_say(c, "error", NULL, "%s (%s): the spools are kept, and collecting goes on when that is mended.",
                  c->db->error[0] ? c->db->error : strerror(-error), c->db->path);
     c->trouble = error;
     forget(c); /* what memory knows may be ahead of the disk */
@@ -347,7 +347,7 @@ int skew_collector_round(struct skew_collector *c)
 
 /* ---- the end ---------------------------------------------------------------------------------- */
 
-static void remove_spools(struct skew_collector *c)
+static void remove_spools(struct skew_node *c)
 {
     for (size_t i = 0; i < c->proc_count;) {
         struct skew_proc *proc = c->procs[i];
@@ -364,7 +364,7 @@ static void remove_spools(struct skew_collector *c)
     }
 }
 
-uint32_t skew_collector_live(const struct skew_collector *c)
+uint32_t skew_node_live(const struct skew_node *c)
 {
     uint32_t live = 0;
     for (size_t i = 0; i < c->proc_count; i++)
@@ -372,7 +372,7 @@ uint32_t skew_collector_live(const struct skew_collector *c)
     return live;
 }
 
-int skew_collector_publish(struct skew_collector *c)
+int skew_node_publish(struct skew_node *c)
 {
     int error = skew_publish(c);
     if (error) {
@@ -384,9 +384,9 @@ int skew_collector_publish(struct skew_collector *c)
     return 0;
 }
 
-void skew_collector_finish(struct skew_collector *c)
+void skew_node_finish(struct skew_node *c)
 {
-    c->result.live = skew_collector_live(c);
+    c->result.live = skew_node_live(c);
     if (c->result.live == 0 && !c->trouble && !c->changed && c->db)
         skew_work_remove(c);
     else if (c->db)

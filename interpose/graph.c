@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * CUDA graphs: whether a call is being captured, and what becomes of captured graphs. All questions go to
+ * the driver's own functions, which are allowed during a capture and cannot break one. Application
+ * threads; processes without communicators are passed through untouched.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+
+#include "bind.h"
+#include "handlers.h"
+#include "hot.h"
+
+/* CUresult cuStreamGetCaptureInfo(stream, status, id [, …]): later versions fill more, NULL means no. */
+typedef int (*capture_info)(void *stream, int *status, uint64_t *id, void **graph, void **dependencies,
+                            void **edges, size_t *count);
+
+static capture_info ask_driver; /* written once, before the first question */
+
+void skew_capture_bind(void)
+{
+    static const char *const names[] = {"cuStreamGetCaptureInfo_v3", "cuStreamGetCaptureInfo_v2",
+                                        "cuStreamGetCaptureInfo", NULL};
+    void *found = NULL;
+    for (unsigned i = 0; names[i] && !found; i++)
+        found = skew_elf_first(names[i], false, NULL);
+    __atomic_store_n(&ask_driver, (capture_info)found, __ATOMIC_RELEASE);
+    if (!found)
+        skew_diag_once(SKEW_DIAG_NO_CAPTURE_QUERY,
+                       "the CUDA driver library is not loaded or too old to say whether a stream is "
+                       "being captured; captured calls cannot be told from executed ones");
+}
+
+void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id)
+{
+    capture_info ask = __atomic_load_n(&ask_driver, __ATOMIC_ACQUIRE);
+    int status = 0;
+    *flags = 0;
+    *id = 0;
+    if (skew_unlikely(!ask)) {
+        *flags = SKEW_LANE_CAPTURE_UNKNOWN;
+        return;
+    }
+    /* An error on the legacy stream means that some other stream is captured: this one is not. */
+    if (ask(stream, &status, id, NULL, NULL, NULL, NULL) != 0 || status == 0)
+        *id = 0;
+    else
+        *flags = SKEW_LANE_CAPTURED;
+}
+
+/* Stands for a function that exists nowhere, should anybody call it: cudaErrorNotSupported. */
+static int not_supported(void)
+{
+    return 801;
+}
+
+/* The real function of a wrapper that was reached without dlsym(): the loader bound it to us. */
+static SKEW_COLD void bind_function(enum skew_api function)
+{
+    int saved = errno;
+    void *real = skew_dlsym(RTLD_NEXT, skew_api_name(function));
+    if (!real)
+        real = skew_elf_first(skew_api_name(function), false, NULL);
+    skew_dlerror_clear();
+    __atomic_store_n(&skew_real[0][function], real ? real : (void *)not_supported, __ATOMIC_RELEASE);
+    errno = saved;
+}
+
+/* Guard and enable test of the graph functions. NULL: pass through. */
+struct skew_thread *skew_graph_enter(int function)
+{
+    struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
+    if (skew_unlikely(!__atomic_load_n(&skew_real[0][function], __ATOMIC_ACQUIRE)))
+        bind_function((enum skew_api)function);
+    if (!proc || __atomic_load_n(&proc->phase, __ATOMIC_ACQUIRE) != SKEW_PHASE_READY || !proc->head)
+        return NULL;
+    return skew_enter();
+}
+
+uint64_t skew_graph_capture_id(void *stream)
+{
+    uint32_t flags;
+    uint64_t id;
+    skew_capture_query(stream, &flags, &id);
+    return id;
+}
+
+void skew_graph_event(enum skew_graph_event event, void *graph, void *source, void *exec, uint64_t capture)
+{
+    struct skew_process *proc = skew_proc;
+    struct skew_rec_graph rec = {
+        .head = {.type = SKEW_REC_GRAPH},
+        .event = event,
+        .ns = skew_now(),
+        .capture = capture,
+        .graph = (uintptr_t)graph,
+        .source = (uintptr_t)source,
+        .exec = (uintptr_t)exec,
+    };
+    int saved = errno;
+    skew_lock(proc);
+    skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0);
+    skew_unlock(proc);
+    errno = saved;
+}

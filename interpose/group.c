@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From the cells of a group to one record in the spool. Runs on the application's thread. A group's
+ * cells are written where they will stay, behind `committed`; the record exists once the outermost End
+ * has succeeded and `committed` moves over it. NCCL does nothing before that either.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "handlers.h"
+#include "hot.h"
+#include "record.h"
+
+#define LANES_BYTES (SKEW_LANES_MAX * sizeof(struct skew_lane))
+
+static size_t seg_bytes(void)
+{
+    return skew_proc->head->seg_bytes;
+}
+
+static void announce_thread(struct skew_process *proc, struct skew_thread *t)
+{
+    struct skew_rec_thread rec = {.head = {.type = SKEW_REC_THREAD}, .stream = t->stream};
+    char path[64];
+    rec.tid = (uint32_t)t->tid;
+    size_t at = skew_text_add(path, sizeof(path), 0, "/proc/self/task/");
+    at = skew_text_add_number(path, sizeof(path), at, rec.tid, 10, 1);
+    skew_text_add(path, sizeof(path), at, "/comm");
+    int n = skew_sys_read_file(path, rec.name, sizeof(rec.name));
+    if (n > 0 && rec.name[n - 1] == '\n')
+        rec.name[n - 1] = '\0';
+    skew_lock(proc);
+    skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0);
+    skew_unlock(proc);
+}
+
+/* A fresh segment for this thread. 0, or the enum skew_loss + 1. */
+static int next_segment(struct skew_process *proc, struct skew_thread *t)
+{
+    struct skew_seg_head *seg;
+    uint32_t index;
+    skew_lock(proc);
+    int loss = skew_spool_ensure(proc, skew_now());
+    skew_unlock(proc);
+    if (loss)
+        return loss;
+    if (!t->stream) {
+        t->stream = __atomic_fetch_add(&proc->head->streams, 1, __ATOMIC_ACQ_REL);
+        announce_thread(proc, t);
+    }
+    loss = skew_segment_acquire(proc, t->stream, t->seg_seq, &index, &seg);
+    if (loss)
+        return loss;
+    t->seg_seq++;
+    if (t->seg)
+        skew_segment_seal(proc, t->seg_index);
+    t->seg = seg;
+    t->seg_index = index;
+    return 0;
+}
+
+/* Begins a record: in the segment, or in scratch when there is none to be had. */
+static bool open_record(struct skew_process *proc, struct skew_thread *t)
+{
+    /* Room for a 128-peer exchange, or the segment counts as full. */
+    const size_t least = sizeof(struct skew_rec_group) + 256 * sizeof(struct skew_cell) + LANES_BYTES;
+    size_t whole = proc->head ? seg_bytes() : 0;
+    if (!t->seg || t->seg->committed + least > whole) {
+        int loss = next_segment(proc, t);
+        if (loss)
+            return skew_scratch_open(t, loss);
+    }
+    skew_record_open_at(t, (uint8_t *)t->seg + t->seg->committed, (uint8_t *)t->seg + seg_bytes());
+    return true;
+}
+
+/* ---- the slow half of adding a cell -------------------------------------------------------- */
+
+/* A record that fills a whole segment is committed as a part; the rest of the group follows. */
+static void commit_part(struct skew_thread *t)
+{
+    struct skew_rec_group *rec = t->rec;
+    size_t bytes = (size_t)((uint8_t *)t->cell - (uint8_t *)rec);
+    for (uint32_t i = 0; i < t->lanes; i++) {
+        struct skew_lane_key *lane = &t->lane[i];
+        if (skew_lane_first(t, i))
+            skew_cells_count(t, lane->comm, &lane->exchanges, &lane->ops, &lane->p2p);
+    }
+    rec->head = (struct skew_rec){.bytes = (uint32_t)bytes, .type = SKEW_REC_GROUP_PART};
+    rec->group = t->groups + 1;
+    rec->cells = (uint32_t)(t->cell - skew_cells_of(rec));
+    rec->lanes = 0;
+    __atomic_store_n(&t->seg->committed, sizeof(*t->seg) + bytes, __ATOMIC_RELEASE);
+    t->part_cells += rec->cells;
+    t->cell = skew_cells_of(rec);
+}
+
+/* Moves the open record to a fresh segment. */
+static bool more_room(struct skew_process *proc, struct skew_thread *t)
+{
+    if (t->loss) {
+        skew_scratch_flush(proc, t);
+        return true;
+    }
+    struct skew_rec_group *old = t->rec;
+    if ((void *)old == (void *)(t->seg + 1))
+        commit_part(t);
+    size_t bytes = (size_t)((uint8_t *)t->cell - (uint8_t *)old);
+    int loss = next_segment(proc, t);
+    if (loss)
+        return skew_scratch_move(proc, t, loss);
+    uint8_t *to = (uint8_t *)(t->seg + 1);
+    memcpy(to, old, bytes);
+    skew_record_open_at(t, to, (uint8_t *)t->seg + seg_bytes());
+    t->cell = (struct skew_cell *)(to + bytes);
+    return true;
+}
+
+/* Finds or adds the lane of (handle, stream). */
+static bool select_lane(struct skew_process *proc, struct skew_thread *t, ncclComm_t handle,
+                        cudaStream_t stream)
+{
+    uint32_t i = 0;
+    while (i < t->lanes && (t->lane[i].handle != handle || t->lane[i].stream != stream))
+        i++;
+    if (i == SKEW_LANES_MAX) {
+        /* One record could not name all lanes: the group is counted as lost, in pieces. */
+        if (!t->loss && !skew_scratch_move(proc, t, SKEW_LOSS_TOO_LARGE + 1))
+            return false;
+        skew_scratch_flush(proc, t);
+        t->lanes = i = 0;
+    }
+    if (i == t->lanes) {
+        struct skew_comm *comm = skew_comm_need(proc, handle);
+        int loss = 0;
+        if (!comm) {
+            comm = skew_comm_find(proc, handle);
+            loss = !comm ? SKEW_LOSS_UNKNOWN_COMM + 1
+                         : proc->head ? SKEW_LOSS_SPOOL_FULL + 1 : (int)proc->spool_failures;
+        }
+        t->lane[i] = (struct skew_lane_key){.handle = handle, .stream = stream, .comm = comm};
+        t->lanes++;
+        if (loss && !t->loss && !skew_scratch_move(proc, t, loss))
+            return false;
+    }
+    t->last_handle = handle;
+    t->last_stream = stream;
+    t->last_lane_bits = (uint64_t)i << 48;
+    return true;
+}
+
+SKEW_COLD bool skew_cell_slow(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
+{
+    struct skew_process *proc = skew_proc;
+    int saved = errno;
+    bool room = t->rec || open_record(proc, t);
+    if (room && (t->last_handle != handle || t->last_stream != stream || !t->lanes))
+        room = select_lane(proc, t, handle, stream);
+    if (room && t->cell >= t->limit)
+        room = more_room(proc, t);
+    errno = saved;
+    return room;
+}
+
+/* RCCL's all-to-all with its own size per peer: a send and a receive cell each. */
+void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t *recvs, int datatype,
+                        ncclComm_t handle, cudaStream_t stream)
+{
+    struct skew_comm *comm = skew_comm_need(skew_proc, handle);
+    int ranks = comm ? comm->ranks : 0;
+    for (int p = 0; p < ranks; p++)
+        if (skew_cell_room(t, handle, stream))
+            skew_cell_put(t, SKEW_OP_ALLTOALLV_SEND, sends[p], datatype, (uint32_t)p);
+    for (int p = 0; p < ranks; p++)
+        if (skew_cell_room(t, handle, stream))
+            skew_cell_put(t, SKEW_OP_ALLTOALLV_RECV, recvs[p], datatype, (uint32_t)p);
+    t->others++;
+}
+
+/* ---- the end of a group -------------------------------------------------------------------- */
+
+static inline uint32_t site_of(struct skew_thread *t, uintptr_t address, uintptr_t frame)
+{
+    uintptr_t hash = (address ^ (frame >> 4)) * 0x9e3779b97f4a7c15u;
+    struct skew_site_key *entry = &t->site[(hash >> 32) % SKEW_SITE_CACHE];
+    if (skew_likely(entry->address == address && entry->frame == frame))
+        return entry->site;
+    return skew_site_slow(t, entry, address, frame);
+}
+
+/* Exchanges and operations of the group on the communicator of lane i, which is its first one. */
+static void lane_totals(struct skew_thread *t, uint32_t i, uint32_t *exchanges, uint32_t *ops)
+{
+    struct skew_lane_key *key = &t->lane[i];
+    if (skew_likely(t->lanes == 1 && !t->others)) {
+        *exchanges = 1;
+        return;
+    }
+    skew_cells_count(t, key->comm, &key->exchanges, &key->ops, &key->p2p);
+    *exchanges = key->exchanges + key->p2p;
+    *ops = key->ops;
+}
+
+/* Writes the lanes behind the cells. @return where the record ends. */
+static uint8_t *put_lanes(struct skew_thread *t)
+{
+    struct skew_lane *lane = (struct skew_lane *)t->cell;
+    for (uint32_t i = 0; i < t->lanes; i++) {
+        struct skew_comm *comm = t->lane[i].comm;
+        uint32_t exchanges = 0, ops = 0, first = 0;
+        lane[i].comm = comm->id;
+        lane[i].stream = (uintptr_t)t->lane[i].stream;
+        skew_capture_query(t->lane[i].stream, &lane[i].flags, &lane[i].capture);
+        while (t->lane[first].comm != comm)
+            first++;
+        if (first < i) {
+            lane[i].exchange_seq = lane[first].exchange_seq;
+            lane[i].op_seq = lane[first].op_seq;
+            continue;
+        }
+        lane_totals(t, i, &exchanges, &ops);
+        skew_comm_take(comm, exchanges, ops, &lane[i].exchange_seq, &lane[i].op_seq);
+    }
+    return (uint8_t *)(lane + t->lanes);
+}
+
+void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t address, uintptr_t frame,
+                       ncclResult_t result)
+{
+    struct skew_process *proc = skew_proc;
+    struct skew_rec_group *rec = t->rec;
+    if (skew_unlikely(!rec))
+        return; /* nothing was asked for, or there was no memory even to count it */
+    uint64_t return_ns = skew_now();
+    if (skew_unlikely(t->loss)) {
+        skew_group_lose(proc, t);
+        return;
+    }
+    uint8_t *end = put_lanes(t);
+    rec->head = (struct skew_rec){
+        .bytes = (uint32_t)(end - (uint8_t *)rec),
+        .type = SKEW_REC_GROUP,
+    };
+    rec->call_ns = call_ns;
+    rec->return_ns = return_ns;
+    rec->group = ++t->groups;
+    rec->cells = (uint32_t)(t->cell - skew_cells_of(rec));
+    rec->site = site_of(t, address, frame);
+    rec->lanes = (uint16_t)t->lanes;
+    rec->result = (int16_t)result;
+    rec->reserved = 0;
+    __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
+    skew_returned_add(proc);
+    for (uint32_t i = 0; i < t->lanes; i++)
+        if (skew_unlikely(t->lane[i].comm->lost_exchanges | t->lane[i].comm->lost_ops))
+            skew_loss_put(proc, t, t->lane[i].comm, ((struct skew_lane *)t->cell)[i].exchange_seq);
+    skew_record_close(t);
+}
+
+void skew_group_discard(struct skew_thread *t)
+{
+    t->groups += t->part_cells != 0; /* so that nobody takes the parts for the next group's */
+    skew_record_close(t);
+}
+
+/* After the real GroupEnd or GroupSimulateEnd. A failed group did nothing: NCCL has dropped it. */
+void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, uintptr_t address,
+                      uintptr_t frame, ncclResult_t result)
+{
+    if (!t->depth || --t->depth)
+        return;
+    if (t->rec && !simulated && skew_result_ok(result))
+        skew_group_commit(t, call_ns, address, frame, result);
+    else if (t->rec)
+        skew_group_discard(t);
+    if (skew_unlikely(skew_proc->pendings))
+        skew_comm_settle();
+}
+
+/* ---- graph launches, end of the thread ----------------------------------------------------- */
+
+void skew_launch_put(struct skew_thread *t, uint64_t call_ns, void *exec, void *stream)
+{
+    struct skew_process *proc = skew_proc;
+    struct skew_rec_launch rec = {
+        .head = {.bytes = sizeof(rec), .type = SKEW_REC_LAUNCH},
+        .call_ns = call_ns,
+        .exec = (uintptr_t)exec,
+        .stream = (uintptr_t)stream,
+    };
+    int saved = errno;
+    if (!t->rec && (!t->seg || t->seg->committed + sizeof(rec) > seg_bytes()))
+        next_segment(proc, t);
+    if (!t->rec && t->seg && t->seg->committed + sizeof(rec) <= seg_bytes()) {
+        memcpy((uint8_t *)t->seg + t->seg->committed, &rec, sizeof(rec));
+        __atomic_store_n(&t->seg->committed, t->seg->committed + sizeof(rec), __ATOMIC_RELEASE);
+    } else {
+        /* A launch inside an open group, or no segment: the definitions take it. */
+        skew_lock(proc);
+        skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0);
+        skew_unlock(proc);
+    }
+    errno = saved;
+}
+
+void skew_thread_seal(struct skew_thread *t)
+{
+    struct skew_process *proc = skew_proc;
+    if (t->seg && proc->head)
+        skew_segment_seal(proc, t->seg_index);
+    t->seg = NULL;
+}

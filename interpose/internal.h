@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The state of libskewscope.so and the prototypes of its parts, grouped by file.
+ *
+ * Two memory regions hold all state: one `struct skew_process` and one `struct skew_thread` a thread
+ * that calls NCCL. Both are anonymous mappings that the kernel wipes in a forked child, so that a
+ * child starts clean even after a raw clone(); `gate` and `phase` read as zero there and lead to the
+ * slow path. Nothing here may print, abort, or call a function that the library wraps.
+ */
+#ifndef SKEW_INTERPOSE_INTERNAL_H
+#define SKEW_INTERPOSE_INTERNAL_H
+
+#include <link.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "nccl_abi.h"
+#include "options.h"
+#include "spool.h"
+
+#define skew_likely(x)   __builtin_expect(!!(x), 1)
+#define skew_unlikely(x) __builtin_expect(!!(x), 0)
+#define SKEW_COLD        __attribute__((noinline, cold))
+#define SKEW_EXPORT      __attribute__((visibility("default")))
+
+#define SKEW_LANES_MAX   64u    /* distinct (communicator, stream) pairs of one group */
+#define SKEW_SITE_CACHE  32u    /* a thread's direct-mapped cache of call sites; a power of two */
+#define SKEW_SITES_MAX   4096u  /* distinct call sites of a process; beyond it exchanges carry none */
+#define SKEW_FRAMES_MAX  64
+#define SKEW_COMMS_MAX   8192u  /* live communicators of a process */
+#define SKEW_COMM_SLOTS  16384u /* hash table over them; a power of two, twice as many */
+#define SKEW_PENDING_MAX 256u   /* constructors whose communicator is not known yet */
+#define SKEW_PATH_BYTES  4096u
+
+/* One communicator of this process. Written under the process lock; `exchange_seq`, `op_seq` by any
+ * thread (atomic add). */
+struct skew_comm {
+    ncclComm_t handle;
+    uint64_t key;
+    uint64_t created_ns;
+    uint64_t exchange_seq; /* exchanges so far, lost ones included */
+    uint64_t op_seq;
+    uint32_t id;           /* 1, 2, … in order of creation; never reused */
+    uint32_t parent;
+    int32_t ranks, rank, device;
+    int32_t color, split_key;
+    uint32_t ordinal;
+    uint16_t kind, flags;
+    uint32_t announced;    /* 1: the spool holds a COMM record that says all of the above */
+    uint32_t children[3];  /* Split, Shrink, Grow calls so far: the ordinals of the next ones */
+    uint32_t slot;         /* which NCCL of the process it belongs to */
+    /* What was lost since the last stored group, for its LOSS record. */
+    uint64_t lost_exchanges, lost_ops;
+    uint32_t lost_reason;
+    uint32_t lost_peers;   /* entries of `lost` */
+    struct skew_loss_peer *lost;
+    struct skew_comm *next_free;
+};
+
+/* A lane of the open record. The counts are those of parts that were committed already, kept on the
+ * first lane of each communicator. */
+struct skew_lane_key {
+    ncclComm_t handle;
+    cudaStream_t stream;
+    struct skew_comm *comm;
+    uint32_t exchanges, ops, p2p, p2p_lost;
+};
+
+struct skew_site_key {
+    uintptr_t address; /* return address of the NCCL call */
+    uintptr_t frame;   /* and its frame: the depth of the stack */
+    uint32_t site;
+};
+
+enum skew_gate { SKEW_GATE_NEW = 0, SKEW_GATE_OPEN = 1, SKEW_GATE_BUSY = 2 };
+
+/* State of one thread; written by that thread alone. The first line of it is all that a send needs. */
+struct skew_thread {
+    uint32_t gate;  /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
+    uint32_t depth; /* shadow of NCCL's own group depth */
+    struct skew_cell *cell;  /* where the next cell goes; equal to limit when no record is open */
+    struct skew_cell *limit;
+    ncclComm_t last_handle;  /* key of the lane used last */
+    cudaStream_t last_stream;
+    uint64_t last_lane_bits; /* its number, where struct skew_cell has it */
+
+    uint32_t others;         /* cells of the open record that are no SEND or RECV */
+    uint32_t lanes;
+    uint32_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
+    struct skew_rec_group *rec; /* the open record, inside the segment or in scratch */
+    struct skew_seg_head *seg;
+    uint32_t seg_index;
+    uint32_t stream;         /* number of this thread's spool stream; 0: none yet */
+    uint64_t seg_seq;        /* ordinal of the next segment */
+    uint64_t groups;         /* groups stored by this thread */
+    uint32_t part_cells;     /* cells of the open group that GROUP_PART records hold already */
+    int32_t tid;
+    void *scratch;           /* a private segment for what cannot be stored */
+    struct skew_lane_key lane[SKEW_LANES_MAX];
+    struct skew_site_key site[SKEW_SITE_CACHE];
+};
+
+enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
+
+struct skew_pending_ctor {
+    ncclComm_t *where; /* NCCL stores the new communicator here, some time; 0: entry is free */
+    struct skew_comm *comm;
+};
+
+struct skew_comm_entry {
+    ncclComm_t handle; /* 0: never used, 1: deleted */
+    struct skew_comm *comm;
+};
+
+/* State of the process. `lock` guards everything that no other comment claims. */
+struct skew_process {
+    uint32_t phase; /* enum skew_phase */
+    uint32_t lock;
+    uint32_t options_read;
+    uint32_t bad_options; /* bit set of enum skew_option */
+    int64_t option_int[SKEW_OPT_COUNT];
+
+    /* spool.c */
+    struct skew_spool_head *head; /* NULL: there is no spool (yet) */
+    uint8_t *base;                /* of the reserved address range; the head lies at its start */
+    size_t reserved_bytes;
+    uint64_t retry_ns;            /* when to try again after a failure to create the spool */
+    uint32_t spool_failures;
+    uint32_t grow_failed;         /* errno of the last growth that failed */
+    uint32_t grow_lock;           /* its own, since definitions grow the spool too */
+    struct skew_seg_head *defs;
+    uint32_t defs_index;
+    uint64_t defs_seq;
+    char spool_path[SKEW_PATH_BYTES];
+    char out_dir[SKEW_PATH_BYTES];
+    struct skew_loss_count unstored[SKEW_LOSS_SLOTS]; /* counted before there was a head */
+    uint64_t unstored_returned;
+
+    /* comm.c */
+    uint32_t comm_ids, comms_used;
+    struct skew_comm *free_comms;
+    uint32_t init_all_ordinal;
+    struct skew_pending_ctor pending[SKEW_PENDING_MAX];
+    uint32_t pendings;
+    struct skew_comm_entry table[SKEW_COMM_SLOTS];
+    struct skew_comm comms[SKEW_COMMS_MAX];
+
+    /* site.c */
+    uint32_t sites;
+    uint64_t site_hash[2 * SKEW_SITES_MAX];
+    uint32_t site_id[2 * SKEW_SITES_MAX];
+    unsigned long long modules_added;
+    int (*unwind)(void **, int); /* unw_backtrace, or NULL */
+    uint32_t unwind_tried;
+
+    /* diag.c, graph.c */
+    uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
+    uint32_t said_stderr;
+    uint32_t collector_tried;
+};
+
+extern __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec")));
+extern struct skew_thread skew_nobody; /* what skew_self points to before the first call: gate NEW */
+extern struct skew_process *skew_proc; /* NULL before the first use; set once, by compare-and-swap */
+
+/* ---- state.c: life of the process and its threads ---- */
+struct skew_process *skew_process_get(void);                     /* NULL: no memory, or switched off */
+struct skew_thread *skew_enter_slow(struct skew_thread *thread); /* NULL: pass through */
+void skew_lock(struct skew_process *proc);
+void skew_unlock(struct skew_process *proc);
+
+/* ---- options.c ---- */
+void skew_options_read(struct skew_process *proc);
+bool skew_option_on(const struct skew_process *proc, enum skew_option option);
+const char *skew_option_text(enum skew_option option); /* "" when unset */
+int64_t skew_parse_int(const char *text);              /* −1: not a number */
+void skew_options_tell(struct skew_process *proc);
+
+/* ---- spool.c ---- */
+int skew_spool_ensure(struct skew_process *proc, uint64_t now); /* 0, or the enum skew_loss + 1 to count */
+int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t seq, uint32_t *index,
+                         struct skew_seg_head **seg);
+void skew_segment_seal(struct skew_process *proc, uint32_t index);
+/* Writes one definition: head, then a fixed part, then a tail (may be NULL). Takes no lock: hold it. */
+int skew_defs_put(struct skew_process *proc, const struct skew_rec *rec, size_t fixed_bytes,
+                  const void *tail, size_t tail_bytes);
+void skew_loss_add(struct skew_process *proc, uint32_t reason, const struct skew_loss_count *add);
+void skew_returned_add(struct skew_process *proc);
+
+/* ---- path.c: where the spool goes ---- */
+int skew_path_out(char *out, size_t bytes); /* 0 or −errno */
+int skew_path_spool_dir(struct skew_process *proc, unsigned attempt, char *dir, size_t bytes);
+bool skew_path_is_network(int fd);
+void skew_path_point(struct skew_process *proc, const char *spool_dir); /* leaves OUT/.skewscope/spool-… */
+
+/* ---- describe.c: who this process is ---- */
+void skew_describe_identity(struct skew_spool_head *head);
+void skew_describe_process(struct skew_process *proc);
+
+/* ---- group.c ---- */
+bool skew_cell_slow(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
+void skew_group_commit(struct skew_thread *thread, uint64_t call_ns, uintptr_t address,
+                       uintptr_t frame, ncclResult_t result);
+void skew_group_discard(struct skew_thread *thread);
+void skew_put_alltoallv(struct skew_thread *thread, const size_t *sends, const size_t *recvs,
+                        int datatype, ncclComm_t handle, cudaStream_t stream);
+void skew_launch_put(struct skew_thread *thread, uint64_t call_ns, void *exec, void *stream);
+void skew_thread_seal(struct skew_thread *thread);
+
+/* ---- comm.c ---- */
+struct skew_comm *skew_comm_find(struct skew_process *proc, ncclComm_t handle);
+struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle); /* after a call on it succeeded */
+bool skew_comm_announce(struct skew_process *proc, struct skew_comm *comm);
+void skew_comm_settle(void); /* at the end of an outermost group: constructors inside it are done */
+
+/* ---- site.c ---- */
+uint32_t skew_site_slow(struct skew_thread *thread, struct skew_site_key *entry, uintptr_t address,
+                        uintptr_t frame);
+void skew_modules_update(struct skew_process *proc);
+
+/* ---- graph.c ---- */
+void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id);
+void skew_capture_bind(void);
+
+/* ---- bind.c: the real functions ---- */
+#define SKEW_SLOTS 2u /* NCCL libraries of one process that are told apart */
+void skew_bind(void);                                     /* make sure slot 0 has its functions */
+void skew_bind_at_load(void);
+uint32_t skew_bind_module(void *address);                 /* slot of the NCCL that `address` lies in; SKEW_SLOTS: none left */
+extern uint32_t skew_bound[SKEW_SLOTS];
+const char *skew_bind_route(void);
+const char *skew_bind_path(void);
+uint32_t skew_bind_version(void);
+
+/* ---- elf.c ---- */
+void *skew_elf_lookup(const struct dl_phdr_info *info, const char *name);
+void *skew_elf_first(const char *name, bool after_self, struct dl_phdr_info *found);
+bool skew_elf_module_of(const void *address, struct dl_phdr_info *found);
+int skew_elf_hide(const char *name);
+
+/* ---- dlsym.c ---- */
+void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */
+void skew_dlerror_clear(void);
+void *skew_dlsym_in(const char *name);            /* RTLD_DEFAULT by hand: dlopen and the like */
+
+void *skew_dlsym_answer(void *handle, const char *name);
+bool skew_dlsym_wanted(void);
+#define SKEW_DLSYM_ABSENT ((void *)-1) /* the answer is that there is no such symbol */
+
+/* ---- diag.c ---- */
+void skew_diag(enum skew_diag code, const char *text);      /* every time */
+void skew_diag_once(enum skew_diag code, const char *text); /* once a process */
+void skew_stderr_line(const char *what, int err); /* once, and by one rank of a node */
+const char *skew_error_text(int err);
+
+/* ---- launch.c ---- */
+void skew_collector_start(struct skew_process *proc);
+
+/* ---- sys.c: what libc would do with symbols newer than GLIBC_2.28, or not safely here ---- */
+int32_t skew_sys_tid(void);
+int skew_sys_read_file(const char *path, char *buffer, size_t bytes); /* length, terminated; or −errno */
+uint64_t skew_sys_inode(const char *path);                            /* 0: unknown */
+size_t skew_text_add(char *buffer, size_t bytes, size_t at, const char *text);
+size_t skew_text_add_number(char *buffer, size_t bytes, size_t at, uint64_t value, unsigned base,
+                            unsigned digits);
+
+static inline uint64_t skew_now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint64_t skew_now_real(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+#endif

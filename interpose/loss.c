@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What cannot be stored is counted: by reason in the spool's head, and per communicator and peer, so
+ * that the next stored group can say how many sends and receives went missing before it. The cells of
+ * such a group go to private memory (scratch) instead of the spool. Application thread, off the hot path.
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "hot.h"
+#include "record.h"
+
+/** Adds up the open record's cells on one communicator. `p2p` becomes 1 when there is a send or receive:
+ * all of these together are one exchange. */
+void skew_cells_count(const struct skew_thread *t, const struct skew_comm *comm, uint32_t *exchanges,
+                      uint32_t *ops, uint32_t *p2p)
+{
+    bool next_v = true;
+    for (const struct skew_cell *cell = skew_cells_of(t->rec); cell < t->cell; cell++) {
+        if (t->lane[cell->lane].comm != comm)
+            continue;
+        switch (cell->op) {
+        case SKEW_OP_SEND:
+        case SKEW_OP_RECV:
+            *p2p = 1;
+            break;
+        case SKEW_OP_ALLTOALL:
+            ++*exchanges;
+            break;
+        case SKEW_OP_ALLTOALLV_SEND:
+            *exchanges += next_v; /* a send after a receive begins the next call */
+            next_v = false;
+            break;
+        case SKEW_OP_ALLTOALLV_RECV:
+            next_v = true;
+            break;
+        default:
+            ++*ops;
+            break;
+        }
+    }
+}
+
+/** Takes ordinals for the exchanges and operations of one group; lost ones take theirs too. */
+void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops, uint64_t *exchange_seq,
+                    uint64_t *op_seq)
+{
+    *exchange_seq = __atomic_fetch_add(&comm->exchange_seq, exchanges, __ATOMIC_RELAXED);
+    *op_seq = ops ? __atomic_fetch_add(&comm->op_seq, ops, __ATOMIC_RELAXED)
+                  : __atomic_load_n(&comm->op_seq, __ATOMIC_RELAXED);
+}
+
+bool skew_lane_first(const struct skew_thread *t, uint32_t lane)
+{
+    for (uint32_t i = 0; i < lane; i++)
+        if (t->lane[i].comm == t->lane[lane].comm)
+            return false;
+    return true;
+}
+
+static void lost_cell(struct skew_comm *comm, const struct skew_cell *cell)
+{
+    bool send = cell->op == SKEW_OP_SEND || cell->op == SKEW_OP_ALLTOALLV_SEND;
+    bool recv = cell->op == SKEW_OP_RECV || cell->op == SKEW_OP_ALLTOALLV_RECV;
+    if (cell->op == SKEW_OP_ALLTOALL) {
+        for (uint32_t p = 0; p < comm->lost_peers; p++) {
+            comm->lost[p].sends++;
+            comm->lost[p].recvs++;
+        }
+    } else if (cell->peer < comm->lost_peers) {
+        comm->lost[cell->peer].sends += send;
+        comm->lost[cell->peer].recvs += recv;
+    }
+}
+
+/* Room for counts by peer, made at the first loss on a communicator. */
+static void lost_peers_need(struct skew_comm *comm)
+{
+    if (comm->lost || comm->ranks <= 0)
+        return;
+    void *at = mmap(NULL, (size_t)comm->ranks * sizeof(*comm->lost), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return;
+    comm->lost = at;
+    comm->lost_peers = (uint32_t)comm->ranks;
+}
+
+/* Charges what one communicator lost. Hold the lock. */
+static void lose_on(struct skew_thread *t, struct skew_lane_key *lane, struct skew_loss_count *add)
+{
+    struct skew_comm *comm = lane->comm;
+    uint32_t exchanges = lane->exchanges, ops = lane->ops, p2p = lane->p2p;
+    lane->exchanges = lane->ops = 0; /* of committed parts: they are void now */
+    skew_cells_count(t, comm, &exchanges, &ops, &p2p);
+    exchanges += p2p && !lane->p2p_lost;
+    lane->p2p_lost |= p2p;
+    add->exchanges += exchanges;
+    add->ops += ops;
+    if (!comm)
+        return; /* a communicator that could not be told apart */
+    uint64_t ignored[2];
+    skew_comm_take(comm, exchanges, ops, &ignored[0], &ignored[1]);
+    lost_peers_need(comm);
+    for (const struct skew_cell *cell = skew_cells_of(t->rec); cell < t->cell; cell++)
+        if (t->lane[cell->lane].comm == comm)
+            lost_cell(comm, cell);
+    comm->lost_exchanges += exchanges;
+    comm->lost_ops += ops;
+    comm->lost_reason = t->loss - 1;
+}
+
+/* Counts what scratch holds and empties it. `groups`: 1 at the end of the group. */
+static void count(struct skew_process *proc, struct skew_thread *t, uint64_t groups)
+{
+    struct skew_loss_count add = {
+        .groups = groups,
+        .cells = (uint64_t)(t->cell - skew_cells_of(t->rec)) + t->part_cells,
+    };
+    skew_lock(proc);
+    for (uint32_t i = 0; i < t->lanes; i++)
+        if (skew_lane_first(t, i))
+            lose_on(t, &t->lane[i], &add);
+    skew_loss_add(proc, t->loss - 1, &add);
+    skew_unlock(proc);
+    t->part_cells = 0;
+    t->cell = skew_cells_of(t->rec);
+}
+
+/** Opens a record in scratch: its cells will be counted under `loss` (enum skew_loss + 1).
+ * @return false: no memory even for that. */
+bool skew_scratch_open(struct skew_thread *t, int loss)
+{
+    if (!t->scratch) {
+        void *at = mmap(NULL, SKEW_SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                        -1, 0);
+        if (at == MAP_FAILED)
+            return false;
+        t->scratch = at;
+    }
+    t->loss = (uint32_t)loss;
+    skew_record_open_at(t, t->scratch, (uint8_t *)t->scratch + SKEW_SCRATCH_BYTES);
+    return true;
+}
+
+void skew_scratch_flush(struct skew_process *proc, struct skew_thread *t)
+{
+    count(proc, t, 0);
+}
+
+/** Takes the open record out of the spool into scratch, where it will be counted as lost. */
+bool skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss)
+{
+    const struct skew_cell *from = skew_cells_of(t->rec), *end = t->cell;
+    if (!skew_scratch_open(t, loss))
+        return false;
+    for (; from < end; from++) {
+        if (t->cell >= t->limit)
+            count(proc, t, 0);
+        *t->cell++ = *from;
+    }
+    if (t->cell >= t->limit)
+        count(proc, t, 0);
+    return true;
+}
+
+void skew_group_lose(struct skew_process *proc, struct skew_thread *t)
+{
+    count(proc, t, 1);
+    skew_returned_add(proc);
+    t->groups++; /* so that nobody takes committed parts for the next group's */
+    skew_record_close(t);
+}
+
+/** After a stored group: what was lost on one of its communicators before it. */
+void skew_loss_put(struct skew_process *proc, struct skew_thread *t, struct skew_comm *comm,
+                   uint64_t before_seq)
+{
+    struct skew_rec_loss *rec = (struct skew_rec_loss *)((uint8_t *)t->seg + t->seg->committed);
+    struct skew_loss_peer *peer = (struct skew_loss_peer *)(rec + 1);
+    skew_lock(proc);
+    if (t->seg->committed + sizeof(*rec) + comm->lost_peers * sizeof(*peer) > proc->head->seg_bytes) {
+        skew_unlock(proc); /* no room left in this segment: with the next group */
+        return;
+    }
+    *rec = (struct skew_rec_loss){
+        .head = {.type = SKEW_REC_LOSS},
+        .comm = comm->id,
+        .reason = comm->lost_reason,
+        .before_seq = before_seq,
+        .exchanges = comm->lost_exchanges,
+        .ops = comm->lost_ops,
+    };
+    for (uint32_t p = 0; p < comm->lost_peers; p++) {
+        if (!comm->lost[p].sends && !comm->lost[p].recvs)
+            continue;
+        peer[rec->peers] = comm->lost[p];
+        peer[rec->peers++].peer = p;
+    }
+    rec->head.bytes = (uint32_t)(sizeof(*rec) + rec->peers * sizeof(*peer));
+    __atomic_store_n(&t->seg->committed, t->seg->committed + rec->head.bytes, __ATOMIC_RELEASE);
+    if (comm->lost)
+        memset(comm->lost, 0, comm->lost_peers * sizeof(*comm->lost));
+    comm->lost_exchanges = comm->lost_ops = 0;
+    skew_unlock(proc);
+}

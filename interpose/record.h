@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What group.c and loss.c share: the open record of a thread, in its segment or in scratch. */
+#ifndef SKEW_INTERPOSE_RECORD_H
+#define SKEW_INTERPOSE_RECORD_H
+
+#include "internal.h"
+
+#define SKEW_SCRATCH_BYTES (SKEW_SPOOL_SEG_MIN * 4)
+
+static inline struct skew_cell *skew_cells_of(struct skew_rec_group *rec)
+{
+    return (struct skew_cell *)(rec + 1);
+}
+
+/* The lanes come behind the cells: keep room for all of them. */
+static inline void skew_record_open_at(struct skew_thread *t, void *at, const void *end)
+{
+    t->rec = at;
+    t->cell = skew_cells_of(t->rec);
+    t->limit = (struct skew_cell *)((uintptr_t)end - SKEW_LANES_MAX * sizeof(struct skew_lane));
+}
+
+static inline void skew_record_close(struct skew_thread *t)
+{
+    t->rec = NULL;
+    t->cell = t->limit = NULL;
+    t->lanes = t->others = t->loss = t->part_cells = 0;
+    t->last_handle = NULL;
+}
+
+void skew_cells_count(const struct skew_thread *t, const struct skew_comm *comm, uint32_t *exchanges,
+                      uint32_t *ops, uint32_t *p2p);
+void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops, uint64_t *exchange_seq,
+                    uint64_t *op_seq);
+bool skew_lane_first(const struct skew_thread *t, uint32_t lane);
+bool skew_scratch_open(struct skew_thread *t, int loss);
+void skew_scratch_flush(struct skew_process *proc, struct skew_thread *t);
+bool skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss);
+void skew_group_lose(struct skew_process *proc, struct skew_thread *t);
+void skew_loss_put(struct skew_process *proc, struct skew_thread *t, struct skew_comm *comm,
+                   uint64_t before_seq);
+
+#endif

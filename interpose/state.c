@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Life of the process and thread state: made on first use, wiped by the kernel in forked children,
+ * sealed at thread exit. The slow half of skew_enter() lives here. Any thread.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+
+#include "bind.h"
+#include "hot.h"
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+/* glibc's own, older than every version we may depend on. */
+extern int __cxa_thread_atexit_impl(void (*function)(void *), void *argument, void *dso);
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+                             void *dso);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+
+struct skew_thread skew_nobody;
+__thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec"))) = &skew_nobody;
+struct skew_process *skew_proc;
+
+void skew_lock(struct skew_process *proc)
+{
+    while (__atomic_exchange_n(&proc->lock, 1, __ATOMIC_ACQUIRE))
+        sched_yield();
+}
+
+void skew_unlock(struct skew_process *proc)
+{
+    __atomic_store_n(&proc->lock, 0, __ATOMIC_RELEASE);
+}
+
+/* Kernels before 4.14 cannot wipe: then the C library's fork() does it, and a raw clone() goes unnoticed. */
+static void wipe_in_child(void)
+{
+    if (skew_proc)
+        memset(skew_proc, 0, offsetof(struct skew_process, comms));
+    if (skew_self != &skew_nobody)
+        memset(skew_self, 0, sizeof(*skew_self));
+}
+
+/* Memory that a forked child finds empty. */
+static void *map_wiped(size_t bytes)
+{
+    static uint32_t atfork_done;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return NULL;
+    if (madvise(at, bytes, MADV_WIPEONFORK) != 0 &&
+        !__atomic_exchange_n(&atfork_done, 1, __ATOMIC_ACQ_REL))
+        __register_atfork(NULL, NULL, wipe_in_child, __dso_handle);
+    return at;
+}
+
+static void process_start(struct skew_process *proc)
+{
+    skew_options_read(proc);
+    bool off = getauxval(AT_SECURE) != 0 || !skew_option_on(proc, SKEW_OPT_ENABLE);
+    __atomic_store_n(&proc->phase, off ? SKEW_PHASE_OFF : SKEW_PHASE_READY, __ATOMIC_RELEASE);
+}
+
+/** The process state, started if need be. NULL: no memory for it, or recording is switched off. */
+struct skew_process *skew_process_get(void)
+{
+    struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
+    if (!proc) {
+        struct skew_process *fresh = map_wiped(sizeof(*fresh));
+        if (!fresh)
+            return NULL;
+        if (__atomic_compare_exchange_n(&skew_proc, &proc, fresh, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE))
+            proc = fresh;
+        else
+            munmap(fresh, sizeof(*fresh));
+    }
+    uint32_t phase = __atomic_load_n(&proc->phase, __ATOMIC_ACQUIRE);
+    while (skew_unlikely(phase < SKEW_PHASE_READY)) {
+        uint32_t expected = SKEW_PHASE_NEW;
+        if (__atomic_compare_exchange_n(&proc->phase, &expected, SKEW_PHASE_STARTING, false,
+                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            process_start(proc);
+        else
+            sched_yield();
+        phase = __atomic_load_n(&proc->phase, __ATOMIC_ACQUIRE);
+    }
+    return phase == SKEW_PHASE_READY ? proc : NULL;
+}
+
+/* Runs when a thread ends, among its other thread-local destructors. */
+static void thread_end(void *user)
+{
+    struct skew_thread *thread = user;
+    if (skew_self != thread)
+        return;
+    skew_self = &skew_nobody;
+    if (thread->gate == SKEW_GATE_NEW)
+        return; /* wiped by a fork, never used again: not ours to seal */
+    skew_thread_seal(thread);
+    if (thread->scratch)
+        munmap(thread->scratch, SKEW_SPOOL_SEG_MIN * 4);
+    munmap(thread, sizeof(*thread));
+}
+
+static struct skew_thread *thread_make(void)
+{
+    struct skew_thread *thread = map_wiped(sizeof(*thread));
+    if (!thread)
+        return NULL;
+    skew_self = thread;
+    __cxa_thread_atexit_impl(thread_end, thread, __dso_handle);
+    return thread;
+}
+
+SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
+{
+    if (thread->gate == SKEW_GATE_BUSY)
+        return NULL;
+    int saved = errno;
+    skew_bind();
+    struct skew_process *proc = skew_process_get();
+    if (proc && thread == &skew_nobody)
+        thread = thread_make();
+    if (!proc)
+        thread = NULL;
+    if (thread) {
+        /* In a forked child all of it is zero, but for what is set here. */
+        thread->tid = skew_sys_tid();
+        thread->gate = SKEW_GATE_BUSY;
+    }
+    errno = saved;
+    return thread;
+}
+
+static __attribute__((constructor)) void library_loaded(void)
+{
+    skew_bind_at_load();
+}
+
+static __attribute__((destructor)) void process_exits(void)
+{
+    struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
+    if (!proc || __atomic_load_n(&proc->phase, __ATOMIC_ACQUIRE) != SKEW_PHASE_READY || !proc->head)
+        return;
+    /* Modules that arrived after the last call site: what could have moved bytes unseen. */
+    skew_modules_update(proc);
+    proc->head->exit_ns = skew_now();
+    __atomic_store_n(&proc->head->state, SKEW_SPOOL_EXITED, __ATOMIC_RELEASE);
+}

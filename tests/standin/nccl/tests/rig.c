@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See rig.h. The driver is looked up at run time, as the library under test does it. */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "rig.h"
+
+#define IDS 8
+
+_Noreturn void rig_fail(const char *file, int line, const char *what)
+{
+    fprintf(stderr, "%s:%d: failed: %s (last error: %s)\n", file, line, what,
+            ncclGetLastError(NULL));
+    fflush(NULL);
+    _exit(1);
+}
+
+_Noreturn void rig_fail_eq(const char *file, int line, const char *what, long long got,
+                           long long wanted)
+{
+    fprintf(stderr, "%s:%d: %s is %lld, not %lld (last error: %s)\n", file, line, what, got, wanted,
+            ncclGetLastError(NULL));
+    fflush(NULL);
+    _exit(1);
+}
+
+/* Calls a driver function that returns a CUresult. */
+static void *driver(const char *name)
+{
+    static void *handle;
+
+    if (!handle)
+        handle = dlopen("libcuda.so.1", RTLD_NOW);
+    void *f = handle ? dlsym(handle, name) : NULL;
+    if (!f) {
+        fprintf(stderr, "libcuda.so.1 lacks %s: %s\n", name, dlerror());
+        _exit(1);
+    }
+    return f;
+}
+#define CU(name, types, ...)                                                                       \
+    do {                                                                                           \
+        int error_ = ((int(*) types)driver(#name))(__VA_ARGS__);                                   \
+        if (error_)                                                                                \
+            rig_fail_eq(__FILE__, __LINE__, #name, error_, 0);                                     \
+    } while (0)
+
+void rig_device(int device)
+{
+    void *ctx;
+
+    CU(cuInit, (unsigned), 0);
+    CU(cuDevicePrimaryCtxRetain, (void **, int), &ctx, device);
+    CU(cuCtxSetCurrent, (void *), ctx);
+}
+
+cudaStream_t rig_stream(void)
+{
+    cudaStream_t stream;
+
+    CU(cuStreamCreate, (cudaStream_t *, unsigned), &stream, 1 /* non-blocking */);
+    return stream;
+}
+
+void rig_sync(cudaStream_t stream)
+{
+    CU(cuStreamSynchronize, (cudaStream_t), stream);
+}
+
+bool rig_idle(cudaStream_t stream)
+{
+    return ((int (*)(cudaStream_t))driver("cuStreamQuery"))(stream) == 0;
+}
+
+void *rig_alloc(size_t bytes)
+{
+    unsigned long long p;
+
+    CU(cuMemAlloc_v2, (unsigned long long *, size_t), &p, bytes ? bytes : 1);
+    memset((void *)(uintptr_t)p, 0, bytes);
+    return (void *)(uintptr_t)p;
+}
+
+void rig_free(void *p)
+{
+    CU(cuMemFree_v2, (unsigned long long), (unsigned long long)(uintptr_t)p);
+}
+
+void rig_capture_begin(cudaStream_t stream)
+{
+    CU(cuStreamBeginCapture_v2, (cudaStream_t, int), stream, 1 /* thread local */);
+}
+
+rig_graph rig_capture_end(cudaStream_t stream)
+{
+    void *graph;
+    rig_graph exec;
+
+    CU(cuStreamEndCapture, (cudaStream_t, void **), stream, &graph);
+    CU(cuGraphInstantiateWithFlags, (rig_graph *, void *, unsigned long long), &exec, graph, 0);
+    CU(cuGraphDestroy, (void *), graph);
+    return exec;
+}
+
+void rig_graph_launch(rig_graph graph, cudaStream_t stream)
+{
+    CU(cuGraphLaunch, (rig_graph, cudaStream_t), graph, stream);
+}
+
+void rig_graph_destroy(rig_graph graph)
+{
+    CU(cuGraphExecDestroy, (rig_graph), graph);
+}
+
+void rig_stream_join(cudaStream_t from, cudaStream_t to)
+{
+    void *event;
+
+    CU(cuEventCreate, (void **, unsigned), &event, 2);
+    CU(cuEventRecord, (void *, cudaStream_t), event, from);
+    CU(cuStreamWaitEvent, (cudaStream_t, void *, unsigned), to, event, 0);
+    CU(cuEventDestroy_v2, (void *), event);
+}
+
+ncclComm_t rig_comm(struct rig *rig, int id)
+{
+    ncclComm_t comm;
+
+    OK(ncclCommInitRank(&comm, rig->nranks, rig->ids[id], rig->rank));
+    return comm;
+}
+
+ncclResult_t rig_settle(ncclComm_t comm)
+{
+    ncclResult_t state;
+
+    do {
+        OK(ncclCommGetAsyncError(comm, &state));
+        if (state == ncclInProgress)
+            usleep(1000);
+    } while (state == ncclInProgress);
+    return state;
+}
+
+static struct rig *new_rigs(int n, ncclUniqueId *ids)
+{
+    struct rig *rigs = calloc((size_t)n, sizeof(*rigs));
+    void *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    for (int i = 0; i < IDS; i++)
+        OK(ncclGetUniqueId(&ids[i]));
+    for (int r = 0; r < n; r++)
+        rigs[r] = (struct rig){.rank = r, .nranks = n, .ids = ids, .shared = shared};
+    return rigs;
+}
+
+int rig_processes(const char *name, int n, void (*body)(struct rig *), int killed)
+{
+    ncclUniqueId ids[IDS];
+    struct rig *rigs = new_rigs(n, ids);
+    pid_t pids[64];
+    int failed = 0;
+
+    fflush(NULL);
+    for (int r = 0; r < n; r++) {
+        pids[r] = fork();
+        if (pids[r] == 0) {
+            alarm(120);
+            rig_device(r % 8);
+            rigs[r].stream = rig_stream();
+            body(&rigs[r]);
+            fflush(NULL);
+            exit(0);
+        }
+    }
+    for (int r = 0; r < n; r++) {
+        int status;
+        waitpid(pids[r], &status, 0);
+        if (status != 0 && !(r == killed && WIFSIGNALED(status))) {
+            fprintf(stderr, "%s: rank %d of %d ended with status 0x%x\n", name, r, n, status);
+            failed++;
+        }
+    }
+    printf("%-28s %2d processes: %s\n", name, n, failed ? "FAILED" : "ok");
+    munmap((void *)(uintptr_t)rigs[0].shared, 4096);
+    free(rigs);
+    return failed;
+}
+
+struct thread_arg {
+    struct rig *rig;
+    void (*body)(struct rig *);
+};
+
+static void *thread_main(void *arg)
+{
+    struct thread_arg *a = arg;
+
+    rig_device(a->rig->rank % 8);
+    a->rig->stream = rig_stream();
+    a->body(a->rig);
+    return NULL;
+}
+
+int rig_threads(const char *name, int n, void (*body)(struct rig *))
+{
+    ncclUniqueId ids[IDS];
+    struct rig *rigs = new_rigs(n, ids);
+    int status;
+
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        pthread_t threads[64];
+        struct thread_arg args[64];
+        alarm(120);
+        for (int r = 0; r < n; r++) {
+            args[r] = (struct thread_arg){&rigs[r], body};
+            CHECK_EQ(pthread_create(&threads[r], NULL, thread_main, &args[r]), 0);
+        }
+        for (int r = 0; r < n; r++)
+            pthread_join(threads[r], NULL);
+        exit(0);
+    }
+    waitpid(pid, &status, 0);
+    printf("%-28s %2d threads: %s\n", name, n, status ? "FAILED" : "ok");
+    munmap((void *)(uintptr_t)rigs[0].shared, 4096);
+    free(rigs);
+    return status != 0;
+}
