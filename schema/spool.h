@@ -194,10 +194,14 @@ struct skew_lane {
 };
 
 /* A whole outermost group, or one call outside a group. GROUP_PART has the same shape, with cells but
- * no lanes: its cells come before those of the GROUP record with the same `group` and use that record's lanes.
- * Parts whose `group` is not that of the next GROUP record belong to a group that came to nothing: drop them. Followed by `cells` struct skew_cell and then
- * `lanes` struct skew_lane. Only groups whose outermost End returned Success or InProgress exist.
- * Cells keep the order of the calls. */
+ * no lanes: its cells come before those of the GROUP record with the same `group` and use that record's
+ * lanes. Parts whose `group` is not that of the next GROUP record belong to a group that came to nothing:
+ * drop them. Followed by `cells` struct skew_cell and then `lanes` struct skew_lane. Only groups whose
+ * outermost End returned Success or InProgress exist. Cells keep the order of the calls.
+ *
+ * The exchanges of one group on one communicator take ordinals in this order: one for all SEND and RECV
+ * cells (if there is any), then one for each ALLTOALL cell, then one for each all-to-all-v call (its
+ * ALLTOALLV_SEND cells, then its ALLTOALLV_RECV cells). */
 struct skew_rec_group {
     struct skew_rec head;
     uint64_t call_ns;   /* before the real outermost GroupEnd, or the real call */

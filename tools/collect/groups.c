@@ -285,6 +285,31 @@ static int add_cell(struct skew_proc *proc, const struct group *group, struct ex
     return skew_cells_add(send ? ex->send : ex->recv, bytes_of(proc, cell, &ex->flags), cell->peer);
 }
 
+/* Each call is an exchange: its sends come before its receives, so a send after a receive is the next. */
+static int store_alltoallv(struct skew_proc *proc, const struct group *group, struct slot *slot,
+                           const uint32_t *order, uint32_t from, uint32_t to)
+{
+    const struct exchange fresh = {.op = SKEW_OP_ALLTOALLV_SEND, .send = &scratch.send,
+                                   .recv = &scratch.recv};
+    struct exchange ex = fresh;
+    int error = 0;
+    scratch.send.count = scratch.recv.count = 0;
+    for (uint32_t i = from; !error && i < to; i++) {
+        const struct skew_cell *cell = &group->cells[order ? order[i] : i];
+        bool send = cell->op == SKEW_OP_ALLTOALLV_SEND;
+        if (!send && cell->op != SKEW_OP_ALLTOALLV_RECV)
+            continue;
+        if (send && scratch.recv.count) {
+            error = store_exchange(proc, group, slot, &ex);
+            ex = fresh;
+            scratch.send.count = scratch.recv.count = 0;
+        }
+        if (!error)
+            error = add_cell(proc, group, &ex, cell, send);
+    }
+    return error ? error : store_exchange(proc, group, slot, &ex);
+}
+
 /* One communicator's cells: those numbered order[from … to), or all when `order` is NULL. */
 static int store_cells(struct skew_proc *proc, const struct group *group, struct slot *slot,
                        const uint32_t *order, uint32_t from, uint32_t to)
@@ -313,14 +338,7 @@ static int store_cells(struct skew_proc *proc, const struct group *group, struct
     }
     if (error || !alltoallv)
         return error;
-    ex = (struct exchange){.op = SKEW_OP_ALLTOALLV_SEND, .send = &scratch.send, .recv = &scratch.recv};
-    scratch.send.count = scratch.recv.count = 0;
-    for (uint32_t i = from; !error && i < to; i++) {
-        const struct skew_cell *cell = &group->cells[order ? order[i] : i];
-        if (cell->op == SKEW_OP_ALLTOALLV_SEND || cell->op == SKEW_OP_ALLTOALLV_RECV)
-            error = add_cell(proc, group, &ex, cell, cell->op == SKEW_OP_ALLTOALLV_SEND);
-    }
-    return error ? error : store_exchange(proc, group, slot, &ex);
+    return store_alltoallv(proc, group, slot, order, from, to);
 }
 
 /* Gives every lane the slot of its communicator. */

@@ -30,7 +30,7 @@ uint64_t skew_node_now_ns(void)
 
 void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
 {
-    char text[PATH_MAX * 2];
+    char text[PATH_MAX * 2] = "";
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
@@ -41,7 +41,8 @@ void skew_node_say(struct skew_node *c, const char *severity, const char *code, 
     void *more = realloc(c->said, (c->said_count + 1) * sizeof *c->said);
     if (more) {
         c->said = more;
-        snprintf(c->said[c->said_count++], sizeof *c->said, "%s", text);
+        memcpy(c->said[c->said_count], text, sizeof *c->said - 1);
+        c->said[c->said_count++][sizeof *c->said - 1] = 0;
     }
     if (c->messages && (!c->follow || strcmp(severity, "error") == 0))
         fprintf(c->messages, "skewscope: %s\n", text);
