@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +127,8 @@ static enum skew_alive ask_lease(int dir, const char *name)
     int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return SKEW_UNKNOWN;
+    /* Whoever opens it for writing in the next microsecond breaks the lease; that must not kill us. */
+    fcntl(fd, F_SETSIG, SIGURG);
     if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
         answer = SKEW_GONE;
         fcntl(fd, F_SETLEASE, F_UNLCK);
@@ -139,5 +142,9 @@ static enum skew_alive ask_lease(int dir, const char *name)
 enum skew_alive skew_process_alive(const struct skew_spool_head *head, int dir, const char *name)
 {
     enum skew_alive answer = skew_pid_alive(head->pid_ns, head->pid, head->start_ticks);
-    return answer == SKEW_UNKNOWN ? ask_lease(dir, name) : answer;
+    if (answer == SKEW_GONE)
+        return SKEW_GONE;
+    /* exec() keeps pid and start time, but not the mapping. */
+    enum skew_alive mapped = ask_lease(dir, name);
+    return mapped == SKEW_UNKNOWN ? answer : mapped;
 }

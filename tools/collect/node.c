@@ -291,6 +291,7 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
         return (int)bytes;
     c->result.bytes += (uint64_t)bytes;
     c->changed = true;
+    exited = proc->file->head.state == SKEW_SPOOL_EXITED;
     return skew_proc_end(proc, exited ? "exited" : proc->gone ? "killed" : "unknown");
 }
 

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH_BYTES (32u << 20) /* of spool in one transaction */
+#define BATCH_BYTES (8u << 20) /* of spool in one transaction: the sooner a fast writer gets room again */
 
 static const char *const loss_names[] = {
 #define X(id, name, text) name,
@@ -27,7 +27,8 @@ static void make_key(const struct skew_spool_head *head, char *key, size_t size)
     char boot[2 * sizeof head->boot_id + 1];
     for (size_t i = 0; i < sizeof head->boot_id; i++)
         sprintf(boot + 2 * i, "%02x", head->boot_id[i]);
-    snprintf(key, size, "%s-%" PRIu64 "-%u-%" PRIu64, boot, head->pid_ns, head->pid, head->start_ticks);
+    snprintf(key, size, "%s-%" PRIu64 "-%u-%" PRIu64 "-%" PRIu64, boot, head->pid_ns, head->pid,
+             head->start_ticks, head->created_ns);
 }
 
 static struct skew_stream *stream_of(struct skew_proc *proc, uint32_t number)
@@ -167,7 +168,7 @@ void skew_proc_close(struct skew_proc **out)
 
 int skew_proc_damage(struct skew_proc *proc, const char *text)
 {
-    char sentence[400];
+    char sentence[640];
     proc->damaged = true;
     snprintf(sentence, sizeof sentence,
              "Spool %s is damaged (%s): what could be read is stored, the file is kept as it is; look at "

@@ -64,8 +64,8 @@ struct skew_proc {
     struct skew_db *db;
     struct skew_spool_file *file;
     int dir;         /* borrowed: the directory that holds it */
-    char name[96];   /* file name there */
-    char key[96];    /* process.key */
+    char name[160];  /* file name there */
+    char key[144];   /* process.key */
     int64_t id, run;
     struct skew_map streams;     /* stream → struct skew_stream * */
     struct skew_map comms;       /* local comm → struct skew_local_comm * */

@@ -276,8 +276,11 @@ int skew_work_open(struct skew_node *c)
 
 void skew_work_remove(struct skew_node *c)
 {
+    char journal[PATH_MAX + 16];
     skew_db_close(&c->db);
+    snprintf(journal, sizeof journal, "%s-journal", c->work);
     unlink(c->work);
+    unlink(journal); /* empty: truncated at every commit */
 }
 
 /* ---- publication ------------------------------------------------------------------------------ */
