@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes everything that follows from the API lists (interpose/nccl.api, interpose/cuda.api).
 
-usage: gen_api.py KIND OUTPUT LIST…     KIND: decls, table, map, wrappers, coverage, abi_check
+usage: gen_api.py KIND OUTPUT LIST…     KIND: decls, table, map, wrappers, coverage, null, abi_check
 """
 import re
 import sys
@@ -111,6 +111,14 @@ DATA = """    struct skew_thread *thread = skew_enter();
     skew_leave(thread);
     return result;
 """
+# Send and receive: the hot path in front, and what DATA says out of line behind it.
+P2P = """    struct skew_thread *self = skew_self;
+    if (skew_cell_fast(self, comm, stream)) {{
+        skew_cell_put(self, SKEW_OP_{op}, count, (int)datatype, (uint32_t)peer);
+        return {call};
+    }}
+    return {slow}({args});
+"""
 ALLTOALLV = """    struct skew_thread *thread = skew_enter();
     if (skew_unlikely(!thread))
         return {call};
@@ -187,12 +195,14 @@ GRAPH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
 """
 
 
-def body(f, slot):
+def body(f, slot, slow=False):
     real = f"((skew_fn_{f.name})skew_real[{slot}][SKEW_API_{f.name}])"
     call = f"{real}({f.call()})"
     args = {n for _, n, _ in f.args}
     if f.cls == "data" and f.record == "alltoallv":
         return ALLTOALLV.format(call=call)
+    if f.cls == "data" and f.record in ("send", "recv") and not slow:
+        return P2P.format(call=call, op=f.record.upper(), args=f.call(), slow=f"skew_slow_{slot}_{f.name}")
     if f.cls == "data":
         return DATA.format(call=call, record=data_record(f, f.name))
     if f.cls == "group" and f.record == "group_start":
@@ -221,10 +231,14 @@ def body(f, slot):
     return f"    skew_bind();\n    return {call};\n"
 
 
+def inner_of(f):
+    return ", ".join(f"{t}{n}{s}" for t, n, s in f.args) or "void"
+
+
 def gen_wrappers(functions):
     out = [HEAD, '#include "handlers.h"\n#include "hot.h"\n#include "api_table.h"\n#include "bind.h"\n\n']
     for f in functions:
-        inner = ", ".join(f"{t}{n}{s}" for t, n, s in f.args) or "void"
+        inner = inner_of(f)
         out.append(f"typedef {f.ret}(*skew_fn_{f.name})({inner});\n")
     for slot in range(SLOTS):
         for f in functions:
@@ -232,6 +246,10 @@ def gen_wrappers(functions):
                 continue
             name = f.name if slot == 0 else f"skew_{slot}_{f.name}"
             export = "SKEW_EXPORT " if slot == 0 else ""
+            if f.record in ("send", "recv"):
+                # A tail jump too: its return address is the application's.
+                out.append(f"\nstatic SKEW_COLD {f.ret}skew_slow_{slot}_{f.name}({inner_of(f)})\n"
+                           f"{{\n{body(f, slot, slow=True)}}}\n")
             out.append(f"\n{export}{f.prototype(name)};\n{export}{f.prototype(name)}\n{{\n{body(f, slot)}}}\n")
     out.append(f"\nvoid *const skew_wrapper[SKEW_SLOTS][SKEW_API_COUNT] = {{\n")
     for slot in range(SLOTS):
@@ -283,7 +301,23 @@ def gen_abi_check(functions):
     return "".join(out)
 
 
-GENERATORS = {"decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
+def gen_null(functions):
+    """A library with NCCL's names that does nothing: what a wrapper costs, and who calls whom."""
+    out = [HEAD, '#include "null_nccl.h"\n']
+    for f in functions:
+        if not f.is_nccl():
+            continue
+        since = 299 if f.since == "rccl" else int(f.since.split(".")[0]) * 100 + int(f.since.split(".")[1])
+        inner = ", ".join(f"{t}{n}{s}" for t, n, s in f.args) or "void"
+        unused = "".join(f"    (void){n};\n" for _, n, _ in f.args)
+        value = 'return "null";' if f.returns_text() else f"NULL_RESULT({f.name}, {f.cls}, {f.record})"
+        special = f"#ifndef NULL_HAS_{f.name}\n" if not f.returns_text() else "#if 1\n"
+        out.append(f"#if NULL_VERSION >= {since}\n{special}{f.ret}{f.name}({inner});\n{f.ret}{f.name}({inner})\n"
+                   f"{{\n{unused}    {value}\n}}\n#endif\n#endif\n")
+    return "".join(out)
+
+
+GENERATORS = {"null": gen_null, "decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
               "coverage": gen_coverage, "abi_check": gen_abi_check}
 
 

@@ -12,7 +12,6 @@
 #include "record.h"
 
 #define LANES_BYTES (SKEW_LANES_MAX * sizeof(struct skew_lane))
-#define P2P_OPS     (1u << SKEW_OP_SEND | 1u << SKEW_OP_RECV)
 
 static size_t seg_bytes(void)
 {
@@ -146,7 +145,7 @@ static bool select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
     }
     t->last_handle = handle;
     t->last_stream = stream;
-    t->last_lane = i;
+    t->last_lane_bits = (uint64_t)i << 48;
     return true;
 }
 
@@ -175,6 +174,7 @@ void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t
     for (int p = 0; p < ranks; p++)
         if (skew_cell_room(t, handle, stream))
             skew_cell_put(t, SKEW_OP_ALLTOALLV_RECV, recvs[p], datatype, (uint32_t)p);
+    t->others++;
 }
 
 /* ---- the end of a group -------------------------------------------------------------------- */
@@ -192,7 +192,7 @@ static inline uint32_t site_of(struct skew_thread *t, uintptr_t address, uintptr
 static void lane_totals(struct skew_thread *t, uint32_t i, uint32_t *exchanges, uint32_t *ops)
 {
     struct skew_lane_key *key = &t->lane[i];
-    if (skew_likely(t->lanes == 1 && !(t->ops & ~P2P_OPS))) {
+    if (skew_likely(t->lanes == 1 && !t->others)) {
         *exchanges = 1;
         return;
     }

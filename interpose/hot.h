@@ -47,18 +47,28 @@ static inline bool skew_cell_room(struct skew_thread *thread, ncclComm_t handle,
     return skew_cell_slow(thread, handle, stream);
 }
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "skew_cell_put() packs two fields in one store");
+
 static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64_t count,
                                  int datatype, uint32_t peer)
 {
-    *thread->cell = (struct skew_cell){
-        .count = count,
-        .peer = peer,
-        .op = (uint8_t)op,
-        .dtype = (unsigned)datatype < 255 ? (uint8_t)datatype : 255,
-        .lane = (uint16_t)thread->last_lane,
-    };
+    uint64_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
+    uint64_t *cell = (uint64_t *)thread->cell;
+    cell[0] = count;
+    cell[1] = thread->last_lane_bits | type << 40 | (uint64_t)op << 32 | peer;
     thread->cell++;
-    thread->ops |= 1u << op;
+}
+
+/* The usual send or receive: inside a group, on the same communicator and stream as the one before. It is
+ * recorded before the real call and left by a tail jump. That is safe because nothing of a group exists
+ * before its outermost End succeeds, and because a failing call makes that End fail (NCCL's
+ * ncclGroupErrCheck; tests/preload/groups.c, tests/preload/real_nccl.py). Re-entry of ncclGroupStart and
+ * End from the real ncclSend, before NCCL 2.24, only moves the depth up and down. */
+static inline bool skew_cell_fast(const struct skew_thread *thread, ncclComm_t handle,
+                                  cudaStream_t stream)
+{
+    return skew_likely(thread->last_handle == handle) && skew_likely(thread->last_stream == stream) &&
+           skew_likely(thread->cell < thread->limit) && skew_likely(thread->gate == SKEW_GATE_OPEN);
 }
 
 /* After the real call returned: remember what it asked for. Outside a group this is the whole group. */
@@ -68,8 +78,10 @@ skew_record(struct skew_thread *thread, ncclResult_t result, uint64_t call_ns, u
 {
     if (skew_unlikely(!skew_result_ok(result)))
         return;
-    if (skew_likely(skew_cell_room(thread, handle, stream)))
+    if (skew_likely(skew_cell_room(thread, handle, stream))) {
         skew_cell_put(thread, op, count, datatype, peer);
+        thread->others += op > SKEW_OP_RECV;
+    }
     if (thread->depth == 0)
         skew_group_commit(thread, call_ns, (uintptr_t)__builtin_return_address(0),
                           (uintptr_t)__builtin_frame_address(0), result);

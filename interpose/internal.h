@@ -84,9 +84,9 @@ struct skew_thread {
     struct skew_cell *limit;
     ncclComm_t last_handle;  /* key of the lane used last */
     cudaStream_t last_stream;
-    uint32_t last_lane;
-    uint32_t ops;            /* bit set of enum skew_op in the open record */
+    uint64_t last_lane_bits; /* its number, where struct skew_cell has it */
 
+    uint32_t others;         /* cells of the open record that are no SEND or RECV */
     uint32_t lanes;
     uint32_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
     struct skew_rec_group *rec; /* the open record, inside the segment or in scratch */
@@ -242,6 +242,7 @@ int skew_elf_hide(const char *name);
 
 /* ---- dlsym.c ---- */
 void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */
+void skew_dlerror_clear(void);
 void *skew_dlsym_in(const char *name);            /* RTLD_DEFAULT by hand: dlopen and the like */
 
 void *skew_dlsym_answer(void *handle, const char *name);

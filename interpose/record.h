@@ -24,7 +24,7 @@ static inline void skew_record_close(struct skew_thread *t)
 {
     t->rec = NULL;
     t->cell = t->limit = NULL;
-    t->lanes = t->ops = t->loss = t->part_cells = 0;
+    t->lanes = t->others = t->loss = t->part_cells = 0;
     t->last_handle = NULL;
 }
 

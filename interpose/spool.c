@@ -182,7 +182,11 @@ static void head_fill(struct skew_process *proc, struct skew_spool_head *id)
     id->version = SKEW_SPOOL_VERSION;
     id->byte_order = SKEW_SPOOL_BYTE_ORDER;
     id->head_bytes = SKEW_SPOOL_HEAD_BYTES;
-    id->seg_bytes = (uint32_t)proc->option_int[SKEW_OPT_SEGMENT_KB] << 10 & ~4095u;
+    /* Each segment is mapped by itself: whole pages, which are 64 KiB on some aarch64 hosts. */
+    uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
+    id->seg_bytes = (uint32_t)proc->option_int[SKEW_OPT_SEGMENT_KB] << 10 & ~(page - 1);
+    if (!id->seg_bytes)
+        id->seg_bytes = page;
     uint64_t cap = ((uint64_t)proc->option_int[SKEW_OPT_SPOOL_MB] << 20) / id->seg_bytes;
     /* The definitions' segment stands outside the cap: without it nothing can be read. */
     id->seg_cap = (uint32_t)(cap < 1 ? 2 : cap + 1 > SKEW_SPOOL_SEGMENTS ? SKEW_SPOOL_SEGMENTS : cap + 1);
@@ -212,6 +216,10 @@ static int create(struct skew_process *proc)
         if (found == -ENOENT)
             break; /* no more candidates */
         err = found ? found : create_in(proc, dir, &id);
+        /* A collector may have removed the empty directory in between: make it again. */
+        for (unsigned again = 0; err == -ENOENT && again < 3; again++)
+            if (skew_path_spool_dir(proc, attempt, dir, sizeof(dir)) == 0)
+                err = create_in(proc, dir, &id);
         if (!err) {
             skew_path_point(proc, dir);
             return 0;
@@ -270,7 +278,7 @@ int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t se
             continue;
         if (got != UINT32_MAX)
             spare++;
-        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_ACTIVE, false,
+        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_CLAIMED, false,
                                              __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
             got = i;
     }
@@ -297,7 +305,8 @@ int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t se
     at->seq = seq;
     at->opened_ns = skew_now();
     at->opened_real_ns = skew_now_real();
-    __atomic_store_n(&at->committed, sizeof(*at), __ATOMIC_RELEASE);
+    at->committed = sizeof(*at);
+    __atomic_store_n(&head->seg[got].state, SKEW_SEG_ACTIVE, __ATOMIC_RELEASE);
     *index = got;
     *seg = at;
     return 0;

@@ -65,10 +65,11 @@ enum skew_seg_state {
     SKEW_SEG_ABSENT = 0, /* not allocated yet */
     SKEW_SEG_FREE = 1,   /* allocated and prefaulted, owned by nobody */
     SKEW_SEG_ACTIVE = 2, /* its stream's writer is filling it */
-    SKEW_SEG_FULL = 3    /* sealed by its writer; the collector makes it FREE once all is stored */
+    SKEW_SEG_FULL = 3,   /* sealed by its writer; the collector makes it FREE once all is stored */
+    SKEW_SEG_CLAIMED = 4 /* between FREE and ACTIVE: its new owner is preparing the head; holds nothing */
 };
 
-/* Entry of the segment table. The target moves ABSENT → FREE → ACTIVE → FULL, the collector alone
+/* Entry of the segment table. The target moves ABSENT → FREE → CLAIMED → ACTIVE → FULL, the collector alone
  * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with. */
 struct skew_seg_entry {
     uint32_t state;
