@@ -67,80 +67,78 @@ static void body(struct rig *rig)
 {
     ncclComm_t comms[2];
     cudaStream_t streams[2] = {rig->stream}; /* with one for both ranks, NCCL would deadlock */
-    rig_stream()
-}; /* one stream would deadlock, as in NCCL */
-char *p = rig_alloc(64);
-int count, version;
+    char *p = rig_alloc(64);
+    int count, version;
 
-OK(((ncclResult_t(*)(int *))real("ncclGetVersion"))(&version));
-rig_device(1);
-streams[1] = rig_stream();
-rig_device(0);
-bool old_send = version < 22400, old_init = version < 22500;
+    OK(((ncclResult_t(*)(int *))real("ncclGetVersion"))(&version));
+    rig_device(1);
+    streams[1] = rig_stream();
+    rig_device(0);
+    bool old_send = version < 22400, old_init = version < 22500;
 
-clear();
-OK(ncclCommInitAll(comms, 2, NULL));
-EXPECT(unique_id, 1);
-EXPECT(start, old_init);
-EXPECT(end, old_init);
-EXPECT(version, 2); /* ranks compare their versions */
+    clear();
+    OK(ncclCommInitAll(comms, 2, NULL));
+    EXPECT(unique_id, 1);
+    EXPECT(start, old_init);
+    EXPECT(end, old_init);
+    EXPECT(version, 2); /* ranks compare their versions */
 
-clear();
-OK(ncclCommCount(comms[0], &count));
-EXPECT(count, 1);
-EXPECT(async, 1); /* is it ready? */
+    clear();
+    OK(ncclCommCount(comms[0], &count));
+    EXPECT(count, 1);
+    EXPECT(async, 1); /* is it ready? */
 
-clear();
-OK(ncclGroupStart());
-for (int r = 0; r < 2; r++)
-    OK(ncclBcast(p, 8, ncclInt8, 0, comms[r], streams[r]));
-OK(ncclGroupEnd());
-EXPECT(bcast, 2);
-EXPECT(broadcast, 2);
-EXPECT(start, 1);
-EXPECT(end, 1);
+    clear();
+    OK(ncclGroupStart());
+    for (int r = 0; r < 2; r++)
+        OK(ncclBcast(p, 8, ncclInt8, 0, comms[r], streams[r]));
+    OK(ncclGroupEnd());
+    EXPECT(bcast, 2);
+    EXPECT(broadcast, 2);
+    EXPECT(start, 1);
+    EXPECT(end, 1);
 
-clear();
-OK(ncclGroupStart());
-for (int r = 0; r < 2; r++) {
-    OK(ncclSend(p, 8, ncclInt8, !r, comms[r], streams[r]));
-    OK(ncclRecv(p, 8, ncclInt8, !r, comms[r], streams[r]));
-}
-OK(ncclGroupEnd());
-EXPECT(send, 2);
-EXPECT(recv, 2);
-EXPECT(start, old_send ? 5 : 1);
-EXPECT(end, old_send ? 5 : 1);
+    clear();
+    OK(ncclGroupStart());
+    for (int r = 0; r < 2; r++) {
+        OK(ncclSend(p, 8, ncclInt8, !r, comms[r], streams[r]));
+        OK(ncclRecv(p, 8, ncclInt8, !r, comms[r], streams[r]));
+    }
+    OK(ncclGroupEnd());
+    EXPECT(send, 2);
+    EXPECT(recv, 2);
+    EXPECT(start, old_send ? 5 : 1);
+    EXPECT(end, old_send ? 5 : 1);
 #ifndef OLD
-void *handle;
-ncclWindow_t window;
-clear();
-OK(ncclGroupStart());
-for (int r = 0; r < 2; r++)
-    OK(ncclAlltoAll(p, p + 32, 8, ncclInt8, comms[r], streams[r]));
-OK(ncclGroupEnd());
-EXPECT(alltoall, 2);
-EXPECT(send, 0);
-EXPECT(recv, 0);
-EXPECT(start, 1);
-OK(ncclCommRegister(comms[0], p, 64, &handle));
-OK(ncclCommDeregister(comms[0], handle));
-EXPECT(reg, 1);
-EXPECT(dereg, 1);
-OK(ncclCommWindowRegister(comms[0], p, 64, &window, 0));
-OK(ncclCommWindowDeregister(comms[0], window));
-EXPECT(reg, 1);
-EXPECT(dereg, 1);
+    void *handle;
+    ncclWindow_t window;
+    clear();
+    OK(ncclGroupStart());
+    for (int r = 0; r < 2; r++)
+        OK(ncclAlltoAll(p, p + 32, 8, ncclInt8, comms[r], streams[r]));
+    OK(ncclGroupEnd());
+    EXPECT(alltoall, 2);
+    EXPECT(send, 0);
+    EXPECT(recv, 0);
+    EXPECT(start, 1);
+    OK(ncclCommRegister(comms[0], p, 64, &handle));
+    OK(ncclCommDeregister(comms[0], handle));
+    EXPECT(reg, 1);
+    EXPECT(dereg, 1);
+    OK(ncclCommWindowRegister(comms[0], p, 64, &window, 0));
+    OK(ncclCommWindowDeregister(comms[0], window));
+    EXPECT(reg, 1);
+    EXPECT(dereg, 1);
 #endif
-clear();
-rig_sync(streams[0]);
-rig_sync(streams[1]);
-OK(ncclGroupStart());
-for (int r = 0; r < 2; r++)
-    OK(ncclCommDestroy(comms[r]));
-OK(ncclGroupEnd());
-EXPECT(start, 1);
-EXPECT(end, 1);
+    clear();
+    rig_sync(streams[0]);
+    rig_sync(streams[1]);
+    OK(ncclGroupStart());
+    for (int r = 0; r < 2; r++)
+        OK(ncclCommDestroy(comms[r]));
+    OK(ncclGroupEnd());
+    EXPECT(start, 1);
+    EXPECT(end, 1);
 }
 
 int main(void)
