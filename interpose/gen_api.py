@@ -286,21 +286,6 @@ def gen_coverage(functions):
     return "".join(out)
 
 
-def gen_abi_check(functions):
-    """Declares the functions again behind the real <nccl.h>: the compiler compares the prototypes."""
-    out = [HEAD, "#include <nccl.h>\n\n"]
-    for f in functions:
-        if not f.is_nccl() or f.since == "rccl":
-            continue
-        if f.name.startswith("ncclDevComm"):
-            out.append(f"/* {f.name}: structures of nccl_device.h that we only pass on, so void * here. */\n")
-            continue
-        major, minor = f.since.split(".")
-        out.append(f"#if NCCL_VERSION_CODE >= NCCL_VERSION({major}, {minor}, 0)\n{f.prototype()};\n#endif\n")
-    out.append("\nint main(void)\n{\n    return 0;\n}\n")
-    return "".join(out)
-
-
 def gen_null(functions):
     """A library with NCCL's names that does nothing: what a wrapper costs, and who calls whom."""
     out = [HEAD, '#include "null_nccl.h"\n']
@@ -317,8 +302,23 @@ def gen_null(functions):
     return "".join(out)
 
 
-GENERATORS = {"null": gen_null, "decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
-              "coverage": gen_coverage, "abi_check": gen_abi_check}
+def gen_abi_check(functions):
+    """Declares the functions again behind the real <nccl.h>: the compiler compares the prototypes."""
+    out = [HEAD, "#include <nccl.h>\n\n"]
+    for f in functions:
+        if not f.is_nccl() or f.since == "rccl":
+            continue
+        if f.name.startswith("ncclDevComm"):
+            out.append(f"/* {f.name}: structures of nccl_device.h that we only pass on, so void * here. */\n")
+            continue
+        major, minor = f.since.split(".")
+        out.append(f"#if NCCL_VERSION_CODE >= NCCL_VERSION({major}, {minor}, 0)\n{f.prototype()};\n#endif\n")
+    out.append("\nint main(void)\n{\n    return 0;\n}\n")
+    return "".join(out)
+
+
+GENERATORS = {"decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
+              "coverage": gen_coverage, "null": gen_null, "abi_check": gen_abi_check}
 
 
 def main():
