@@ -151,7 +151,7 @@ int skew_job_begin(struct skew_job *job)
         skew_tell("stand-in libraries are used (%s): no GPU, no real NCCL", job->standin);
     job->collecting = strcmp(skew_setting(&job->settings, SKEW_OPT_COLLECTOR), "off") != 0;
     result = skew_child_signals(&job->child);
-    skew_run_collector_init(&job->collector, job->out, &job->child.old_mask);
+    skew_run_collector_init(&job->collector, job->out, job->record.id, &job->child.old_mask);
     if (result == 0 && job->collecting)
         skew_run_collector_start(&job->collector, true);
     if (result == 0)
@@ -273,6 +273,7 @@ int skew_job_end(struct skew_job *job)
 void skew_job_explain(struct skew_job *job)
 {
     skew_notes_nothing(job);
+    mkdir(job->state, 0700); /* the collector has tidied it away */
     if (skew_run_record_write(&job->record, true) == 0 &&
         skew_run_collector_start(&job->collector, false) == 0)
         wait_for_collector(job);

@@ -192,7 +192,7 @@ static void mark_ours(struct skew_watch *w, struct seen *all, size_t count)
 static struct skew_watched_object *object_of(struct skew_watch *w, pid_t pid, const char *path,
                                              uint64_t dev, uint64_t ino)
 {
-    char inside[PATH_MAX];
+    char inside[PATH_MAX + 32];
     struct skew_elf elf;
 
     for (size_t i = 0; i < w->object_count; i++)
@@ -289,7 +289,7 @@ enum skew_unbound skew_unbound_by_file(const char *exe, const char *library)
 /* Called when our library is not in the process: why? */
 static enum skew_unbound reason(struct skew_watch *w, const struct skew_watched *p)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX + 32];
     struct skew_elf elf;
     struct stat info;
     size_t length = 0;
