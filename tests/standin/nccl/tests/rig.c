@@ -29,8 +29,7 @@ _Noreturn void rig_fail_eq(const char *file, int line, const char *what, long lo
     _exit(1);
 }
 
-/* Calls a driver function that returns a CUresult. */
-static void *driver(const char *name)
+void *rig_driver(const char *name)
 {
     static void *handle;
 
@@ -43,9 +42,10 @@ static void *driver(const char *name)
     }
     return f;
 }
+/* Calls a driver function that returns a CUresult. */
 #define CU(name, types, ...)                                                                       \
     do {                                                                                           \
-        int error_ = ((int(*) types)driver(#name))(__VA_ARGS__);                                   \
+        int error_ = ((int(*) types)rig_driver(#name))(__VA_ARGS__);                               \
         if (error_)                                                                                \
             rig_fail_eq(__FILE__, __LINE__, #name, error_, 0);                                     \
     } while (0)
@@ -74,7 +74,7 @@ void rig_sync(cudaStream_t stream)
 
 bool rig_idle(cudaStream_t stream)
 {
-    return ((int (*)(cudaStream_t))driver("cuStreamQuery"))(stream) == 0;
+    return ((int (*)(cudaStream_t))rig_driver("cuStreamQuery"))(stream) == 0;
 }
 
 void *rig_alloc(size_t bytes)
@@ -147,11 +147,27 @@ ncclResult_t rig_settle(ncclComm_t comm)
     return state;
 }
 
+/* Asked in a child, so that the ranks load the driver themselves, as applications do. */
+static void need_driver(void)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(dlopen("libcuda.so.1", RTLD_NOW) ? 0 : 77);
+    waitpid(pid, &status, 0);
+    if (status != 0) {
+        printf("skipped: no libcuda.so.1 in LD_LIBRARY_PATH\n");
+        exit(77);
+    }
+}
+
 static struct rig *new_rigs(int n, ncclUniqueId *ids)
 {
     struct rig *rigs = calloc((size_t)n, sizeof(*rigs));
     void *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
+    need_driver();
     for (int i = 0; i < IDS; i++)
         OK(ncclGetUniqueId(&ids[i]));
     for (int r = 0; r < n; r++)
