@@ -66,12 +66,14 @@ static void clear(void)
 static void body(struct rig *rig)
 {
     ncclComm_t comms[2];
-    cudaStream_t streams[2] = {rig->stream,
-                               rig_stream()}; /* one stream would deadlock, as in NCCL */
+    cudaStream_t streams[2] = {rig->stream}; /* with one for both ranks, NCCL would deadlock */
     char *p = rig_alloc(64);
     int count, version;
 
     OK(((ncclResult_t(*)(int *))real("ncclGetVersion"))(&version));
+    rig_device(1);
+    streams[1] = rig_stream();
+    rig_device(0);
     bool old_send = version < 22400, old_init = version < 22500;
 
     clear();
