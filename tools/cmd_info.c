@@ -169,7 +169,7 @@ static void print_command(const char *command)
         char *copy = strdup(text ? text : "?");
         if (!copy)
             break;
-        skew_text_clean(copy);
+        skew_term_clean(copy);
         printf(quote ? " '%s'" : " %s", copy);
         free(copy);
     }
@@ -399,7 +399,7 @@ static int show(struct arguments *a, const struct skew_reading *reading)
     for (size_t t = 0; t < reading->count; t++) {
         json_t *info = gather(reading->traces[t], &error);
         if (!info) {
-            skew_say("%s", error.text);
+            skew_tell("%s", error.text);
             json_decref(all);
             return -EBADMSG;
         }

@@ -275,7 +275,7 @@ static int collect_candidates(struct candidates *c, const struct skew_reading *r
         if (result == 0)
             result = add_traffic(c, reading->traces[t], comms, count, &error);
         if (result < 0) {
-            skew_say("%s", error.text);
+            skew_tell("%s", error.text);
             return result;
         }
     }
@@ -305,9 +305,9 @@ static struct candidate *named(struct candidates *c, const char *name, size_t da
     if (matches == 1)
         return found;
     if (matches)
-        skew_say("--comm: '%s' is the beginning of %zu keys; give more of it", name, matches);
+        skew_tell("--comm: '%s' is the beginning of %zu keys; give more of it", name, matches);
     else
-        skew_say("--comm: there is no communicator '%s' in this trace; skewscope info lists them%s",
+        skew_tell("--comm: there is no communicator '%s' in this trace; skewscope info lists them%s",
                  name, databases > 1 ? " (with several nodes, name it by its key)" : "");
     return NULL;
 }
@@ -327,7 +327,7 @@ static struct candidate *choose(struct candidates *c, const struct arguments *a,
             best = &c->all[i];
     }
     if (!best)
-        skew_say("%s: holds no all-to-all exchange; skewscope info %s tells what it holds", a->path,
+        skew_tell("%s: holds no all-to-all exchange; skewscope info %s tells what it holds", a->path,
                  a->path);
     else if (with_traffic > 1)
         snprintf(why, size, "%s, the most of %zu communicators with exchanges (--comm)",
@@ -376,7 +376,7 @@ static int add_database(struct accumulator *all, struct skew_trace *trace,
     if (result == 0)
         result = skew_loads_merge(all->loads, one.loads);
     if (result < 0)
-        skew_say("%s", error.text);
+        skew_tell("%s", error.text);
     destroy(&one);
     return result;
 }
@@ -386,7 +386,7 @@ static int show(struct skew_matrix_output *output, const struct accumulator *a, 
     struct skew_summary summary;
 
     if (skew_loads_summary(a->loads, &summary) < 0) {
-        skew_say("out of memory");
+        skew_tell("out of memory");
         return -ENOMEM;
     }
     return skew_matrix_output_add(
@@ -402,7 +402,7 @@ static int show_together(struct arguments *a, const struct skew_reading *reading
     for (size_t t = 0; t < reading->count && result == 0; t++)
         result = add_database(&all, reading->traces[t], &a->filter);
     if (result == 0 && all.matrix->exchanges == 0) {
-        skew_say("%s", nothing);
+        skew_tell("%s", nothing);
         result = -ENOENT;
     }
     if (result == 0)
@@ -429,7 +429,7 @@ static int advance(struct cursor *cursor)
 
     cursor->state = skew_exchange_iter_next(cursor->iter, &cursor->exchange, &error);
     if (cursor->state < 0)
-        skew_say("%s", error.text);
+        skew_tell("%s", error.text);
     return cursor->state < 0 ? cursor->state : 0;
 }
 
@@ -473,7 +473,7 @@ static int show_each(struct arguments *a, const struct skew_reading *reading, co
         result = skew_exchange_iter_open(&cursors[i].iter, reading->traces[i], &a->filter,
                                          SKEW_ORDER_SEQ, &error);
         if (result < 0)
-            skew_say("%s", error.text);
+            skew_tell("%s", error.text);
         else
             result = advance(&cursors[i]);
     }
@@ -481,7 +481,7 @@ static int show_each(struct arguments *a, const struct skew_reading *reading, co
         while ((result = show_next(a, cursors, reading->count)) == 1)
             ;
     if (result == 0 && a->output.printed == 0) {
-        skew_say("%s", nothing);
+        skew_tell("%s", nothing);
         result = -ENOENT;
     }
     if (result == 0)
@@ -505,7 +505,7 @@ static int read_coverage(struct skew_coverage *coverage, const struct skew_readi
                                NULL) != SQLITE_OK ||
             sqlite3_step(s) != SQLITE_ROW) {
             int result = skew_trace_sql_error(reading->traces[t], &error);
-            skew_say("%s", error.text);
+            skew_tell("%s", error.text);
             sqlite3_finalize(s);
             return result;
         }
@@ -527,7 +527,7 @@ static int check_labels(const struct arguments *a, const struct skew_reading *re
         return 0;
     for (size_t t = 0; t < reading->count; t++) {
         if (skew_trace_has_labels(reading->traces[t], &labels, &error) < 0) {
-            skew_say("%s", error.text);
+            skew_tell("%s", error.text);
             return -EBADMSG;
         }
         all |= labels;
@@ -535,10 +535,10 @@ static int check_labels(const struct arguments *a, const struct skew_reading *re
     if (all)
         return 0;
     if (a->filter.role)
-        skew_say("%s: no exchange has a role yet (table exchange_label is empty); select by --seq, --op "
+        skew_tell("%s: no exchange has a role yet (table exchange_label is empty); select by --seq, --op "
                  "or --layers", a->path);
     else
-        skew_say("%s: no exchange has a layer or step yet (table exchange_label is empty); give --layers "
+        skew_tell("%s: no exchange has a layer or step yet (table exchange_label is empty); give --layers "
                  "L, the number of MoE layers, to count calls instead, or select by --seq", a->path);
     return -ENOENT;
 }
@@ -556,7 +556,7 @@ static int run(struct arguments *a, const struct skew_reading *reading)
     struct candidate *chosen =
         result == 0 ? choose(&candidates, a, reading->count, why, sizeof why) : NULL;
     if (chosen && chosen->comm.ranks == 0) {
-        skew_say("communicator %" PRId64 " (key %s): its size was never learned, so there is no matrix",
+        skew_tell("communicator %" PRId64 " (key %s): its size was never learned, so there is no matrix",
                  chosen->comm.id, chosen->comm.key);
         chosen = NULL;
     }

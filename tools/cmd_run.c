@@ -41,7 +41,7 @@ struct run {
     char *state;   /* OUT/.skewscope */
     struct skew_run_record record;
     struct skew_child child;
-    struct skew_collector collector;
+    struct skew_run_collector collector;
 };
 
 /* ---- the command line ----------------------------------------------------------------------------- */
@@ -114,7 +114,7 @@ static int make_directories(struct run *run)
 
     if (result < 0) {
         if (result != -EINVAL)
-            skew_say("--out: %s", strerror(-result));
+            skew_tell("--out: %s", strerror(-result));
         return result;
     }
     result = skew_path_make(wanted);
@@ -130,10 +130,10 @@ static int make_directories(struct run *run)
     if (result == 0 && access(run->state, W_OK) != 0)
         result = -errno;
     if (result == -EPERM)
-        skew_say("%s/%s: belongs to somebody else, or is a link; choose another --out", wanted,
+        skew_tell("%s/%s: belongs to somebody else, or is a link; choose another --out", wanted,
                  SKEW_STATE_DIR);
     else if (result < 0)
-        skew_say("%s: cannot be used for the trace: %s; choose another --out", wanted,
+        skew_tell("%s: cannot be used for the trace: %s; choose another --out", wanted,
                  strerror(-result));
     free(wanted);
     return result;
@@ -150,7 +150,7 @@ static int begin_record(struct run *run)
     if (result == 0)
         result = skew_run_record_write(&run->record, false);
     if (result < 0)
-        skew_say("%s: cannot be written: %s; choose another --out", run->state, strerror(-result));
+        skew_tell("%s: cannot be written: %s; choose another --out", run->state, strerror(-result));
     return result;
 }
 
@@ -216,7 +216,7 @@ static void set_environment(void *user)
 static void other_ended(void *user, pid_t pid, int status)
 {
     struct run *run = user;
-    skew_collector_ended(&run->collector, pid, status);
+    skew_run_collector_ended(&run->collector, pid, status);
 }
 
 static void take_package(void *user, const char *name, const char *version, const char *path)
@@ -232,7 +232,7 @@ static void follow(struct run *run, bool collecting)
     while (!run->child.ended) {
         skew_child_step(&run->child, STEP_MS, other_ended, run);
         if (collecting)
-            skew_collector_revive(&run->collector);
+            skew_run_collector_revive(&run->collector);
     }
 }
 
@@ -248,7 +248,7 @@ static bool wait_for_collector(struct run *run)
     while (run->collector.pid > 0 && patient) {
         patient = skew_child_step(&run->child, 100, other_ended, run) == 0;
         skew_progress_show(&progress, "collecting what the command left (%.0f s; Ctrl-C leaves it for later)",
-                           (double)(skew_now_ns() - progress.started_ns) / 1e9);
+                           (double)(skew_clock_ns() - progress.started_ns) / 1e9);
     }
     skew_progress_end(&progress);
     return patient;
@@ -263,7 +263,7 @@ static bool drain(struct run *run)
     }
     if (run->collector.ended_well)
         return true;
-    if (skew_collector_start(&run->collector, false) < 0)
+    if (skew_run_collector_start(&run->collector, false) < 0)
         return false;
     return wait_for_collector(run) && run->collector.ended_well;
 }
@@ -276,7 +276,7 @@ static void say_captured(const struct skew_run_found *found)
     if (found->returned_groups > known)
         snprintf(missing, sizeof missing, ", and %" PRIu64 " NCCL groups are missing",
                  found->returned_groups - known);
-    skew_say("captured %s of %s exchanges in %" PRIu64 " process%s%s -> %s",
+    skew_tell("captured %s of %s exchanges in %" PRIu64 " process%s%s -> %s",
              skew_count_text(a, found->exchanges),
              skew_count_text(b, found->exchanges + found->lost_exchanges), found->processes,
              found->processes == 1 ? "" : "es", missing, found->path);
@@ -288,22 +288,22 @@ static void conclude(struct run *run, bool drained)
     char message[512];
 
     if (!drained) {
-        skew_collector_message(&run->collector, message, sizeof message);
-        skew_say("the trace is not complete%s%s; what is left waits for: skewscope collect --out %s",
+        skew_run_collector_message(&run->collector, message, sizeof message);
+        skew_tell("the trace is not complete%s%s; what is left waits for: skewscope collect --out %s",
                  *message ? ": " : "", message, run->out);
         return;
     }
     if (skew_run_find(&found, run->out, run->record.id) < 0)
-        skew_say("%s: holds no trace that could be read", run->out);
+        skew_tell("%s: holds no trace that could be read", run->out);
     else if (found.exchanges + found.lost_exchanges > 0)
         say_captured(&found);
     else
-        skew_say("NOTHING WAS CAPTURED -> %s", found.path);
+        skew_tell("NOTHING WAS CAPTURED -> %s", found.path);
 }
 
 static void clean_up(struct run *run)
 {
-    skew_collector_free(&run->collector);
+    skew_run_collector_free(&run->collector);
     skew_run_record_free(&run->record);
     skew_settings_free(&run->settings);
     free(run->labels);
@@ -319,11 +319,11 @@ static void end(struct run *run, bool collecting)
     skew_child_settle(&run->child);
     int written = skew_run_record_write(&run->record, true);
     if (written < 0)
-        skew_say("%s: cannot be written: %s", run->record.path, strerror(-written));
+        skew_tell("%s: cannot be written: %s", run->record.path, strerror(-written));
     if (collecting)
         conclude(run, drain(run));
     else
-        skew_say("nothing was collected (--collector=off); do it with: skewscope collect --out %s",
+        skew_tell("nothing was collected (--collector=off); do it with: skewscope collect --out %s",
                  run->out);
 }
 
@@ -338,7 +338,7 @@ static int begin(struct run *run)
     if (result == 0)
         result = begin_record(run);
     if (result == 0 && run->standin && !skew_setting_on(&run->settings, SKEW_OPT_QUIET))
-        skew_say("stand-in libraries are used (%s): no GPU, no real NCCL", run->standin);
+        skew_tell("stand-in libraries are used (%s): no GPU, no real NCCL", run->standin);
     return result;
 }
 
@@ -356,17 +356,17 @@ int skew_cmd_run(int argc, char **argv)
     }
     bool collecting = strcmp(skew_setting(&run.settings, SKEW_OPT_COLLECTOR), "off") != 0;
     result = skew_child_signals(&run.child);
-    skew_collector_init(&run.collector, run.out, &run.child.old_mask);
+    skew_run_collector_init(&run.collector, run.out, &run.child.old_mask);
     if (result == 0 && collecting)
-        skew_collector_start(&run.collector, true);
+        skew_run_collector_start(&run.collector, true);
     if (result == 0)
         result = skew_child_start(&run.child, run.arguments, set_environment, &run);
     if (result < 0) {
-        skew_say("the command could not be started: %s", strerror(-result));
+        skew_tell("the command could not be started: %s", strerror(-result));
         return SKEW_EXIT_FAILURE;
     }
     if (result > 0)
-        skew_say("%s: %s", run.arguments[0],
+        skew_tell("%s: %s", run.arguments[0],
                  result == ENOENT ? "command not found" : strerror(result));
     follow(&run, collecting);
     end(&run, collecting);

@@ -144,7 +144,7 @@ static int print_text(struct skew_matrix_output *o, const struct skew_matrix_sho
     char text[SKEW_COUNT_TEXT];
 
     if (!cells) {
-        skew_say("out of memory");
+        skew_tell("out of memory");
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < m->ranks; i++)
@@ -268,7 +268,7 @@ int skew_matrix_output_begin(struct skew_matrix_output *o)
         printf("communicator %" PRId64 " (key %s), %u ranks%s%s\n", o->comm->id, o->comm->key,
                o->comm->ranks, o->chosen ? ": " : "", o->chosen ? o->chosen : "");
     else if (o->chosen && o->format != SKEW_FORMAT_JSON)
-        skew_say("communicator %" PRId64 " (key %s): %s", o->comm->id, o->comm->key, o->chosen);
+        skew_tell("communicator %" PRId64 " (key %s): %s", o->comm->id, o->comm->key, o->chosen);
     return 0;
 }
 

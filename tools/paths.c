@@ -85,13 +85,13 @@ static char *find_part(const char *relative, const char *name)
 static int check_library(const char *path)
 {
     if (strstr(path, "libnccl")) {
-        skew_say("%s: the path of %s must not contain \"libnccl\": DeepEP refuses to start when such a "
+        skew_tell("%s: the path of %s must not contain \"libnccl\": DeepEP refuses to start when such a "
                  "file is loaded; move or rename the directory",
                  path, LIBRARY);
         return -EINVAL;
     }
     if (strpbrk(path, " \t:")) {
-        skew_say("%s: the path of %s must not contain blanks or colons: LD_PRELOAD cannot express it; "
+        skew_tell("%s: the path of %s must not contain blanks or colons: LD_PRELOAD cannot express it; "
                  "move or rename the directory",
                  path, LIBRARY);
         return -EINVAL;
@@ -106,11 +106,11 @@ int skew_path_library(char **path)
     if (given && *given) {
         *path = realpath(given, NULL);
         if (!*path)
-            skew_say("SKEWSCOPE_LIB: %s: %s", given, strerror(errno));
+            skew_tell("SKEWSCOPE_LIB: %s: %s", given, strerror(errno));
     } else {
         *path = find_part("../interpose/" LIBRARY, LIBRARY);
         if (!*path)
-            skew_say("%s was not found beside %s; set SKEWSCOPE_LIB to its path", LIBRARY,
+            skew_tell("%s was not found beside %s; set SKEWSCOPE_LIB to its path", LIBRARY,
                      skew_path_self() ? skew_path_self() : "skewscope");
     }
     if (!*path)
@@ -128,7 +128,7 @@ int skew_path_standin(char **path)
     *path = find_part("../tests/standin/lib", "standin");
     if (*path)
         return 0;
-    skew_say("the stand-in libraries were not found beside %s; build them (ninja -C build) or install "
+    skew_tell("the stand-in libraries were not found beside %s; build them (ninja -C build) or install "
              "them",
              skew_path_self() ? skew_path_self() : "skewscope");
     return -ENOENT;
@@ -169,12 +169,12 @@ static bool expand_one(char which, const char *dir, char *text, size_t size)
             snprintf(text, size, "%s", rank);
             return true;
         }
-        skew_say("--out: '%s': the rank (%%r) is not known here, since ranks start below this command; "
+        skew_tell("--out: '%s': the rank (%%r) is not known here, since ranks start below this command; "
                  "leave %%r out: one trace holds all ranks of a node",
                  dir);
         return false;
     default:
-        skew_say("--out: '%s': %%%c means nothing; there are %%h (host), %%p (process id), %%r (rank) "
+        skew_tell("--out: '%s': %%%c means nothing; there are %%h (host), %%p (process id), %%r (rank) "
                  "and %%%%",
                  dir, which ? which : ' ');
         return false;

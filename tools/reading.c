@@ -61,7 +61,7 @@ void skew_reading_drain(const char *path)
         if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
             return;
     }
-    skew_say("%s: what is left in spools could not be collected; what follows is without it", path);
+    skew_tell("%s: what is left in spools could not be collected; what follows is without it", path);
 }
 
 int skew_reading_open(struct skew_reading *reading, const char *path)
@@ -74,18 +74,18 @@ int skew_reading_open(struct skew_reading *reading, const char *path)
     skew_reading_drain(path);
     result = skew_trace_list(&list, path, &error);
     if (result < 0) {
-        skew_say("%s", error.text);
+        skew_tell("%s", error.text);
         return result;
     }
     reading->traces = calloc(list.count, sizeof *reading->traces);
     if (!reading->traces) {
         result = -ENOMEM;
-        skew_say("out of memory");
+        skew_tell("out of memory");
     }
     for (size_t i = 0; i < list.count && result == 0; i++) {
         result = skew_trace_open(&reading->traces[i], list.files[i], &error);
         if (result < 0)
-            skew_say("%s", error.text);
+            skew_tell("%s", error.text);
         else
             reading->count++;
     }

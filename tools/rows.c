@@ -3,20 +3,11 @@
  * Query results as JSON: see rows.h.
  */
 #include "rows.h"
+#include "term.h"
 
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
-
-void skew_text_clean(char *text)
-{
-    for (unsigned char *c = (unsigned char *)text; *c; c++) {
-        if (*c < ' ' || *c == 127)
-            *c = '?';
-        else if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) /* U+0080 … U+009F */
-            *c = c[1] = '?';
-    }
-}
 
 static json_t *text_value(const char *text)
 {
@@ -25,7 +16,7 @@ static json_t *text_value(const char *text)
 
     if (!copy)
         return NULL;
-    skew_text_clean(copy);
+    skew_term_clean(copy);
     value = json_string(copy);
     if (!value) { /* not UTF-8 */
         for (char *c = copy; *c; c++)

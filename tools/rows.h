@@ -22,7 +22,4 @@ const char *skew_row_text(const json_t *row, const char *key);
 int64_t skew_row_int(const json_t *row, const char *key);
 bool skew_row_null(const json_t *row, const char *key);
 
-/** Replaces control characters of a NUL-terminated UTF-8 text by '?', C1 ones included. */
-void skew_text_clean(char *text);
-
 #endif

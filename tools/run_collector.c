@@ -4,7 +4,6 @@
  */
 #include "run_collector.h"
 #include "paths.h"
-#include "rows.h"
 #include "term.h"
 
 #include <errno.h>
@@ -20,13 +19,13 @@
 
 extern char **environ;
 
-void skew_collector_init(struct skew_collector *collector, const char *out, const sigset_t *mask)
+void skew_run_collector_init(struct skew_run_collector *collector, const char *out, const sigset_t *mask)
 {
-    *collector = (struct skew_collector){.out = out, .mask = mask, .pid = -1};
+    *collector = (struct skew_run_collector){.out = out, .mask = mask, .pid = -1};
     collector->messages = memfd_create("skewscope-collector", MFD_CLOEXEC);
 }
 
-int skew_collector_start(struct skew_collector *collector, bool follow)
+int skew_run_collector_start(struct skew_run_collector *collector, bool follow)
 {
     const char *self = skew_path_self();
     char *arguments[] = {(char *)self,           (char *)"collect", (char *)"--out",
@@ -47,14 +46,14 @@ int skew_collector_start(struct skew_collector *collector, bool follow)
     int error = posix_spawn(&collector->pid, self, &actions, &attributes, arguments, environ);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
-    collector->started_ns = skew_now_ns();
+    collector->started_ns = skew_clock_ns();
     collector->ended_well = false;
     if (error)
         collector->pid = -1;
     return -error;
 }
 
-bool skew_collector_ended(struct skew_collector *collector, pid_t pid, int status)
+bool skew_run_collector_ended(struct skew_run_collector *collector, pid_t pid, int status)
 {
     if (pid != collector->pid)
         return false;
@@ -63,16 +62,16 @@ bool skew_collector_ended(struct skew_collector *collector, pid_t pid, int statu
     return true;
 }
 
-void skew_collector_revive(struct skew_collector *collector)
+void skew_run_collector_revive(struct skew_run_collector *collector)
 {
     if (collector->pid > 0 || collector->ended_well || collector->restarts >= MOST_RESTARTS ||
-        skew_now_ns() - collector->started_ns < RESTART_NS)
+        skew_clock_ns() - collector->started_ns < RESTART_NS)
         return;
     collector->restarts++;
-    skew_collector_start(collector, true);
+    skew_run_collector_start(collector, true);
 }
 
-void skew_collector_message(const struct skew_collector *collector, char *text, size_t size)
+void skew_run_collector_message(const struct skew_run_collector *collector, char *text, size_t size)
 {
     off_t length = collector->messages >= 0 ? lseek(collector->messages, 0, SEEK_END) : 0;
     off_t from = length > (off_t)size - 1 ? length - (off_t)size + 1 : 0;
@@ -89,10 +88,10 @@ void skew_collector_message(const struct skew_collector *collector, char *text, 
     static const char prefix[] = "skewscope: ";
     if (strncmp(text, prefix, sizeof prefix - 1) == 0)
         memmove(text, text + sizeof prefix - 1, strlen(text) - sizeof prefix + 2);
-    skew_text_clean(text);
+    skew_term_clean(text);
 }
 
-void skew_collector_free(struct skew_collector *collector)
+void skew_run_collector_free(struct skew_run_collector *collector)
 {
     if (collector->messages >= 0)
         close(collector->messages);

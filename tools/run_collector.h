@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-struct skew_collector {
+struct skew_run_collector {
     const char *out;
     const sigset_t *mask; /* of signals, to start it with */
     pid_t pid;            /* −1: not running */
@@ -21,20 +21,20 @@ struct skew_collector {
     uint64_t started_ns;
 };
 
-void skew_collector_init(struct skew_collector *collector, const char *out, const sigset_t *mask);
+void skew_run_collector_init(struct skew_run_collector *collector, const char *out, const sigset_t *mask);
 
 /** `skewscope collect --out OUT`, with --follow or once. 0 or a negative errno. */
-int skew_collector_start(struct skew_collector *collector, bool follow);
+int skew_run_collector_start(struct skew_run_collector *collector, bool follow);
 
 /** Takes the end of a child; true when it was the collector. */
-bool skew_collector_ended(struct skew_collector *collector, pid_t pid, int status);
+bool skew_run_collector_ended(struct skew_run_collector *collector, pid_t pid, int status);
 
 /** Starts it again when it has died, at most a few times. */
-void skew_collector_revive(struct skew_collector *collector);
+void skew_run_collector_revive(struct skew_run_collector *collector);
 
 /** What it had to say, at most `size` bytes, one line; "" when nothing. */
-void skew_collector_message(const struct skew_collector *collector, char *text, size_t size);
+void skew_run_collector_message(const struct skew_run_collector *collector, char *text, size_t size);
 
-void skew_collector_free(struct skew_collector *collector);
+void skew_run_collector_free(struct skew_run_collector *collector);
 
 #endif

@@ -106,7 +106,7 @@ static void make_id(char id[SKEW_RUN_ID_BYTES])
     uint32_t chance;
 
     if (getrandom(&chance, sizeof chance, 0) != sizeof chance)
-        chance = (uint32_t)getpid() * 2654435761u ^ (uint32_t)skew_now_ns();
+        chance = (uint32_t)getpid() * 2654435761u ^ (uint32_t)skew_clock_ns();
     gmtime_r(&now, &tm);
     size_t length = strftime(id, SKEW_RUN_ID_BYTES, "%Y%m%d-%H%M%S", &tm);
     snprintf(id + length, SKEW_RUN_ID_BYTES - length, "-%08x", chance);

@@ -117,9 +117,9 @@ static int unknown_key(const char *file, const char *key)
     keys[count] = NULL;
     const char *nearest = skew_nearest(key, keys);
     if (nearest)
-        skew_say("%s: there is no option \"%s\"; did you mean \"%s\"?", file, key, nearest);
+        skew_tell("%s: there is no option \"%s\"; did you mean \"%s\"?", file, key, nearest);
     else
-        skew_say("%s: there is no option \"%s\"; skewscope run --help lists them", file, key);
+        skew_tell("%s: there is no option \"%s\"; skewscope run --help lists them", file, key);
     return -EINVAL;
 }
 
@@ -157,7 +157,7 @@ static int take_key(struct skew_settings *settings, const char *file, const char
         else
             describe_values(info, values, sizeof values);
         char *shown = json_dumps(value, JSON_ENCODE_ANY);
-        skew_say("%s: \"%s\": %s is not allowed; it takes %s", file, key, shown ? shown : "this",
+        skew_tell("%s: \"%s\": %s is not allowed; it takes %s", file, key, shown ? shown : "this",
                  values);
         free(shown);
         free(text);
@@ -178,13 +178,13 @@ static int read_file(struct skew_settings *settings, const char *file)
 
     if (!root) {
         if (error.line > 0)
-            skew_say("%s:%d: %s", file, error.line, error.text);
+            skew_tell("%s:%d: %s", file, error.line, error.text);
         else
-            skew_say("%s: cannot be read: %s", file, strerror(errno));
+            skew_tell("%s: cannot be read: %s", file, strerror(errno));
         return -EINVAL;
     }
     if (!json_is_object(root)) {
-        skew_say("%s: must hold one JSON object, such as {\"spool_mb\": 128}", file);
+        skew_tell("%s: must hold one JSON object, such as {\"spool_mb\": 128}", file);
         result = -EINVAL;
     } else {
         json_object_foreach (root, key, value) {
@@ -218,9 +218,9 @@ static int check(const struct skew_settings *settings, enum skew_option option)
         return 0;
     describe_values(info, values, sizeof values);
     if (setting->source == SKEW_FROM_FLAG)
-        skew_say("--%s: '%s' is not allowed; it takes %s", info->flag, setting->value, values);
+        skew_tell("--%s: '%s' is not allowed; it takes %s", info->flag, setting->value, values);
     else
-        skew_say(SKEW_ENV_PREFIX "%s: '%s' is not allowed; it takes %s", info->name, setting->value,
+        skew_tell(SKEW_ENV_PREFIX "%s: '%s' is not allowed; it takes %s", info->name, setting->value,
                  values);
     return -EINVAL;
 }
@@ -245,7 +245,7 @@ int skew_settings_resolve(struct skew_settings *settings)
             result = check(settings, o);
     }
     if (result == -ENOMEM)
-        skew_say("out of memory");
+        skew_tell("out of memory");
     return result;
 }
 

@@ -15,7 +15,7 @@ int skew_cmd_collect(int argc, char **argv)
 {
     (void)argc;
     (void)argv;
-    skew_say("this build has no collector");
+    skew_tell("this build has no collector");
     return SKEW_EXIT_FAILURE;
 }
 #endif
@@ -54,9 +54,9 @@ static int unknown(const char *name)
     names[count] = NULL;
     const char *nearest = skew_nearest(name, names);
     if (nearest)
-        skew_say("there is no command '%s'; did you mean '%s'?", name, nearest);
+        skew_tell("there is no command '%s'; did you mean '%s'?", name, nearest);
     else
-        skew_say("there is no command '%s'; see skewscope --help", name);
+        skew_tell("there is no command '%s'; see skewscope --help", name);
     return SKEW_EXIT_USAGE;
 }
 
@@ -70,7 +70,7 @@ static int call(const struct skew_command *command, int argc, char **argv)
     argp_err_exit_status = SKEW_EXIT_USAGE;
     int status = command->main(argc, argv);
     if (fflush(stdout) != 0 || ferror(stdout)) {
-        skew_say("cannot write to standard output");
+        skew_tell("cannot write to standard output");
         return status ? status : SKEW_EXIT_FAILURE;
     }
     return status;

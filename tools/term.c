@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-void skew_say(const char *format, ...)
+void skew_tell(const char *format, ...)
 {
     char text[2048];
     va_list arguments;
@@ -119,7 +119,7 @@ const char *skew_nearest(const char *word, const char *const *candidates)
     return nearest;
 }
 
-uint64_t skew_now_ns(void)
+uint64_t skew_clock_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -129,12 +129,12 @@ uint64_t skew_now_ns(void)
 void skew_progress_start(struct skew_progress *progress, bool quiet)
 {
     *progress = (struct skew_progress){.off = quiet || !isatty(STDERR_FILENO),
-                                       .started_ns = skew_now_ns()};
+                                       .started_ns = skew_clock_ns()};
 }
 
 void skew_progress_show(struct skew_progress *progress, const char *format, ...)
 {
-    uint64_t now = skew_now_ns();
+    uint64_t now = skew_clock_ns();
     va_list arguments;
 
     if (progress->off || now - progress->started_ns < 500000000u ||
@@ -188,6 +188,16 @@ char *skew_count_text(char text[SKEW_COUNT_TEXT], uint64_t count)
     }
     *at = '\0';
     return text;
+}
+
+void skew_term_clean(char *text)
+{
+    for (unsigned char *c = (unsigned char *)text; *c; c++) {
+        if (*c < ' ' || *c == 127)
+            *c = '?';
+        else if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) /* U+0080 … U+009F */
+            *c = c[1] = '?';
+    }
 }
 
 bool skew_parse_int(const char *text, int64_t least, int64_t most, int64_t *value)

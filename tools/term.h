@@ -13,7 +13,7 @@
 #include <stdio.h>
 
 /** "skewscope: <text>\n" on standard error, in one write. */
-__attribute__((format(printf, 1, 2))) void skew_say(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void skew_tell(const char *format, ...);
 
 enum skew_colour_when { SKEW_COLOUR_AUTO, SKEW_COLOUR_ALWAYS, SKEW_COLOUR_NEVER };
 
@@ -45,7 +45,7 @@ __attribute__((format(printf, 2, 3))) void skew_progress_show(struct skew_progre
 void skew_progress_end(struct skew_progress *progress); /* removes the line */
 
 /** CLOCK_MONOTONIC. */
-uint64_t skew_now_ns(void);
+uint64_t skew_clock_ns(void);
 
 /** "12.3 MiB" and the like. Returns `text`. */
 #define SKEW_BYTES_TEXT 24
@@ -54,6 +54,9 @@ char *skew_bytes_text(char text[SKEW_BYTES_TEXT], uint64_t bytes);
 /** "1,234,567". Returns `text`. */
 #define SKEW_COUNT_TEXT 32
 char *skew_count_text(char text[SKEW_COUNT_TEXT], uint64_t count);
+
+/** Replaces control characters of a NUL-terminated UTF-8 text by '?', C1 ones included. */
+void skew_term_clean(char *text);
 
 /** A whole number of the range, all of `text` and nothing else; false otherwise. */
 bool skew_parse_int(const char *text, int64_t least, int64_t most, int64_t *value);
