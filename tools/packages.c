@@ -3,6 +3,7 @@
  * Which communication libraries and MoE frameworks a job could use: see packages.h.
  */
 #include "packages.h"
+#include "elf_file.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -72,7 +73,14 @@ static void tell_library(struct search *s, const char *path)
     size_t length = so ? (size_t)(so - base) : strlen(base);
     memcpy(name, base, length);
     name[length] = '\0';
-    s->take(s->user, name, so && so[3] == '.' && so[4] ? so + 4 : NULL, real);
+    const char *version = so && so[3] == '.' && so[4] ? so + 4 : NULL;
+    char inside[32];
+    if ((!version || !strchr(version, '.')) &&
+        (strcmp(name, "libnccl") == 0 || strcmp(name, "librccl") == 0)) {
+        skew_elf_nccl_version(real, inside);
+        version = *inside ? inside : version;
+    }
+    s->take(s->user, name, version, real);
 }
 
 static void search_directory(struct search *s, const char *directory)

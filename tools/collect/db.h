@@ -37,6 +37,8 @@
     X(THREAD, "REPLACE INTO thread(process_id, stream, tid, name) VALUES(?,?,?,?)")                \
     X(SITE, "INSERT INTO callsite(process_id, local_site) VALUES(?,?)")                            \
     X(FRAME, "INSERT INTO frame(site_id, depth, address, module_id) VALUES(?,?,?,?)")              \
+    X(SYMBOL, "UPDATE frame SET symbol = ?3, offset = ?4, file = ?5, line = ?6 WHERE site_id = ?1 " \
+              "AND depth = ?2")                                                                    \
     X(MODULE, "INSERT INTO module(process_id, path, build_id, base, start, end, role) "            \
               "VALUES(?,?,?,?,?,?,?)")                                                             \
     X(COMM_FIND, "SELECT comm_id FROM communicator WHERE key = ?")                                 \

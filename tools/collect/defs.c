@@ -122,6 +122,8 @@ static int process_record(struct skew_proc *proc, const struct skew_rec_text *re
     int error;
     switch (rec->what) {
     case SKEW_TEXT_EXE:
+        free(proc->exe);
+        proc->exe = skew_utf8_clean(text, rec->length);
         return set_column(proc, "exe", text, rec->length);
     case SKEW_TEXT_HOST:
         return set_column(proc, "host", text, rec->length);
@@ -378,6 +380,10 @@ static int module_record(struct skew_proc *proc, const struct skew_rec_module *r
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_MODULE];
     char build_id[2 * sizeof rec->build_id + 1] = "";
     char *path = skew_utf8_clean((const char *)(rec + 1), rec->length);
+    if (path && proc->exe && strcmp(path, "/proc/self/exe") == 0) { /* true in the target only */
+        free(path);
+        path = strdup(proc->exe);
+    }
     if (!path)
         return -ENOMEM;
     int error = 0;
@@ -501,6 +507,13 @@ static int load_capture(struct skew_proc *proc, sqlite3_stmt *stmt)
                         (uint64_t)sqlite3_column_int64(stmt, 1));
 }
 
+static int load_exe(struct skew_proc *proc, sqlite3_stmt *stmt)
+{
+    const char *exe = (const char *)sqlite3_column_text(stmt, 0);
+    proc->exe = exe ? strdup(exe) : NULL;
+    return 0;
+}
+
 static int load_module(struct skew_proc *proc, sqlite3_stmt *stmt)
 {
     const char *path = (const char *)sqlite3_column_text(stmt, 3);
@@ -522,6 +535,8 @@ int skew_defs_load(struct skew_proc *proc)
     if (!error)
         error = load(proc, "SELECT module_id, start, end, path FROM module WHERE process_id = ?",
                      load_module);
+    if (!error)
+        error = load(proc, "SELECT exe FROM process WHERE process_id = ?", load_exe);
     proc->orphans = proc->sites.count != 0;
     return error ? error : skew_graph_load(proc);
 }
@@ -534,6 +549,7 @@ void skew_defs_free(struct skew_proc *proc)
     for (size_t i = 0; i < proc->module_count; i++)
         free(proc->modules[i].path);
     free(proc->modules);
+    free(proc->exe);
     skew_map_free(&proc->comms);
     skew_map_free(&proc->sites);
     skew_map_free(&proc->cuda_streams);

@@ -120,6 +120,7 @@ static void forget(struct skew_node *c)
         skew_proc_close(&c->procs[i]);
     c->proc_count = 0;
     skew_map_free(&c->run_files);
+    c->symbolised = 0;
     skew_db_close(&c->db);
 }
 
@@ -376,6 +377,7 @@ uint32_t skew_node_live(const struct skew_node *c)
 
 int skew_node_publish(struct skew_node *c)
 {
+    skew_symbolise(c);
     int error = skew_publish(c);
     if (error) {
         c->trouble = error;

@@ -4,6 +4,7 @@
  *
  *   node.c       set-up, lock, the round of work, the end        find.c    where spools lie
  *   publish.c    work database → OUT/trace.db                    runs.c    what `skewscope run` knows
+ *   symbols.c    names for call sites, in a child process
  */
 #ifndef SKEW_COLLECT_NODE_H
 #define SKEW_COLLECT_NODE_H
@@ -52,6 +53,7 @@ struct skew_node {
     size_t refused_count;
     char (*said)[160]; /* sentences already said */
     size_t said_count;
+    int64_t symbolised; /* call sites up to this one were looked at */
     struct skew_map run_files; /* inode → what the stored version looked like */
     FILE *messages;
     bool progress;
@@ -95,5 +97,9 @@ void skew_work_remove(struct skew_node *c);
 int skew_runs_store(struct skew_node *c);
 /** Removes the files of runs that are over (after publication). */
 void skew_runs_tidy(struct skew_node *c);
+
+/* symbols.c */
+/** Fills in symbols where they are missing; takes seconds at most, and never fails. */
+void skew_symbolise(struct skew_node *c);
 
 #endif

@@ -72,6 +72,7 @@ struct skew_proc {
     struct skew_map sites;       /* local site → site_id */
     struct skew_map cuda_streams; /* handle → stream_id */
     struct skew_map captures;    /* driver id → capture_id */
+    char *exe;
     struct skew_module *modules;
     size_t module_count;
     uint64_t orphans; /* frames without a module, perhaps */

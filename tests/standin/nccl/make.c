@@ -5,6 +5,7 @@
  * functions from in here are NCCL's own and wanted (README.md).
  */
 #include <errno.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,29 @@
 #include "standin.h"
 
 /* ---- making ---- */
+
+/* How the communicator was made, for the truth file: JSON members. */
+__attribute__((format(printf, 2, 3))) static void set_origin(struct ncclComm *comm,
+                                                             const char *format, ...)
+{
+    va_list args;
+
+    if (!sn_options()->truth || comm->origin)
+        return;
+    va_start(args, format);
+    if (vasprintf(&comm->origin, format, args) < 0)
+        comm->origin = NULL;
+    va_end(args);
+}
+
+static void set_init_origin(struct ncclComm *comm, const ncclUniqueId *id)
+{
+    char hex[2 * NCCL_UNIQUE_ID_BYTES + 1];
+
+    for (int i = 0; i < NCCL_UNIQUE_ID_BYTES; i++)
+        snprintf(hex + 2 * i, 3, "%02x", (unsigned char)id->internal[i]);
+    set_origin(comm, "\"origin\":\"init\",\"unique_id\":\"%s\"", hex);
+}
 
 static ncclResult_t finish_making(struct ncclComm *comm, struct sn_id id)
 {
@@ -89,6 +113,7 @@ static ncclResult_t init_rank(ncclComm_t *newcomm, int nranks, int nids, const n
     job->run = init_job;
     job->comm = comm;
     job->id = sn_id_of_unique(&ids[0]);
+    set_init_origin(comm, &ids[0]);
     return sn_group_error(sn_group_job(job));
 }
 
@@ -243,6 +268,9 @@ static ncclResult_t split_job(struct sn_job *job)
         if (!result) {
             int words[] = {job->turn, job->color};
             place_in_split(job, all);
+            set_origin(job->child,
+                       "\"origin\":\"split\",\"parent\":\"%016llx\",\"ordinal\":%d,\"color\":%d",
+                       (unsigned long long)parent->id.a, job->turn, job->color);
             result = finish_making(job->child, sn_id_derive(parent->id, "split", words, 2));
         }
         result = give_child(job, result);
@@ -374,6 +402,8 @@ static ncclResult_t shrink(ncclComm_t comm, int *exclude, int count, ncclComm_t 
     if (result)
         return result;
     int ordinal = comm->shrink_count++, below = 0;
+    set_origin(job->child, "\"origin\":\"shrink\",\"parent\":\"%016llx\",\"ordinal\":%d",
+               (unsigned long long)comm->id.a, ordinal);
     for (int i = 0; i < count; i++)
         below += exclude[i] < comm->rank;
     job->run = shrink_job;
@@ -460,6 +490,7 @@ static ncclResult_t grow(ncclComm_t comm, int nranks, const ncclUniqueId *id, in
     job->run = grow_job;
     job->turn = comm ? comm->split_count++ : 0;
     job->key = id != NULL;
+    set_origin(job->child, "\"origin\":\"grow\"");
     if (id)
         job->id = sn_id_of_unique(id);
     job->child->rank = comm ? comm->rank : rank;
