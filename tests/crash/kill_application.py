@@ -16,14 +16,14 @@ KILLS = int(os.environ.get("SKEWSCOPE_TEST_KILLS") or 200)
 SHAPES = [dict(threads=1, ranks=2), dict(threads=3, ranks=3), dict(threads=2, ranks=8, pattern="sparse"),
           dict(threads=3, ranks=1)]
 AT_ONCE = 4
-STALL = 1500  # exchanges a thread: a late kill finds the threads waiting, and the check stays affordable
+STALL = 2500  # exchanges a thread: a kill that comes late finds the threads waiting, and the check stays affordable
 
 
 def _plan(rng):
     """When to kill: after a time that may fall into the start, or once so many exchanges have returned."""
     if rng.random() < 0.3:
         return time.monotonic() + rng.uniform(0, 0.03), None
-    return None, rng.randrange(1, STALL)
+    return None, rng.randrange(1, STALL // 2)
 
 
 def kill_many(job, kills, rng, **environment):
