@@ -174,6 +174,7 @@ static void bind(bool open_it)
         describe(NULL, "none");
         slot_finish(0);
     }
+    skew_dlerror_clear();
     __atomic_store_n(&bind_lock, 0, __ATOMIC_RELEASE);
     errno = saved;
 }
@@ -197,6 +198,7 @@ static bool bind_if_loaded(void)
 void skew_bind_at_load(void)
 {
     void *global = skew_dlsym(RTLD_DEFAULT, WITNESS);
+    skew_dlerror_clear();
     if (global == skew_wrapper[0][SKEW_API_ncclCommInitRank]) {
         if (skew_elf_first(WITNESS, false, NULL))
             bind_if_loaded();

@@ -383,9 +383,9 @@ struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle)
         int ranks = ask(comm, SKEW_API_ncclCommCount), rank = ask(comm, SKEW_API_ncclCommUserRank);
         int device = ask(comm, SKEW_API_ncclCommCuDevice);
         skew_lock(proc);
-        comm->ranks = ranks;
-        comm->rank = rank;
-        comm->device = device < 0 ? -2 : device; /* −2: do not ask again */
+        comm->ranks = ranks >= 0 ? ranks : comm->ranks;
+        comm->rank = rank >= 0 ? rank : comm->rank;
+        comm->device = device >= 0 ? device : -2; /* −2: do not ask again */
         comm->announced = 0;
         skew_unlock(proc);
     }

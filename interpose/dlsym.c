@@ -28,12 +28,19 @@ static dlsym_function real(void)
     return (dlsym_function)found;
 }
 
+/* May leave a message for dlerror(): end with skew_dlerror_clear() before the application goes on. */
 void *skew_dlsym(void *handle, const char *name)
 {
     dlsym_function find = real();
-    /* The loader's own error state belongs to the application: leave no message behind. */
-    void *found = find ? find(handle, name) : NULL;
-    return found;
+    return find ? find(handle, name) : NULL;
+}
+
+/** The application asks dlerror() after its own calls: a look-up of ours that failed must not show there. */
+void skew_dlerror_clear(void)
+{
+    char *(*get)(void) = (char *(*)(void))skew_dlsym_in("dlerror");
+    if (get)
+        get();
 }
 
 void *skew_dlsym_in(const char *name)
@@ -58,6 +65,7 @@ void *skew_dlsym_decide(void *handle, const char *name, void **out)
     if (!answer)
         return (void *)real();
     *out = answer;
+    skew_dlerror_clear();
     if (answer == SKEW_DLSYM_ABSENT) {
         /* Leaves NULL and, for dlerror(), a message that names the symbol. */
         void *(*open_library)(const char *, int) = (void *(*)(const char *, int))skew_dlsym_in("dlopen");

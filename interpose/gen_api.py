@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes everything that follows from the API lists (interpose/nccl.api, interpose/cuda.api).
 
-usage: gen_api.py KIND OUTPUT LIST…     KIND: decls, table, map, wrappers, coverage, null
+usage: gen_api.py KIND OUTPUT LIST…     KIND: decls, table, map, wrappers, coverage, null, abi_check
 """
 import re
 import sys
@@ -302,15 +302,30 @@ def gen_null(functions):
     return "".join(out)
 
 
-GENERATORS = {"null": gen_null, "decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
-              "coverage": gen_coverage}
+def gen_abi_check(functions):
+    """Declares the functions again behind the real <nccl.h>: the compiler compares the prototypes."""
+    out = [HEAD, "#include <nccl.h>\n\n"]
+    for f in functions:
+        if not f.is_nccl() or f.since == "rccl":
+            continue
+        if f.name.startswith("ncclDevComm"):
+            out.append(f"/* {f.name}: structures of nccl_device.h that we only pass on, so void * here. */\n")
+            continue
+        major, minor = f.since.split(".")
+        out.append(f"#if NCCL_VERSION_CODE >= NCCL_VERSION({major}, {minor}, 0)\n{f.prototype()};\n#endif\n")
+    out.append("\nint main(void)\n{\n    return 0;\n}\n")
+    return "".join(out)
+
+
+GENERATORS = {"decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
+              "coverage": gen_coverage, "null": gen_null, "abi_check": gen_abi_check}
 
 
 def main():
     if len(sys.argv) < 4 or sys.argv[1] not in GENERATORS:
         raise SystemExit(__doc__)
     functions = sorted((f for path in sys.argv[3:] for f in parse_list(path)), key=lambda f: f.name)
-    if sys.argv[1] in ("decls", "coverage"):  # as the lists have them
+    if sys.argv[1] in ("decls", "coverage", "abi_check"):  # as the lists have them
         functions = [f for path in sys.argv[3:] for f in parse_list(path)]
     text = GENERATORS[sys.argv[1]](functions)
     with open(sys.argv[2], "w", encoding="utf-8") as f:

@@ -62,6 +62,7 @@ static SKEW_COLD void bind_function(enum skew_api function)
     void *real = skew_dlsym(RTLD_NEXT, skew_api_name(function));
     if (!real)
         real = skew_elf_first(skew_api_name(function), false, NULL);
+    skew_dlerror_clear();
     __atomic_store_n(&skew_real[0][function], real ? real : (void *)not_supported, __ATOMIC_RELEASE);
     errno = saved;
 }

@@ -242,6 +242,7 @@ int skew_elf_hide(const char *name);
 
 /* ---- dlsym.c ---- */
 void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */
+void skew_dlerror_clear(void);
 void *skew_dlsym_in(const char *name);            /* RTLD_DEFAULT by hand: dlopen and the like */
 
 void *skew_dlsym_answer(void *handle, const char *name);

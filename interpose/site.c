@@ -21,11 +21,13 @@ static void unwind_open(struct skew_process *proc)
         void *found = handle ? skew_dlsym(handle, "unw_backtrace") : NULL;
         if (found) {
             proc->unwind = (int (*)(void **, int))found;
-            return;
+            break;
         }
     }
-    skew_diag_once(SKEW_DIAG_NO_UNWIND,
-                   "libunwind was not found: call sites show the caller of NCCL only, not the stack above it");
+    skew_dlerror_clear();
+    if (!proc->unwind)
+        skew_diag_once(SKEW_DIAG_NO_UNWIND,
+                       "libunwind was not found: call sites show the caller of NCCL only, not the stack above it");
 }
 
 /* Frames from the caller of NCCL outwards. At least the caller itself. */

@@ -182,7 +182,11 @@ static void head_fill(struct skew_process *proc, struct skew_spool_head *id)
     id->version = SKEW_SPOOL_VERSION;
     id->byte_order = SKEW_SPOOL_BYTE_ORDER;
     id->head_bytes = SKEW_SPOOL_HEAD_BYTES;
-    id->seg_bytes = (uint32_t)proc->option_int[SKEW_OPT_SEGMENT_KB] << 10 & ~4095u;
+    /* Each segment is mapped by itself: whole pages, which are 64 KiB on some aarch64 hosts. */
+    uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
+    id->seg_bytes = (uint32_t)proc->option_int[SKEW_OPT_SEGMENT_KB] << 10 & ~(page - 1);
+    if (!id->seg_bytes)
+        id->seg_bytes = page;
     uint64_t cap = ((uint64_t)proc->option_int[SKEW_OPT_SPOOL_MB] << 20) / id->seg_bytes;
     /* The definitions' segment stands outside the cap: without it nothing can be read. */
     id->seg_cap = (uint32_t)(cap < 1 ? 2 : cap + 1 > SKEW_SPOOL_SEGMENTS ? SKEW_SPOOL_SEGMENTS : cap + 1);

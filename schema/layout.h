@@ -10,6 +10,8 @@
  *     spool-B-M-H                       text: the absolute path of a spool directory, one line
  *     run-ID.json                       what `run` knows of a run (command, labels, exit status, …)
  *     collector-B.lock                  held (flock) by the node's one collector
+ *     publish-B                         empty; asks that collector to drain and publish at once, which
+ *                                       then removes it
  *     work-B.db                         the collector's database when OUT is on a local file system
  *   ROOT/skewscope-UID/H/               a spool directory, mode 0700; ROOT: see SKEWSCOPE_SPOOL
  *     B-PIDNS-PID-START-CREATED.spool   one process image (schema/spool.h; CREATED is created_ns: an exec
@@ -17,7 +19,15 @@
  *     work-B.db                         the collector's database otherwise (ROOT is never tmpfs then)
  *   ROOT is OUT/.skewscope itself (ROOT/H) when nothing better exists.
  *
- * A spool file is removed by the collector once its process is gone and all of it is published.
+ * A spool file is removed by the collector once its process is gone and all of it is published; then an
+ * empty pointer file's directory goes the same way: unlink(pointer), rmdir(H), and the pointer again when
+ * the rmdir fails because somebody moved in. So whoever creates a spool must start over (directories,
+ * spool, pointer) when a directory vanishes under it.
+ *
+ * run-ID.json: {"id","command":[],"cwd","version","incarnation","started_real_ns","ended_real_ns",
+ * "exit_status","exit_signal","labels":{},"env":{},"packages":[{"name","version","path"}],
+ * "notes":[{"code","severity","text"}]} and who `run` is: "boot_id" (hex, as B but whole), "pid_ns",
+ * "pid", "start_ticks": another node's is left alone, and one whose `run` was killed is known to be over.
  */
 #ifndef SKEW_LAYOUT_H
 #define SKEW_LAYOUT_H

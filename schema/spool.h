@@ -70,7 +70,9 @@ enum skew_seg_state {
 };
 
 /* Entry of the segment table. The target moves ABSENT → FREE → CLAIMED → ACTIVE → FULL, the collector alone
- * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with. */
+ * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with.
+ * ACTIVE is stored after the segment's head and `stream`; a segment is FULL before the first record of
+ * its stream's next one is committed. */
 struct skew_seg_entry {
     uint32_t state;
     uint32_t stream;
@@ -131,7 +133,7 @@ enum skew_rec_type {
     SKEW_REC_DIAG = 8,     /* struct skew_rec_text: what = enum skew_diag */
     /* streams 1, 2, … */
     SKEW_REC_GROUP = 32,      /* struct skew_rec_group */
-    SKEW_REC_GROUP_PART = 33, /* earlier cells of the GROUP record that follows in this stream */
+    SKEW_REC_GROUP_PART = 33, /* struct skew_rec_group, lanes 0: earlier cells of a GROUP that follows */
     SKEW_REC_LOSS = 34,       /* struct skew_rec_loss */
     SKEW_REC_LAUNCH = 35      /* struct skew_rec_launch */
 };
@@ -192,10 +194,14 @@ struct skew_lane {
 };
 
 /* A whole outermost group, or one call outside a group. GROUP_PART has the same shape, with cells but
- * no lanes: its cells come before those of the GROUP record with the same `group` and use that record's lanes.
- * Parts whose `group` is not that of the next GROUP record belong to a group that came to nothing: drop them. Followed by `cells` struct skew_cell and then
- * `lanes` struct skew_lane. Only groups whose outermost End returned Success or InProgress exist.
- * Cells keep the order of the calls. */
+ * no lanes: its cells come before those of the GROUP record with the same `group` and use that record's
+ * lanes. Parts whose `group` is not that of the next GROUP record belong to a group that came to nothing:
+ * drop them. Followed by `cells` struct skew_cell and then `lanes` struct skew_lane. Only groups whose
+ * outermost End returned Success or InProgress exist. Cells keep the order of the calls.
+ *
+ * The exchanges of one group on one communicator take ordinals in this order: one for all SEND and RECV
+ * cells (if there is any), then one for each ALLTOALL cell, then one for each all-to-all-v call (its
+ * ALLTOALLV_SEND cells, then its ALLTOALLV_RECV cells). */
 struct skew_rec_group {
     struct skew_rec head;
     uint64_t call_ns;   /* before the real outermost GroupEnd, or the real call */

@@ -415,7 +415,11 @@ CREATE VIEW coverage AS
            coalesce(sum(l.exchanges), 0) AS lost_exchanges
     FROM process p LEFT JOIN loss l USING (process_id) GROUP BY p.process_id;
 
--- Call sites as text, innermost frame first.
+-- Call sites as text, innermost frame first: a function's name, else file name and offset in it.
 CREATE VIEW callsite_text AS
-    SELECT site_id, group_concat(coalesce(symbol, printf('0x%x', address)), ' < ') AS stack
-    FROM (SELECT * FROM frame ORDER BY site_id, depth) GROUP BY site_id;
+    SELECT site_id, group_concat(name, ' < ') AS stack
+    FROM (SELECT f.site_id, coalesce(f.symbol,
+                 replace(m.path, rtrim(m.path, replace(m.path, '/', '')), '') || printf('+0x%x', f.address - m.base),
+                 printf('0x%x', f.address)) AS name
+          FROM frame f LEFT JOIN module m USING (module_id) ORDER BY f.site_id, f.depth)
+    GROUP BY site_id;

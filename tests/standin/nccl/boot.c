@@ -137,7 +137,10 @@ ncclResult_t sn_boot_join(struct ncclComm *comm, struct sn_id id)
         return result;
     }
     comm->seg_open = true;
-    return wait_for(comm, deadline, "initialisation", all_joined, 0);
+    result = wait_for(comm, deadline, "initialisation", all_joined, 0);
+    if (result && comm->rank == 0)
+        unlink(comm->seg.path); /* the communicator may never be aborted */
+    return result;
 }
 
 /* Sequence numbers wrap after 2^32 rounds; differences stay small. */

@@ -5,7 +5,7 @@
  * communicator very likely has the address of the one destroyed last; old operations, for example
  * in CUDA graphs, recognise by the generation that their communicator is gone.
  */
-#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -102,6 +102,11 @@ void sn_comm_set_async(struct ncclComm *comm, ncclResult_t result)
 
 void sn_comm_break(struct ncclComm *comm, ncclResult_t result)
 {
+    char why[256];
+
+    /* NCCL's warning also asks the exported ncclGetErrorString for the text. */
+    snprintf(why, sizeof(why), "%s", sn_last_error());
+    sn_fail(result, "operation failed : %s : %s", ncclGetErrorString(result), why);
     sn_comm_set_async(comm, result);
     atomic_store(&comm->failed, true);
     atomic_store(&comm->seg.head->slot[comm->rank].state, SN_SLOT_FAILED);

@@ -403,11 +403,23 @@ static struct plan *sort_plans(struct plan *plans)
     return sorted;
 }
 
+static ncclResult_t check_captures(const struct plan *plans)
+{
+    for (const struct plan *p = plans; p; p = p->next)
+        if ((p->capture != 0) != (plans->capture != 0))
+            return sn_fail(ncclInvalidUsage,
+                           "Either none or all communicators in a ncclGroup() can "
+                           "be CUDA graph captured.");
+    return ncclSuccess;
+}
+
 static ncclResult_t launch_work(struct work *work, bool simulate)
 {
     ncclResult_t result = run_jobs(work->jobs);
 
     work->plans = sort_plans(work->plans);
+    if (!result)
+        result = check_captures(work->plans);
     for (struct plan *p = work->plans; p && !result; p = p->next)
         result = sn_op_build(&p->op, p->comm, p->tasks, p->ntasks);
     for (struct plan *p = work->plans; p && !result && !simulate; p = p->next) {

@@ -507,7 +507,11 @@ static ncclResult_t finalize_job(struct sn_job *job)
 
 static ncclResult_t destroy_job(struct sn_job *job)
 {
+    sn_ctx before = sn_cu_push(job->comm->ctx);
+
     drain(job->comm, true);
+    sn_comm_free_sync(job->comm);
+    sn_cu_pop(before);
     sn_comm_free(job->comm);
     return ncclSuccess;
 }

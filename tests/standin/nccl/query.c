@@ -196,24 +196,39 @@ SN_EXPORT(ncclResult_t, ncclCommDeregister, (const ncclComm_t comm, void *handle
     return ncclSuccess;
 }
 
-/* Every rank registers its windows in the same order: the ordinal names a window everywhere. */
-SN_EXPORT(ncclResult_t, ncclCommWindowRegister,
-          (ncclComm_t comm, void *buff, size_t size, ncclWindow_t *win, int winFlags))
-{
-    ncclResult_t result = sn_comm_check(comm, "ncclCommWindowRegister", "comm");
+/*
+ * What NCCL needs for copy-engine collectives, made with the first symmetric window: memory from
+ * the exported ncclMemAlloc, a window of its own, and at the end the exported calls that undo them.
+ */
+static ncclResult_t add_window(ncclComm_t comm, void *buff, size_t size, ncclWindow_t *win);
 
-    (void)winFlags;
-    if (!result && (!buff || size == 0 || !win))
-        result = sn_fail(ncclInvalidArgument, "ncclCommWindowRegister : buff, size and win are "
-                                              "needed");
-    if (!result)
-        result = sn_comm_ready(comm);
-    if (result)
-        return result;
+#define SYNC_BYTES 4096
+
+static ncclResult_t make_sync_memory(ncclComm_t comm)
+{
+    if (comm->sync_memory)
+        return ncclSuccess;
+    ncclResult_t result = ncclMemAlloc(&comm->sync_memory, SYNC_BYTES);
+    return result ? result : add_window(comm, comm->sync_memory, SYNC_BYTES, &comm->sync_window);
+}
+
+void sn_comm_free_sync(struct ncclComm *comm)
+{
+    if (!comm->sync_memory)
+        return;
+    (void)ncclCommWindowDeregister(comm, comm->sync_window);
+    (void)ncclMemFree(comm->sync_memory);
+    comm->sync_memory = NULL;
+}
+
+/* Every rank registers its windows in the same order: the ordinal names a window everywhere. */
+static ncclResult_t add_window(ncclComm_t comm, void *buff, size_t size, ncclWindow_t *win)
+{
     struct sn_window *w = calloc(1, sizeof(*w));
+
     if (!w)
         return sn_fail(ncclSystemError, "out of memory");
-    result = ncclCommRegister(comm, buff, size, &w->registration);
+    ncclResult_t result = ncclCommRegister(comm, buff, size, &w->registration);
     if (result) {
         free(w);
         return result;
@@ -227,6 +242,21 @@ SN_EXPORT(ncclResult_t, ncclCommWindowRegister,
     pthread_mutex_unlock(&comm->lock);
     *win = (ncclWindow_t)w;
     return ncclSuccess;
+}
+
+SN_EXPORT(ncclResult_t, ncclCommWindowRegister,
+          (ncclComm_t comm, void *buff, size_t size, ncclWindow_t *win, int winFlags))
+{
+    ncclResult_t result = sn_comm_check(comm, "ncclCommWindowRegister", "comm");
+
+    if (!result && (!buff || size == 0 || !win))
+        result = sn_fail(ncclInvalidArgument, "ncclCommWindowRegister : buff, size and win are "
+                                              "needed");
+    if (!result)
+        result = sn_comm_ready(comm);
+    if (!result && (winFlags & 1 /* NCCL_WIN_COLL_SYMMETRIC */))
+        result = make_sync_memory(comm);
+    return result ? result : add_window(comm, buff, size, win);
 }
 
 static struct sn_window *take_window(ncclComm_t comm, ncclWindow_t win)

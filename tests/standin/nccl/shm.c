@@ -5,6 +5,7 @@
  * writer and one reader, so positions are plain counters. A rank's liveness is an OFD lock on one
  * byte of the file: the kernel drops it with the process, also for one killed and not yet reaped.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -23,6 +24,8 @@
 #define MAGIC  0x6c63636e2d776b73ULL
 #define LAYOUT 1
 #define PAGE   4096
+
+#define STALE_SECONDS 300
 
 static size_t round_up(size_t n, size_t to)
 {
@@ -82,13 +85,45 @@ static int create_in(struct sn_segment *seg, const char *dir, struct sn_id id, s
     return -error;
 }
 
+/*
+ * Removes what killed jobs left: files of ours that nobody has locked and that are older than any
+ * rank needs to lock its file after making it.
+ */
+static void sweep(void)
+{
+    const char *dir = sn_options()->shm_dir;
+    char prefix[64], path[512];
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct stat st;
+    DIR *d = opendir(dir);
+
+    snprintf(prefix, sizeof(prefix), "skewscope-standin-nccl.%u.", (unsigned)getuid());
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (strncmp(e->d_name, prefix, strlen(prefix)) != 0 ||
+            snprintf(path, sizeof(path), "%s/%s", dir, e->d_name) >= (int)sizeof(path))
+            continue;
+        int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0)
+            continue;
+        if (fstat(fd, &st) == 0 && time(NULL) - st.st_ctime > STALE_SECONDS &&
+            fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK)
+            unlink(path);
+        lock.l_type = F_WRLCK;
+        close(fd);
+    }
+    if (d)
+        closedir(d);
+}
+
 int sn_segment_create(struct sn_segment *seg, struct sn_id id, int nranks)
 {
     size_t n = (size_t)nranks, stride = default_stride(nranks);
     size_t ready_at = sizeof(struct sn_segment_head) + n * sizeof(struct sn_slot);
     size_t rings_at = round_up(ready_at + SN_RING_KINDS * n * n, PAGE);
     size_t total = rings_at + SN_RING_KINDS * n * n * stride;
+    static pthread_once_t swept = PTHREAD_ONCE_INIT;
 
+    pthread_once(&swept, sweep);
     int error = create_in(seg, sn_options()->shm_dir, id, rings_at, total);
     if (error && error != -EEXIST)
         error = create_in(seg, sn_options()->tmp_dir, id, rings_at, total);
@@ -130,8 +165,10 @@ static int open_in(struct sn_segment *seg, const char *dir, struct sn_id id, int
         struct sn_segment_head *head = seg->head;
         if (atomic_load_explicit(&head->magic, memory_order_acquire) != MAGIC)
             error = -ENOENT;
-        else if (head->layout != LAYOUT || head->total_bytes != (uint64_t)st.st_size)
+        else if (head->layout != LAYOUT)
             error = -EPROTO;
+        else if (head->total_bytes != (uint64_t)st.st_size)
+            error = -ENOENT; /* it grew since fstat() */
         else if (head->nranks != (uint32_t)nranks)
             error = -EINVAL;
         if (error)

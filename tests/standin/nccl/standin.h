@@ -191,6 +191,8 @@ struct ncclComm {
     struct sn_redop *redops;
     int redop_capacity;
     struct sn_window *windows;
+    void *sync_memory; /* see query.c */
+    ncclWindow_t sync_window;
     sn_event event; /* end of the last operation that was not captured */
     cudaStream_t last_stream;
     bool has_last;
@@ -212,6 +214,7 @@ void sn_comm_set_async(struct ncclComm *comm, ncclResult_t result);
 /** An operation failed for good: async error, and every rank that waits for this one hears of it.
  */
 void sn_comm_break(struct ncclComm *comm, ncclResult_t result);
+void sn_comm_free_sync(struct ncclComm *comm); /* query.c */
 void sn_comm_busy(struct ncclComm *comm, int delta);
 void sn_comm_pending(struct ncclComm *comm, int delta);
 ncclResult_t sn_config_read(struct ncclComm *comm, const ncclConfig_t *config);

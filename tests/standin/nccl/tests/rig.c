@@ -147,11 +147,27 @@ ncclResult_t rig_settle(ncclComm_t comm)
     return state;
 }
 
+/* Asked in a child, so that the ranks load the driver themselves, as applications do. */
+static void need_driver(void)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(dlopen("libcuda.so.1", RTLD_NOW) ? 0 : 77);
+    waitpid(pid, &status, 0);
+    if (status != 0) {
+        printf("skipped: no libcuda.so.1 in LD_LIBRARY_PATH\n");
+        exit(77);
+    }
+}
+
 static struct rig *new_rigs(int n, ncclUniqueId *ids)
 {
     struct rig *rigs = calloc((size_t)n, sizeof(*rigs));
     void *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
+    need_driver();
     for (int i = 0; i < IDS; i++)
         OK(ncclGetUniqueId(&ids[i]));
     for (int r = 0; r < n; r++)

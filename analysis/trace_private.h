@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of analysis/ share among themselves and nobody else includes.
+ */
+#ifndef SKEW_TRACE_PRIVATE_H
+#define SKEW_TRACE_PRIVATE_H
+
+#include "trace.h"
+
+#include <sqlite3.h>
+
+#define SKEW_RANKS_MAX (1u << 16) /* more than any communicator has: guards against corrupt input */
+#define SKEW_CELLS_MAX (1u << 24)
+
+struct skew_vector_cache;
+
+struct skew_trace {
+    sqlite3 *db;
+    char *path;
+    struct skew_comm *comms; /* loaded at the first call, ordered by id */
+    size_t comm_count;
+    struct skew_member *members; /* likewise */
+    size_t member_count;
+    bool loaded;
+    struct skew_vector_cache *vectors;
+};
+
+__attribute__((format(printf, 2, 3))) void skew_error_set(struct skew_error *error,
+                                                          const char *format, ...);
+
+/* Prepares, or explains with `error` why not. */
+int skew_sql_prepare(struct skew_trace *trace, sqlite3_stmt **out, const char *sql,
+                     struct skew_error *error);
+
+/* A column that must not be NULL and must lie between `least` and `most`. */
+bool skew_sql_between(sqlite3_stmt *statement, int column, int64_t least, int64_t most,
+                      int64_t *value);
+
+const struct skew_member *skew_trace_member(const struct skew_trace *trace, int64_t id);
+
+/* The decoded vector `id`. Borrowed until the next call with another id but the one before: two
+ * vectors, the send and the receive side of one exchange, are always valid together. */
+int skew_vector_get(struct skew_trace *trace, int64_t id, const struct skew_vector **out,
+                    struct skew_error *error);
+void skew_vector_cache_free(struct skew_vector_cache **cache);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One process of the target and what the collector remembers of it: which numbers of the spool are which rows. All of
+ * it can be loaded from the database again (skew_proc_open), which is what happens after any error.
+ *
+ * proc.c drains a spool; defs.c, groups.c and graphs.c turn its records into rows. One thread.
+ */
+#ifndef SKEW_COLLECT_PROC_H
+#define SKEW_COLLECT_PROC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "db.h"
+#include "map.h"
+#include "spool.h"
+#include "spoolfile.h"
+#include "vector.h"
+
+/* exchange.flags and operation.flags (schema/trace.sql) */
+enum skew_exchange_flags {
+    SKEW_EX_CAPTURED = 1,
+    SKEW_EX_CAPTURE_UNKNOWN = 2,
+    SKEW_EX_UNKNOWN_TYPE = 4,
+    SKEW_EX_NONBLOCKING = 8,
+    SKEW_EX_STREAMS = 16,
+    SKEW_EX_RANKS_UNKNOWN = 32 /* an all-to-all whose vector has one cell until the ranks are known */
+};
+
+/* A communicator with more ranks than this is damage: `ordinal` would have to reach that far. */
+#define SKEW_RANKS_MAX (1 << 20)
+
+struct skew_local_comm {
+    uint32_t local;
+    int64_t member, comm;
+    int32_t ranks, rank; /* −1: not known */
+    bool nonblocking;
+    int64_t pending; /* no exchange before this one waits for `ranks`; 0: none waits */
+    uint64_t stamp;  /* group being stored, with its slot there */
+    uint32_t slot;
+};
+
+struct skew_stream {
+    uint32_t stream;
+    uint64_t seq, offset;         /* stored up to here, once the transaction is durable */
+    uint64_t read_seq, read_offset; /* read up to here: further where a group's parts are waiting */
+    struct skew_cell *parts;
+    size_t part_count, part_room;
+    uint64_t part_group;
+    bool dirty;
+    bool stuck; /* the open segment is damaged; wait until it is sealed, then go on behind it */
+};
+
+struct skew_module {
+    int64_t id;
+    uint64_t start, end;
+    char *path;
+};
+
+struct skew_graphs; /* graphs.c */
+
+struct skew_proc {
+    struct skew_db *db;
+    struct skew_spool_file *file;
+    int dir;         /* borrowed: the directory that holds it */
+    char name[160];  /* file name there */
+    char key[144];   /* process.key */
+    int64_t id, run;
+    struct skew_map streams;     /* stream → struct skew_stream * */
+    struct skew_map comms;       /* local comm → struct skew_local_comm * */
+    struct skew_map sites;       /* local site → site_id */
+    struct skew_map cuda_streams; /* handle → stream_id */
+    struct skew_map captures;    /* driver id → capture_id */
+    char *exe;
+    struct skew_module *modules;
+    size_t module_count;
+    uint64_t orphans; /* frames without a module, perhaps */
+    struct skew_graphs *graphs;
+    struct skew_loss_count loss[SKEW_LOSS_SLOTS]; /* as stored */
+    uint64_t returned;                            /* as stored */
+    uint64_t stored;       /* groups not yet added to process.stored_groups */
+    uint64_t group_stamp;
+    uint64_t unknown_records;
+    bool damaged;          /* from now on the file is only read, and kept at the end */
+    bool ended;            /* process.ended is final */
+    bool said_type, said_device;
+    char *buffer;          /* one segment */
+    uint64_t checked_ns;   /* when it was last looked for */
+    bool gone;             /* the process is no more: what it wrote is final */
+    bool unreadable;       /* the file has become too short to be read at all */
+    dev_t dev;
+    ino_t ino;
+};
+
+/* Why a spool cannot be read further, for the message of the collector. */
+const char *skew_proc_where(const struct skew_proc *proc, char *buffer, size_t size);
+
+/** Takes `file` over, also on failure. Finds the process in the database or adds it. */
+int skew_proc_open(struct skew_proc **out, struct skew_db *db, struct skew_spool_file *file, int dir,
+                   const char *name);
+void skew_proc_close(struct skew_proc **proc);
+
+/**
+ * Stores what the spool holds beyond what is stored, committing in batches, and gives segments back.
+ * @return bytes stored, or negative errno: the caller then closes everything and starts over
+ */
+int64_t skew_proc_drain(struct skew_proc *proc);
+
+/** Writes how the process ended (after a last drain). */
+int skew_proc_end(struct skew_proc *proc, const char *how);
+
+/** Notes damage once, in the trace; from then on the file is left as it is. */
+int skew_proc_damage(struct skew_proc *proc, const char *text);
+
+/* defs.c */
+int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_defs_load(struct skew_proc *proc);
+void skew_defs_free(struct skew_proc *proc);
+/** The communicator of that number; one that was never defined is made up, and said. */
+int skew_defs_comm(struct skew_proc *proc, uint32_t local, struct skew_local_comm **out);
+
+/* groups.c */
+int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const struct skew_rec *rec);
+int skew_loss_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id);
+/** Gives exchanges that waited for the number of ranks their vector. */
+int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
+
+/* graphs.c */
+int skew_graph_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_launch_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_capture_id(struct skew_proc *proc, uint64_t driver_id, int64_t *id);
+int skew_graph_load(struct skew_proc *proc);
+void skew_graph_forget_old(struct skew_proc *proc);
+void skew_graph_free(struct skew_proc *proc);
+
+#endif

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What `skewscope run` knows of a run lies in OUT/.skewscope/run-ID.json (keys: schema/layout.h) and goes to the
+ * run tables. It is read as untrusted input: what has the wrong type is left out.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "alive.h"
+#include "node.h"
+
+#define FILE_MAX (16 << 20)
+
+static bool is_run_file(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return strncmp(name, "run-", 4) == 0 && dot && strcmp(dot, ".json") == 0;
+}
+
+static json_t *read_run(struct skew_node *c, int dir, const char *name)
+{
+    struct stat st;
+    json_error_t why;
+    json_t *json = NULL;
+    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_size > FILE_MAX) {
+        skew_node_say(c, "warning", NULL, "Run file %s/%s is not ours to read and is left out.", c->state, name);
+    } else {
+        json = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
+        if (!json_is_object(json) || !json_is_string(json_object_get(json, "id"))) {
+            skew_node_say(c, "warning", NULL, "Run file %s/%s is not a run's description (line %d: %s) and is left out.",
+                     c->state, name, json ? 0 : why.line, json ? "no \"id\"" : why.text);
+            json_decref(json);
+            json = NULL;
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+    return json;
+}
+
+static bool same_node(const struct skew_node *c, const json_t *json)
+{
+    const char *boot = json_string_value(json_object_get(json, "boot_id"));
+    size_t at = 0;
+    if (!boot)
+        return true;
+    for (; *boot; boot++)
+        if (*boot != '-' && (at >= sizeof c->node - 1 || c->node[at++] != *boot))
+            return false;
+    return at == sizeof c->node - 1;
+}
+
+/* Over: it says so, or `run` was killed before it could. */
+static bool is_over(const json_t *json)
+{
+    if (json_is_integer(json_object_get(json, "ended_real_ns")))
+        return true;
+    json_t *pid = json_object_get(json, "pid"), *ns = json_object_get(json, "pid_ns"),
+           *start = json_object_get(json, "start_ticks");
+    if (!json_is_integer(pid) || !json_is_integer(ns) || !json_is_integer(start))
+        return false;
+    return skew_pid_alive((uint64_t)json_integer_value(ns), (uint32_t)json_integer_value(pid),
+                          (uint64_t)json_integer_value(start)) == SKEW_GONE;
+}
+
+/* ---- rows ------------------------------------------------------------------------------------- */
+
+static void bind_json(sqlite3_stmt *stmt, int column, const json_t *value)
+{
+    if (json_is_integer(value))
+        sqlite3_bind_int64(stmt, column, json_integer_value(value));
+    else if (json_is_string(value))
+        skew_db_bind_text(stmt, column, json_string_value(value), json_string_length(value));
+    else
+        sqlite3_bind_null(stmt, column);
+}
+
+static int run_row(struct skew_db *db, int64_t run, const json_t *json)
+{
+    static const char *const keys[] = {"cwd", "version", "incarnation", "started_real_ns", "ended_real_ns",
+                                       "exit_status", "exit_signal"};
+    sqlite3_stmt *stmt;
+    json_t *command = json_object_get(json, "command");
+    if (sqlite3_prepare_v2(db->sql, "UPDATE run SET command = ?2, cwd = ?3, version = ?4, incarnation = ?5, "
+                                    "started_real_ns = ?6, ended_real_ns = ?7, exit_status = ?8, "
+                                    "exit_signal = ?9 WHERE run_id = ?1", -1, &stmt, NULL) != SQLITE_OK)
+        return skew_db_fail(db, "the database");
+    sqlite3_bind_int64(stmt, 1, run);
+    if (json_is_array(command))
+        sqlite3_bind_text(stmt, 2, json_dumps(command, JSON_COMPACT), -1, free);
+    else
+        sqlite3_bind_null(stmt, 2);
+    for (int i = 0; i < (int)(sizeof keys / sizeof *keys); i++)
+        bind_json(stmt, i + 3, json_object_get(json, keys[i]));
+    int error = skew_db_run(db, stmt);
+    sqlite3_finalize(stmt);
+    return error;
+}
+
+/* {"key": "value", …} → rows of (run_id, key, value). */
+static int pair_rows(struct skew_db *db, int64_t run, const char *sql, json_t *pairs)
+{
+    sqlite3_stmt *stmt;
+    const char *key;
+    json_t *value;
+    int error = 0;
+    if (!json_is_object(pairs))
+        return 0;
+    if (sqlite3_prepare_v2(db->sql, sql, -1, &stmt, NULL) != SQLITE_OK)
+        return skew_db_fail(db, "the database");
+    json_object_foreach (pairs, key, value) {
+        if (error || !json_is_string(value))
+            continue;
+        sqlite3_bind_int64(stmt, 1, run);
+        skew_db_bind_text(stmt, 2, key, strlen(key));
+        bind_json(stmt, 3, value);
+        error = skew_db_run(db, stmt);
+    }
+    sqlite3_finalize(stmt);
+    return error;
+}
+
+static int package_rows(struct skew_db *db, int64_t run, json_t *packages)
+{
+    sqlite3_stmt *stmt;
+    size_t i;
+    json_t *package;
+    int error = 0;
+    if (sqlite3_prepare_v2(db->sql, "REPLACE INTO run_package(run_id, name, version, path) VALUES(?,?,?,?)", -1,
+                           &stmt, NULL) != SQLITE_OK)
+        return skew_db_fail(db, "the database");
+    json_array_foreach (packages, i, package) {
+        json_t *name = json_object_get(package, "name"), *path = json_object_get(package, "path");
+        if (error || !json_is_string(name) || !json_is_string(path))
+            continue;
+        sqlite3_bind_int64(stmt, 1, run);
+        bind_json(stmt, 2, name);
+        bind_json(stmt, 3, json_object_get(package, "version"));
+        bind_json(stmt, 4, path);
+        error = skew_db_run(db, stmt);
+    }
+    sqlite3_finalize(stmt);
+    return error;
+}
+
+static int note_rows(struct skew_db *db, int64_t run, json_t *notes)
+{
+    size_t i;
+    json_t *note;
+    int error = 0;
+    json_array_foreach (notes, i, note) {
+        const char *code = json_string_value(json_object_get(note, "code"));
+        const char *severity = json_string_value(json_object_get(note, "severity"));
+        const char *text = json_string_value(json_object_get(note, "text"));
+        if (!error && code && text)
+            error = skew_db_diag(db, run, 0, severity ? severity : "info", code, 0, text);
+    }
+    return error;
+}
+
+static int store_run(struct skew_node *c, const json_t *json)
+{
+    int64_t run;
+    int error = skew_db_begin(c->db);
+    if (!error)
+        error = skew_db_run_id(c->db, json_string_value(json_object_get(json, "id")), &run);
+    if (!error)
+        error = run_row(c->db, run, json);
+    if (!error)
+        error = pair_rows(c->db, run, "REPLACE INTO run_label(run_id, key, value) VALUES(?,?,?)",
+                          json_object_get(json, "labels"));
+    if (!error)
+        error = pair_rows(c->db, run, "REPLACE INTO run_env(run_id, name, value) VALUES(?,?,?)",
+                          json_object_get(json, "env"));
+    if (!error)
+        error = package_rows(c->db, run, json_object_get(json, "packages"));
+    if (!error)
+        error = note_rows(c->db, run, json_object_get(json, "notes"));
+    return error;
+}
+
+/* ---- files ------------------------------------------------------------------------------------ */
+
+/* Calls `visit` for each run of this node. */
+static int each_run(struct skew_node *c,
+                    int (*visit)(struct skew_node *, int, const char *, const json_t *))
+{
+    struct dirent *entry;
+    int error = 0, dir = open(c->state, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *list = dir < 0 ? NULL : fdopendir(dir);
+    while (list && !error && (entry = readdir(list))) {
+        if (!is_run_file(entry->d_name))
+            continue;
+        json_t *json = read_run(c, dir, entry->d_name);
+        if (json && same_node(c, json))
+            error = visit(c, dir, entry->d_name, json);
+        json_decref(json);
+    }
+    if (list)
+        closedir(list);
+    return error;
+}
+
+/* A file is stored again only when it was written again. */
+static bool is_news(struct skew_node *c, int dir, const char *name)
+{
+    struct stat st;
+    uint64_t mark = 1469598103934665603u;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return false;
+    uint64_t parts[] = {(uint64_t)st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
+                        (uint64_t)st.st_mtim.tv_nsec};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        mark = (mark ^ parts[i]) * 1099511628211u;
+    uint64_t before;
+    if (skew_map_get(&c->run_files, (uint64_t)st.st_ino, &before) && before == mark)
+        return false;
+    skew_map_put(&c->run_files, (uint64_t)st.st_ino, mark);
+    return true;
+}
+
+static int visit_store(struct skew_node *c, int dir, const char *name, const json_t *json)
+{
+    if (!is_news(c, dir, name))
+        return 0;
+    c->changed = true;
+    return store_run(c, json);
+}
+
+int skew_runs_store(struct skew_node *c)
+{
+    return each_run(c, visit_store);
+}
+
+static int visit_tidy(struct skew_node *c, int dir, const char *name, const json_t *json)
+{
+    uint64_t known;
+    struct stat st;
+    /* Removed only if what is there now is what was stored. */
+    if (is_over(json) && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        skew_map_get(&c->run_files, (uint64_t)st.st_ino, &known) && !is_news(c, dir, name))
+        unlinkat(dir, name, 0);
+    return 0;
+}
+
+void skew_runs_tidy(struct skew_node *c)
+{
+    each_run(c, visit_tidy);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The subcommands of `skewscope`. A subcommand is one file, cmd_<name>.c, and one line here; its help
+ * and its part of the manual come from its own argp.
+ *
+ *   X(name, "one line for --help")
+ */
+#ifndef SKEW_COMMAND_H
+#define SKEW_COMMAND_H
+
+#include <argp.h>
+
+#define SKEW_COMMAND_LIST(X)                                                                       \
+    X(run, "run a command and trace its all-to-all traffic")                                       \
+    X(info, "show what is in a trace and how much of it was captured")                             \
+    X(matrix, "show the bytes from each rank to each rank")                                        \
+    X(collect, "bring what processes left in their spools into the trace")                         \
+    X(help, "show help on a command")
+
+/* Exit statuses of every subcommand; `run` otherwise ends as its command did. */
+enum { SKEW_EXIT_OK = 0, SKEW_EXIT_FAILURE = 1, SKEW_EXIT_USAGE = 2 };
+
+struct skew_command {
+    const char *name;
+    const char *summary;
+    int (*main)(int argc, char **argv);     /* argv[0] is "skewscope <name>" */
+    const struct argp *(*argp)(void);       /* NULL: the manual refers to --help */
+};
+
+extern const struct skew_command skew_commands[]; /* ends with a NULL name */
+
+/* The parser of one subcommand; weak, so that one without an argp of its own still has a main. */
+#define X(name, summary)                                                                           \
+    int skew_cmd_##name(int argc, char **argv);                                                    \
+    const struct argp *skew_argp_##name(void) __attribute__((weak));
+SKEW_COMMAND_LIST(X)
+#undef X
+
+/** Writes skewscope.1 to standard output, from the tables. */
+void skew_manual_write(void);
+
+#endif

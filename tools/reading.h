@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What every command that reads a trace does first: drain what is left in spools, find the
+ * databases, open them.
+ */
+#ifndef SKEW_READING_H
+#define SKEW_READING_H
+
+#include "trace.h"
+
+struct skew_reading {
+    struct skew_trace **traces;
+    size_t count;
+};
+
+/**
+ * Drains, lists and opens all databases behind `path`.
+ * @return 0, or a negative errno after one sentence on standard error.
+ */
+int skew_reading_open(struct skew_reading *reading, const char *path);
+void skew_reading_close(struct skew_reading *reading);
+
+#endif
