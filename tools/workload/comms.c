@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Makes and ends communicators: each from a unique id that its first rank publishes, as PyTorch does,
- * or split off one world communicator. Called by the rank that owns them.
+ * Makes and ends communicators: each from a unique id that its first rank publishes, as PyTorch
+ * does, or split off one world communicator. Called by the rank that owns them.
  */
 #include <string.h>
 #include <unistd.h>
@@ -90,10 +90,10 @@ static void init_by_split(struct skew_rank *rank, enum skew_comm_role role, unsi
 {
     struct skew_comm *comm = &rank->comm[role];
     ncclComm_t world = rank->comm[SKEW_COMM_WORLD].handle;
-    skew_nccl_check(rank,
-                    ncclCommSplit(world, (int)color, (int)comm->rank, &comm->handle,
-                                  (ncclConfig_t *)config),
-                    "ncclCommSplit");
+    skew_nccl_check(
+        rank,
+        ncclCommSplit(world, (int)color, (int)comm->rank, &comm->handle, (ncclConfig_t *)config),
+        "ncclCommSplit");
     skew_comm_settle(rank, world, "ncclCommSplit"); /* only then is the child's handle there */
 }
 
@@ -108,7 +108,10 @@ void skew_comms_open(struct skew_rank *rank, unsigned mask)
         unsigned color;
         struct config config = {
             {sizeof config, NCCL_CONFIG_MAGIC, 21800, opt->nonblocking ? 0 : 1},
-            NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NULL,
+            NCCL_CONFIG_UNDEF_INT,
+            NCCL_CONFIG_UNDEF_INT,
+            NCCL_CONFIG_UNDEF_INT,
+            NULL,
             NCCL_CONFIG_UNDEF_INT,
         };
         if (!(mask & 1u << role))

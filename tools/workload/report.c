@@ -72,7 +72,8 @@ static void print_role(const struct skew_job *job, int role)
     }
     if (!calls)
         return;
-    printf("\n%s: %" PRIu64 " exchanges over all ranks", skew_role_name((enum skew_role)role), calls);
+    printf("\n%s: %" PRIu64 " exchanges over all ranks", skew_role_name((enum skew_role)role),
+           calls);
     if (collective)
         printf(", %" PRIu64 " bytes given to collectives", collective);
     if (sent)
@@ -132,13 +133,15 @@ void skew_report(const struct skew_job *job)
         slowest = results(job, r)->wall_ns > slowest ? results(job, r)->wall_ns : slowest;
     }
     print_head(job);
-    printf("\nexperts, all ranks and steps together:\n  layer   assignments      Gini   max/mean  hottest\n");
+    printf("\nexperts, all ranks and steps together:\n  layer   assignments      Gini   max/mean  "
+           "hottest\n");
     for (unsigned l = 0; l < opt->layers; l++)
         print_layer(job, l, tokens);
     printf("\nbytes sent, rows are sources, columns destinations:\n");
     for (int role = 0; role < SKEW_ROLES; role++)
         print_role(job, role);
-    printf("\nchecked: %" PRIu64 " token copies reached their experts and came back", rows - dropped);
+    printf("\nchecked: %" PRIu64 " token copies reached their experts and came back",
+           rows - dropped);
     if (dropped)
         printf("; %" PRIu64 " did not fit into the capacity", dropped);
     if (launches)
