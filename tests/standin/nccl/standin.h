@@ -2,8 +2,9 @@
 /*
  * Inside of the stand-in NCCL: what its files share. See README.md for the behaviour.
  *
- *   api.c    the exported functions          group.c  groups, jobs, launching
- *   comm.c   communicators                   boot.c   meeting of the ranks, allgather among them
+ *   api.c    data and group calls            group.c  groups        launch.c  their launch
+ *   make.c child.c end.c query.c  calls on communicators           comm.c    the objects
+ *   boot.c   meeting of the ranks, allgather among them
  *   shm.c    the shared segment and rings    op.c     the body of one device operation
  *   coll.c   collectives inside an op        reduce.c arithmetic on every data type
  *   rma.c    windows, put and signal         link.c   the link model and its truth file
@@ -215,6 +216,11 @@ void sn_comm_set_async(struct ncclComm *comm, ncclResult_t result);
 /** An operation failed for good: async error, and every rank that waits for this one hears of it.
  */
 void sn_comm_break(struct ncclComm *comm, ncclResult_t result);
+/** What all constructors end with: rank and nranks are set; meets the others. */
+ncclResult_t sn_comm_finish(struct ncclComm *comm, struct sn_id id);
+/** How the communicator was made, for the truth file: JSON members. */
+void sn_comm_origin(struct ncclComm *comm, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 void sn_comm_free_sync(struct ncclComm *comm); /* query.c */
 void sn_comm_busy(struct ncclComm *comm, int delta);
 void sn_comm_pending(struct ncclComm *comm, int delta);
@@ -283,7 +289,8 @@ struct sn_job {
 
 ncclResult_t sn_group_start(void);
 ncclResult_t sn_group_end(ncclSimInfo_t *sim);
-int sn_group_depth(void);
+/** Poisons the group if `result` is an error, and ends it. */
+ncclResult_t sn_group_end_with(ncclResult_t result);
 ncclResult_t sn_group_error(ncclResult_t result); /* poisons an open group; returns result */
 /** Runs the job now, or at the end of the open group. Takes the job. */
 ncclResult_t sn_group_job(struct sn_job *job);
