@@ -46,6 +46,7 @@
     X(COMM_KNOW, "UPDATE communicator SET kind = CASE WHEN ?2 = 'unknown' THEN kind ELSE ?2 END, " \
                  "ranks = coalesce(?3, ranks), parent_id = coalesce(?4, parent_id), "              \
                  "color = coalesce(?5, color) WHERE comm_id = ?1")                                 \
+    X(COMM_RANKS, "SELECT ranks FROM communicator WHERE comm_id = ? AND ranks IS NOT NULL")        \
     X(COMM_DROP, "DELETE FROM communicator WHERE comm_id = ?1 AND NOT EXISTS (SELECT 1 FROM "      \
                  "member WHERE comm_id = ?1) AND NOT EXISTS (SELECT 1 FROM communicator "          \
                  "WHERE parent_id = ?1)")                                                          \
