@@ -95,7 +95,8 @@ static void print_skew(const struct skew_matrix_output *o, const struct skew_mat
     char count[SKEW_COUNT_TEXT];
 
     if (o->members < o->comm->ranks) {
-        printf("skew: not known, since only %u of %u ranks are in this trace\n", o->members,
+        printf("skew: not known, since only %u of %u ranks are in this trace; the rows of the others are "
+               "empty\n", o->members,
                o->comm->ranks);
         return;
     }

@@ -3,6 +3,7 @@
  * Which communication libraries and MoE frameworks a job could use: see packages.h.
  */
 #include "packages.h"
+#include "elf_file.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -54,9 +55,13 @@ static bool told_before(struct search *s, const char *path)
 
 static bool is_library(const char *name)
 {
+    const char *so = strstr(name, ".so");
+
+    if (!so || so[3 + strspn(so + 3, ".0123456789")] != '\0')
+        return false;
     for (int i = 0; libraries[i]; i++)
         if (strncmp(name, libraries[i], strlen(libraries[i])) == 0)
-            return strstr(name, ".so") != NULL;
+            return true;
     return false;
 }
 
@@ -64,15 +69,23 @@ static bool is_library(const char *name)
 static void tell_library(struct search *s, const char *path)
 {
     char real[PATH_MAX], name[NAME_MAX + 1];
+    struct stat info;
 
-    if (!realpath(path, real) || told_before(s, real))
+    if (!realpath(path, real) || stat(real, &info) != 0 || !S_ISREG(info.st_mode) || told_before(s, real))
         return;
     const char *base = strrchr(real, '/') + 1;
     const char *so = strstr(base, ".so");
     size_t length = so ? (size_t)(so - base) : strlen(base);
     memcpy(name, base, length);
     name[length] = '\0';
-    s->take(s->user, name, so && so[3] == '.' && so[4] ? so + 4 : NULL, real);
+    const char *version = so && so[3] == '.' && so[4] ? so + 4 : NULL;
+    char inside[32];
+    if ((!version || !strchr(version, '.')) &&
+        (strcmp(name, "libnccl") == 0 || strcmp(name, "librccl") == 0)) {
+        skew_elf_nccl_version(real, inside);
+        version = *inside ? inside : version;
+    }
+    s->take(s->user, name, version, real);
 }
 
 static void search_directory(struct search *s, const char *directory)

@@ -14,15 +14,6 @@ struct skew_reading {
 };
 
 /**
- * Brings left-over spools of a directory into its trace (a file is left alone) by `skewscope
- * collect`. Failure is told on standard error and is no reason not to read what there is.
- */
-void skew_reading_drain(const char *path);
-
-/** Whether DIR/.skewscope holds anything that has not been published. */
-bool skew_reading_leftovers(const char *dir);
-
-/**
  * Drains, lists and opens all databases behind `path`.
  * @return 0, or a negative errno after one sentence on standard error.
  */

@@ -13,6 +13,7 @@
 
 struct skew_run_collector {
     const char *out;
+    const char *run_id;
     const sigset_t *mask; /* of signals, to start it with */
     pid_t pid;            /* −1: not running */
     bool ended_well;      /* its last end was exit status 0 */
@@ -21,7 +22,8 @@ struct skew_run_collector {
     uint64_t started_ns;
 };
 
-void skew_run_collector_init(struct skew_run_collector *collector, const char *out, const sigset_t *mask);
+void skew_run_collector_init(struct skew_run_collector *collector, const char *out, const char *run_id,
+                             const sigset_t *mask);
 
 /** `skewscope collect --out OUT`, with --follow or once. 0 or a negative errno. */
 int skew_run_collector_start(struct skew_run_collector *collector, bool follow);

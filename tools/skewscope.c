@@ -10,16 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef SKEW_NO_COLLECT
-int skew_cmd_collect(int argc, char **argv)
-{
-    (void)argc;
-    (void)argv;
-    skew_tell("this build has no collector");
-    return SKEW_EXIT_FAILURE;
-}
-#endif
-
 #define X(name, summary) {#name, summary, skew_cmd_##name, skew_argp_##name},
 const struct skew_command skew_commands[] = {SKEW_COMMAND_LIST(X){NULL, NULL, NULL, NULL}};
 #undef X

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "follow.h"
 
@@ -113,6 +114,8 @@ static bool is_idle(const struct skew_node *c, uint64_t now, uint64_t start, uin
 int skew_node_follow(struct skew_node *c, bool until_idle)
 {
     sigset_t signals;
+    pid_t parent = getppid();
+    bool by_run = c->run_id[0];
     uint64_t start, idle_since = 0, quiet = 0;
     catch_signals(&signals);
     c->follow = true;
@@ -128,7 +131,9 @@ int skew_node_follow(struct skew_node *c, bool until_idle)
             error = skew_node_publish(c);
         if (asked)
             skew_node_answer(c);
-        if (!error && until_idle && is_idle(c, now, start, &idle_since))
+        /* Started by a `skewscope run` that was killed since: nobody will tell us to end. */
+        bool orphan = by_run && getppid() != parent;
+        if (!error && (until_idle || orphan) && is_idle(c, now, start, &idle_since))
             break;
         quiet = c->moved ? 0 : quiet + 1;
         doze(error ? 10 * POLL_NORMAL : c->moved > BUSY_BYTES ? POLL_BUSY : quiet < 20 ? POLL_NORMAL : POLL_IDLE,

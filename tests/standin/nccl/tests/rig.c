@@ -29,23 +29,28 @@ _Noreturn void rig_fail_eq(const char *file, int line, const char *what, long lo
     _exit(1);
 }
 
-/* Calls a driver function that returns a CUresult. */
-static void *driver(const char *name)
-{
-    static void *handle;
+static pthread_once_t driver_once = PTHREAD_ONCE_INIT;
+static void *driver_handle;
 
-    if (!handle)
-        handle = dlopen("libcuda.so.1", RTLD_NOW);
-    void *f = handle ? dlsym(handle, name) : NULL;
+static void open_driver(void)
+{
+    driver_handle = dlopen("libcuda.so.1", RTLD_NOW);
+}
+
+void *rig_driver(const char *name)
+{
+    pthread_once(&driver_once, open_driver);
+    void *f = driver_handle ? dlsym(driver_handle, name) : NULL;
     if (!f) {
         fprintf(stderr, "libcuda.so.1 lacks %s: %s\n", name, dlerror());
         _exit(1);
     }
     return f;
 }
+/* Calls a driver function that returns a CUresult. */
 #define CU(name, types, ...)                                                                       \
     do {                                                                                           \
-        int error_ = ((int(*) types)driver(#name))(__VA_ARGS__);                                   \
+        int error_ = ((int(*) types)rig_driver(#name))(__VA_ARGS__);                               \
         if (error_)                                                                                \
             rig_fail_eq(__FILE__, __LINE__, #name, error_, 0);                                     \
     } while (0)
@@ -74,7 +79,7 @@ void rig_sync(cudaStream_t stream)
 
 bool rig_idle(cudaStream_t stream)
 {
-    return ((int (*)(cudaStream_t))driver("cuStreamQuery"))(stream) == 0;
+    return ((int (*)(cudaStream_t))rig_driver("cuStreamQuery"))(stream) == 0;
 }
 
 void *rig_alloc(size_t bytes)
