@@ -224,6 +224,34 @@ static uint8_t *put_lanes(struct skew_thread *t)
     return (uint8_t *)(lane + t->lanes);
 }
 
+/* Behind the group's record, what was lost before it. @return where the last record ends. */
+static SKEW_COLD uint8_t *put_losses(struct skew_process *proc, struct skew_thread *t, uint8_t *end)
+{
+    const struct skew_lane *lane = (const struct skew_lane *)t->cell;
+    for (uint32_t i = 0; i < t->lanes; i++)
+        if (t->lane[i].comm->lost_pending)
+            end = skew_loss_put(proc, t->lane[i].comm, lane[i].exchange_seq, end,
+                                (uint8_t *)t->seg + seg_bytes());
+    return end;
+}
+
+/* What found no room there, for more than about a hundred peers, goes to fresh segments. When there are none
+ * it waits for the next group, and the exchanges up to there are numbered too low. */
+static SKEW_COLD void put_losses_left(struct skew_process *proc, struct skew_thread *t)
+{
+    uint64_t seq[SKEW_LANES_MAX]; /* the record's segment may be another's once it is sealed */
+    for (uint32_t i = 0; i < t->lanes; i++)
+        seq[i] = ((struct skew_lane *)t->cell)[i].exchange_seq;
+    for (uint32_t i = 0; i < t->lanes; i++) {
+        struct skew_comm *comm = t->lane[i].comm;
+        while (comm->lost_pending && next_segment(proc, t) == 0) {
+            uint8_t *at = (uint8_t *)(t->seg + 1);
+            uint8_t *end = skew_loss_put(proc, comm, seq[i], at, (uint8_t *)t->seg + seg_bytes());
+            __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
+        }
+    }
+}
+
 void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t address, uintptr_t frame,
                        ncclResult_t result)
 {
@@ -249,11 +277,15 @@ void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t addres
     rec->lanes = (uint16_t)t->lanes;
     rec->result = (int16_t)result;
     rec->reserved = 0;
+    bool lost = false;
+    for (uint32_t i = 0; i < t->lanes; i++)
+        lost |= t->lane[i].comm->lost_pending != 0;
+    if (skew_unlikely(lost))
+        end = put_losses(proc, t, end);
     __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
     skew_returned_add(proc);
-    for (uint32_t i = 0; i < t->lanes; i++)
-        if (skew_unlikely(t->lane[i].comm->lost_exchanges | t->lane[i].comm->lost_ops))
-            skew_loss_put(proc, t, t->lane[i].comm, ((struct skew_lane *)t->cell)[i].exchange_seq);
+    if (skew_unlikely(lost))
+        put_losses_left(proc, t);
     skew_record_close(t);
 }
 

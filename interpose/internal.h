@@ -54,6 +54,7 @@ struct skew_comm {
     /* What was lost since the last stored group, for its LOSS record. */
     uint64_t lost_exchanges, lost_ops;
     uint32_t lost_reason;
+    uint32_t lost_pending; /* 1: there is something below or above that no LOSS record holds yet */
     uint32_t lost_peers;   /* entries of `lost` */
     struct skew_loss_peer *lost;
     struct skew_comm *next_free;

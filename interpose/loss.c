@@ -108,6 +108,7 @@ static void lose_on(struct skew_thread *t, struct skew_lane_key *lane, struct sk
     comm->lost_exchanges += exchanges;
     comm->lost_ops += ops;
     comm->lost_reason = t->loss - 1;
+    __atomic_store_n(&comm->lost_pending, 1, __ATOMIC_RELAXED);
 }
 
 /* Counts what scratch holds and empties it. `groups`: 1 at the end of the group. */
@@ -172,17 +173,27 @@ void skew_group_lose(struct skew_process *proc, struct skew_thread *t)
     skew_record_close(t);
 }
 
-/** After a stored group: what was lost on one of its communicators before it. */
-void skew_loss_put(struct skew_process *proc, struct skew_thread *t, struct skew_comm *comm,
-                   uint64_t before_seq)
+/* Bytes of a LOSS record for `peers` peers. */
+static size_t loss_bytes(uint32_t peers)
 {
-    struct skew_rec_loss *rec = (struct skew_rec_loss *)((uint8_t *)t->seg + t->seg->committed);
+    return sizeof(struct skew_rec_loss) + peers * sizeof(struct skew_loss_peer);
+}
+
+/**
+ * Writes at `at`, behind a stored group, what was lost on one of its communicators before it. The caller
+ * publishes both together: a kill in between would leave a group whose sends cannot be numbered. What does not fit
+ * before `limit` stays with the communicator.
+ * @return where the record ends; `at` when not even one peer fits.
+ */
+uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64_t before_seq, uint8_t *at,
+                       const uint8_t *limit)
+{
+    struct skew_rec_loss *rec = (struct skew_rec_loss *)at;
     struct skew_loss_peer *peer = (struct skew_loss_peer *)(rec + 1);
+    uint32_t p = 0;
+    if (at + loss_bytes(1) > limit)
+        return at;
     skew_lock(proc);
-    if (t->seg->committed + sizeof(*rec) + comm->lost_peers * sizeof(*peer) > proc->head->seg_bytes) {
-        skew_unlock(proc); /* no room left in this segment: with the next group */
-        return;
-    }
     *rec = (struct skew_rec_loss){
         .head = {.type = SKEW_REC_LOSS},
         .comm = comm->id,
@@ -191,16 +202,16 @@ void skew_loss_put(struct skew_process *proc, struct skew_thread *t, struct skew
         .exchanges = comm->lost_exchanges,
         .ops = comm->lost_ops,
     };
-    for (uint32_t p = 0; p < comm->lost_peers; p++) {
+    for (; p < comm->lost_peers && at + loss_bytes(rec->peers + 1) <= limit; p++) {
         if (!comm->lost[p].sends && !comm->lost[p].recvs)
             continue;
         peer[rec->peers] = comm->lost[p];
         peer[rec->peers++].peer = p;
+        comm->lost[p] = (struct skew_loss_peer){0};
     }
-    rec->head.bytes = (uint32_t)(sizeof(*rec) + rec->peers * sizeof(*peer));
-    __atomic_store_n(&t->seg->committed, t->seg->committed + rec->head.bytes, __ATOMIC_RELEASE);
-    if (comm->lost)
-        memset(comm->lost, 0, comm->lost_peers * sizeof(*comm->lost));
+    rec->head.bytes = (uint32_t)loss_bytes(rec->peers);
     comm->lost_exchanges = comm->lost_ops = 0;
+    comm->lost_pending = p < comm->lost_peers;
     skew_unlock(proc);
+    return at + rec->head.bytes;
 }

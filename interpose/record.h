@@ -37,7 +37,7 @@ bool skew_scratch_open(struct skew_thread *t, int loss);
 void skew_scratch_flush(struct skew_process *proc, struct skew_thread *t);
 bool skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss);
 void skew_group_lose(struct skew_process *proc, struct skew_thread *t);
-void skew_loss_put(struct skew_process *proc, struct skew_thread *t, struct skew_comm *comm,
-                   uint64_t before_seq);
+uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64_t before_seq, uint8_t *at,
+                       const uint8_t *limit);
 
 #endif

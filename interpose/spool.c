@@ -27,6 +27,7 @@
 
 #define SEGMENTS_AT_START 8u
 #define RETRY_NS          1000000000ull
+#define NO_SEGMENT        UINT32_MAX
 
 static uint8_t *segment_at(const struct skew_process *proc, uint32_t index)
 {
@@ -72,9 +73,8 @@ static int map_range(struct skew_process *proc, int fd, uint64_t from, uint64_t 
 }
 
 /* Grows the spool by up to `count` segments, one thread at a time. @return how many were added, or −errno. */
-static int grow(struct skew_process *proc, int fd, uint32_t count)
+static int grow(struct skew_process *proc, struct skew_spool_head *head, int fd, uint32_t count)
 {
-    struct skew_spool_head *head = proc->head;
     uint32_t have = head->seg_allocated, added = 0;
     int err = 0;
     while (added < count && have + added < head->seg_cap) {
@@ -96,7 +96,7 @@ static int grow_by_path(struct skew_process *proc, uint32_t count)
     if (__atomic_exchange_n(&proc->grow_lock, 1, __ATOMIC_ACQUIRE))
         return -EAGAIN; /* another thread is at it */
     int fd = open(proc->spool_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    int added = fd < 0 ? -errno : grow(proc, fd, count);
+    int added = fd < 0 ? -errno : grow(proc, proc->head, fd, count);
     if (fd >= 0)
         close(fd);
     __atomic_store_n(&proc->grow_lock, 0, __ATOMIC_RELEASE);
@@ -154,9 +154,8 @@ static int create_in(struct skew_process *proc, const char *dir, struct skew_spo
     if (!err)
         err = map_range(proc, fd, 0, id->head_bytes);
     if (!err) {
-        proc->head = (struct skew_spool_head *)proc->base;
-        *proc->head = *id;
-        err = grow(proc, fd, SEGMENTS_AT_START);
+        *(struct skew_spool_head *)proc->base = *id;
+        err = grow(proc, (struct skew_spool_head *)proc->base, fd, SEGMENTS_AT_START);
         /* One for definitions and one for a thread, or it is of no use. */
         if (err >= 0 && err < 2)
             err = -ENOSPC;
@@ -167,10 +166,12 @@ static int create_in(struct skew_process *proc, const char *dir, struct skew_spo
         err = -errno;
     close(fd);
     if (err) {
-        proc->head = NULL;
         unlink(temporary);
         mmap(proc->base, proc->reserved_bytes, PROT_NONE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    } else {
+        /* Only now: other threads look at it without the lock. */
+        __atomic_store_n(&proc->head, (struct skew_spool_head *)proc->base, __ATOMIC_RELEASE);
     }
     return err;
 }
@@ -262,6 +263,38 @@ int skew_spool_ensure(struct skew_process *proc, uint64_t now)
     return 0;
 }
 
+/* Claims a free segment. @return its index, or NO_SEGMENT. *spare: whether another one is free. */
+static uint32_t claim_segment(struct skew_spool_head *head, bool *spare)
+{
+    uint32_t allocated = __atomic_load_n(&head->seg_allocated, __ATOMIC_ACQUIRE), got = NO_SEGMENT;
+    *spare = false;
+    for (uint32_t i = 0; i < allocated && !*spare; i++) {
+        uint32_t expected = SKEW_SEG_FREE;
+        if (__atomic_load_n(&head->seg[i].state, __ATOMIC_ACQUIRE) != SKEW_SEG_FREE)
+            continue;
+        if (got != NO_SEGMENT)
+            *spare = true;
+        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_CLAIMED, false,
+                                             __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            got = i;
+    }
+    return got;
+}
+
+/* Grows the spool, but not again right after it could not be done. @return segments added, or −errno. */
+static int grow_if_due(struct skew_process *proc, uint32_t count)
+{
+    uint64_t now = skew_now();
+    if (now < __atomic_load_n(&proc->retry_ns, __ATOMIC_RELAXED))
+        return -(int)proc->grow_failed;
+    int err = grow_by_path(proc, count);
+    if (err < 0 && err != -EAGAIN) {
+        proc->grow_failed = (uint32_t)-err;
+        __atomic_store_n(&proc->retry_ns, err == -ENOBUFS ? 0 : now + RETRY_NS / 10, __ATOMIC_RELAXED);
+    }
+    return err;
+}
+
 /**
  * A free segment for a stream: a recycled one, or a new one. Keeps one more allocated ahead. Hold no
  * lock. @return 0, or the enum skew_loss + 1 by which to count what cannot be stored.
@@ -270,33 +303,19 @@ int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t se
                          struct skew_seg_head **seg)
 {
     struct skew_spool_head *head = proc->head;
-    uint32_t allocated = __atomic_load_n(&head->seg_allocated, __ATOMIC_ACQUIRE);
-    uint32_t got = UINT32_MAX, spare = 0;
-    for (uint32_t i = 0; i < allocated && !(got != UINT32_MAX && spare); i++) {
-        uint32_t expected = SKEW_SEG_FREE;
-        if (__atomic_load_n(&head->seg[i].state, __ATOMIC_ACQUIRE) != SKEW_SEG_FREE)
-            continue;
-        if (got != UINT32_MAX)
-            spare++;
-        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_CLAIMED, false,
-                                             __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-            got = i;
-    }
-    if (!spare) {
-        uint64_t now = skew_now();
-        bool retry = now >= __atomic_load_n(&proc->retry_ns, __ATOMIC_RELAXED);
-        int err = retry ? grow_by_path(proc, got == UINT32_MAX ? 2 : 1) : (int)-proc->grow_failed;
-        if (err < 0 && err != -EAGAIN && retry) {
-            proc->grow_failed = (uint32_t)-err;
-            __atomic_store_n(&proc->retry_ns, err == -ENOBUFS ? 0 : now + RETRY_NS / 10,
-                             __ATOMIC_RELAXED);
-        }
-        if (got == UINT32_MAX && err == -EAGAIN)
-            sched_yield();
-        if (got == UINT32_MAX && (err > 0 || err == -EAGAIN))
-            return skew_segment_acquire(proc, stream, seq, index, seg);
-        if (got == UINT32_MAX)
+    bool spare;
+    uint32_t got = claim_segment(head, &spare);
+    while (!spare) {
+        int err = grow_if_due(proc, got == NO_SEGMENT ? 2 : 1);
+        if (got != NO_SEGMENT)
+            break;
+        if (err == -EAGAIN)
+            sched_yield(); /* another thread grows it */
+        else if (err <= 0)
             return (int)loss_of(err);
+        got = claim_segment(head, &spare);
+        if (got != NO_SEGMENT)
+            break;
     }
     struct skew_seg_head *at = (struct skew_seg_head *)segment_at(proc, got);
     head->seg[got].stream = stream;

@@ -4,12 +4,10 @@
  * one database after the other and merges; how it looks is matrix_output.c's.
  */
 #include "command.h"
-#include "matrix_output.h"
-#include "reading.h"
+#include "matrix_select.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -201,140 +199,6 @@ const struct argp *skew_argp_matrix(void)
     return &argp;
 }
 
-/* ---- which communicator ----------------------------------------------------------------------------- */
-
-struct candidate {
-    struct skew_comm comm; /* of the database where it was met first; strings borrowed from there */
-    uint32_t members;
-    uint64_t bytes;
-    uint64_t exchanges;
-};
-
-struct candidates {
-    struct candidate *all;
-    size_t count;
-};
-
-static struct candidate *candidate_of(struct candidates *c, const struct skew_comm *comm)
-{
-    for (size_t i = 0; i < c->count; i++) {
-        if (strcmp(c->all[i].comm.key, comm->key) == 0) {
-            if (comm->ranks > c->all[i].comm.ranks)
-                c->all[i].comm.ranks = comm->ranks;
-            return &c->all[i];
-        }
-    }
-    struct candidate *bigger = realloc(c->all, (c->count + 1) * sizeof *bigger);
-    if (!bigger)
-        return NULL;
-    c->all = bigger;
-    c->all[c->count] = (struct candidate){.comm = *comm};
-    return &c->all[c->count++];
-}
-
-static int add_traffic(struct candidates *c, struct skew_trace *trace,
-                       const struct skew_comm *comms, size_t count, struct skew_error *error)
-{
-    sqlite3_stmt *s = NULL;
-    int step;
-
-    if (sqlite3_prepare_v2(skew_trace_db(trace),
-                           "SELECT m.comm_id, count(*), total(e.send_unit * v.total)"
-                           " FROM exchange e JOIN member m USING (member_id)"
-                           " LEFT JOIN vector v ON v.vector_id = e.send_vector GROUP BY m.comm_id",
-                           -1, &s, NULL) != SQLITE_OK)
-        return skew_trace_sql_error(trace, error);
-    while ((step = sqlite3_step(s)) == SQLITE_ROW) {
-        for (size_t i = 0; i < count; i++) {
-            if (comms[i].id != sqlite3_column_int64(s, 0))
-                continue;
-            struct candidate *one = candidate_of(c, &comms[i]);
-            one->exchanges += (uint64_t)sqlite3_column_int64(s, 1);
-            one->bytes += (uint64_t)sqlite3_column_double(s, 2);
-        }
-    }
-    int result = step == SQLITE_DONE ? 0 : skew_trace_sql_error(trace, error);
-    sqlite3_finalize(s);
-    return result;
-}
-
-static int collect_candidates(struct candidates *c, const struct skew_reading *reading)
-{
-    struct skew_error error = {""};
-
-    for (size_t t = 0; t < reading->count; t++) {
-        const struct skew_comm *comms;
-        size_t count;
-        int result = skew_trace_comms(reading->traces[t], &comms, &count, &error);
-        for (size_t i = 0; i < count && result == 0; i++) {
-            struct candidate *one = candidate_of(c, &comms[i]);
-            if (!one)
-                return -ENOMEM;
-            one->members += comms[i].members;
-        }
-        if (result == 0)
-            result = add_traffic(c, reading->traces[t], comms, count, &error);
-        if (result < 0) {
-            skew_tell("%s", error.text);
-            return result;
-        }
-    }
-    return 0;
-}
-
-/* By key, then by the beginning of a key, then, in a single database, by number. */
-static struct candidate *named(struct candidates *c, const char *name, size_t databases)
-{
-    struct candidate *found = NULL;
-    size_t length = strlen(name), matches = 0;
-    int64_t id;
-
-    for (size_t i = 0; i < c->count; i++)
-        if (strcmp(c->all[i].comm.key, name) == 0)
-            return &c->all[i];
-    if (databases == 1 && skew_parse_int(name, 1, INT64_MAX, &id))
-        for (size_t i = 0; i < c->count; i++)
-            if (c->all[i].comm.id == id)
-                return &c->all[i];
-    for (size_t i = 0; i < c->count; i++) {
-        if (length >= 4 && strncmp(c->all[i].comm.key, name, length) == 0) {
-            found = &c->all[i];
-            matches++;
-        }
-    }
-    if (matches == 1)
-        return found;
-    if (matches)
-        skew_tell("--comm: '%s' is the beginning of %zu keys; give more of it", name, matches);
-    else
-        skew_tell("--comm: there is no communicator '%s' in this trace; skewscope info lists them%s",
-                 name, databases > 1 ? " (with several nodes, name it by its key)" : "");
-    return NULL;
-}
-
-static struct candidate *choose(struct candidates *c, const struct arguments *a, size_t databases,
-                                char *why, size_t size)
-{
-    struct candidate *best = NULL;
-    size_t with_traffic = 0;
-    char text[SKEW_BYTES_TEXT];
-
-    if (a->comm)
-        return named(c, a->comm, databases);
-    for (size_t i = 0; i < c->count; i++) {
-        with_traffic += c->all[i].exchanges > 0;
-        if (c->all[i].exchanges && (!best || c->all[i].bytes > best->bytes))
-            best = &c->all[i];
-    }
-    if (!best)
-        skew_tell("%s: holds no all-to-all exchange; skewscope info %s tells what it holds", a->path,
-                 a->path);
-    else if (with_traffic > 1)
-        snprintf(why, size, "%s, the most of %zu communicators with exchanges (--comm)",
-                 skew_bytes_text(text, best->bytes), with_traffic);
-    return best;
-}
-
 /* ---- accumulating ------------------------------------------------------------------------------------- */
 
 struct accumulator {
@@ -492,69 +356,21 @@ static int show_each(struct arguments *a, const struct skew_reading *reading, co
     return result;
 }
 
-/* ---- all together ----------------------------------------------------------------------------------------- */
-
-static int read_coverage(struct skew_coverage *coverage, const struct skew_reading *reading)
-{
-    for (size_t t = 0; t < reading->count; t++) {
-        struct skew_error error;
-        sqlite3_stmt *s = NULL;
-        if (sqlite3_prepare_v2(skew_trace_db(reading->traces[t]),
-                               "SELECT sum(returned_groups), sum(stored_groups),"
-                               " (SELECT sum(groups) FROM loss) FROM process", -1, &s,
-                               NULL) != SQLITE_OK ||
-            sqlite3_step(s) != SQLITE_ROW) {
-            int result = skew_trace_sql_error(reading->traces[t], &error);
-            skew_tell("%s", error.text);
-            sqlite3_finalize(s);
-            return result;
-        }
-        coverage->returned += (uint64_t)sqlite3_column_int64(s, 0);
-        coverage->stored += (uint64_t)sqlite3_column_int64(s, 1);
-        coverage->lost += (uint64_t)sqlite3_column_int64(s, 2);
-        sqlite3_finalize(s);
-    }
-    return 0;
-}
-
-/* Layers, steps and roles can be asked for only where somebody has named them. */
-static int check_labels(const struct arguments *a, const struct skew_reading *reading)
-{
-    bool labels = false, all = false;
-    struct skew_error error;
-
-    if (!a->filter.role && (a->filter.count_layers || (!a->filter.by_layer && !a->filter.by_step)))
-        return 0;
-    for (size_t t = 0; t < reading->count; t++) {
-        if (skew_trace_has_labels(reading->traces[t], &labels, &error) < 0) {
-            skew_tell("%s", error.text);
-            return -EBADMSG;
-        }
-        all |= labels;
-    }
-    if (all)
-        return 0;
-    if (a->filter.role)
-        skew_tell("%s: no exchange has a role yet (table exchange_label is empty); select by --seq, --op "
-                 "or --layers", a->path);
-    else
-        skew_tell("%s: no exchange has a layer or step yet (table exchange_label is empty); give --layers "
-                 "L, the number of MoE layers, to count calls instead, or select by --seq", a->path);
-    return -ENOENT;
-}
+/* ---- all together ---------------------------------------------------------------------- */
 
 static int run(struct arguments *a, const struct skew_reading *reading)
 {
-    struct candidates candidates = {0};
+    struct skew_candidates candidates = {0};
     char why[160] = "", nothing[320];
-    int result = check_labels(a, reading);
+    int result = skew_labels_check(&a->filter, a->path, reading);
 
     if (result == 0)
-        result = read_coverage(&a->output.coverage, reading);
+        result = skew_coverage_read(&a->output.coverage, reading);
     if (result == 0)
-        result = collect_candidates(&candidates, reading);
-    struct candidate *chosen =
-        result == 0 ? choose(&candidates, a, reading->count, why, sizeof why) : NULL;
+        result = skew_candidates_collect(&candidates, reading);
+    const struct skew_candidate *chosen =
+        result == 0 ? skew_candidates_choose(&candidates, a->path, a->comm, reading->count, why, sizeof why)
+                    : NULL;
     if (chosen && chosen->comm.ranks == 0) {
         skew_tell("communicator %" PRId64 " (key %s): its size was never learned, so there is no matrix",
                  chosen->comm.id, chosen->comm.key);

@@ -12,6 +12,7 @@
 
 #define SKEW_COMMAND_LIST(X)                                                                       \
     X(run, "run a command and trace its all-to-all traffic")                                       \
+    X(doctor, "check that a command can be traced, and say what will not be seen")                 \
     X(info, "show what is in a trace and how much of it was captured")                             \
     X(matrix, "show the bytes from each rank to each rank")                                        \
     X(collect, "bring what processes left in their spools into the trace")                         \

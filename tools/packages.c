@@ -55,9 +55,13 @@ static bool told_before(struct search *s, const char *path)
 
 static bool is_library(const char *name)
 {
+    const char *so = strstr(name, ".so");
+
+    if (!so || so[3 + strspn(so + 3, ".0123456789")] != '\0')
+        return false;
     for (int i = 0; libraries[i]; i++)
         if (strncmp(name, libraries[i], strlen(libraries[i])) == 0)
-            return strstr(name, ".so") != NULL;
+            return true;
     return false;
 }
 
@@ -65,8 +69,9 @@ static bool is_library(const char *name)
 static void tell_library(struct search *s, const char *path)
 {
     char real[PATH_MAX], name[NAME_MAX + 1];
+    struct stat info;
 
-    if (!realpath(path, real) || told_before(s, real))
+    if (!realpath(path, real) || stat(real, &info) != 0 || !S_ISREG(info.st_mode) || told_before(s, real))
         return;
     const char *base = strrchr(real, '/') + 1;
     const char *so = strstr(base, ".so");

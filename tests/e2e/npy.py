@@ -9,16 +9,13 @@ TYPES = {"u1": "B", "i1": "b", "u2": "H", "i2": "h", "u4": "I", "i4": "i", "u8":
 
 
 class Npy:
-    """A C-order array: shape and flat values."""
+    """A C-order array: shape, flat values and the distance of neighbours on each axis."""
 
     def __init__(self, shape, values, code="u1"):
         self.shape, self.values, self.code = tuple(shape), values, code
         self.strides = [1] * len(self.shape)
         for i in range(len(self.shape) - 2, -1, -1):
             self.strides[i] = self.strides[i + 1] * self.shape[i + 1]
-
-    def at(self, *index):
-        return self.values[sum(i * s for i, s in zip(index, self.strides))]
 
 
 def load(path):

@@ -40,9 +40,7 @@ class NpyRouting:
         axes = job.npy_axes or {3: "layer,token,k", 4: "request,token,layer,k"}[len(self.array.shape)]
         self.axes = axes.split(",")
         self.size = dict(zip(self.axes, self.array.shape))
-
-    def value(self, **where):
-        return self.array.at(*(where[a] for a in self.axes))
+        self.stride = dict(zip(self.axes, self.array.strides))
 
     def share(self, n, rank):
         return range(n * rank // self.job.ranks, n * (rank + 1) // self.job.ranks)
@@ -57,8 +55,10 @@ class NpyRouting:
         return [(0, p) for p in range(first, first + t)]
 
     def ids(self, block, layer, rank):
-        return [[self.value(request=q, token=p, layer=layer, k=k) for k in range(self.size["k"])]
-                for q, p in self.places(block, rank)]
+        values, stride, k = self.array.values, self.stride, self.stride["k"]
+        firsts = [q * stride.get("request", 0) + p * stride["token"] + layer * stride.get("layer", 0)
+                  for q, p in self.places(block, rank)]
+        return [list(values[at:at + k * self.size["k"]:k]) for at in firsts]
 
 
 class Synthetic:

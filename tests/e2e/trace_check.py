@@ -36,16 +36,39 @@ class Trace:
         self.received = edges_by_exchange(self.db, "recv_edges", "src_rank")
 
     def members(self):
-        """{(world rank, ordinal of the communicator in its process): (member, rank, ranks)}"""
-        query = """SELECT p.world_rank, m.process_id, m.local_comm, m.member_id, m.rank, c.ranks
-                   FROM member m JOIN process p USING (process_id) JOIN communicator c USING (comm_id)
-                   ORDER BY m.process_id, m.local_comm"""
+        """{(world rank, ordinal of the communicator in its creation): (member, rank, ranks, comm)}"""
+        rows = self.db.execute(
+            """SELECT p.world_rank, m.process_id, m.comm_id, m.member_id, m.rank, c.ranks
+               FROM member m JOIN process p USING (process_id) JOIN communicator c USING (comm_id)
+               ORDER BY m.process_id, m.local_comm""").fetchall()
+        if all(row[0] is None for row in rows):
+            return self.members_of_threads(rows)
         out, seen = {}, {}
-        for world, process, _, member, rank, ranks in self.db.execute(query):
+        for world, process, comm, member, rank, ranks in rows:
             n = seen.setdefault(process, 0)
             seen[process] += 1
-            out[world, n] = (member, rank, ranks)
+            out[world, n] = (member, rank, ranks, comm)
         return out
+
+    def members_of_threads(self, rows):
+        """One process holds all ranks of one EP group: every communicator has all of them, and none is
+        begun before all ranks have finished the one before."""
+        order = [comm for comm, in self.db.execute(
+            "SELECT comm_id FROM member GROUP BY comm_id ORDER BY min(created_ns)")]
+        return {(rank, order.index(comm)): (member, rank, ranks, comm)
+                for _, _, comm, member, rank, ranks in rows}
+
+    def matrices(self, comm):
+        """{seq: {(source, destination): bytes}} as the view gives them."""
+        out = {}
+        for seq, src, dst, nbytes in self.db.execute(
+                "SELECT seq, src_rank, dst_rank, bytes FROM exchange_matrix WHERE comm_id = ?", (comm,)):
+            out.setdefault(seq, {})[src, dst] = nbytes
+        return out
+
+    def loads(self, comm):
+        return {(seq, rank): (sent, received) for seq, rank, sent, received in self.db.execute(
+            "SELECT seq, rank, send_bytes, recv_bytes FROM rank_load WHERE comm_id = ?", (comm,))}
 
     def exchanges(self, member):
         return self.db.execute(
@@ -104,6 +127,39 @@ def compare_operations(trace, member, expected, who, wrong):
             return
 
 
+def compare_views(trace, comm, expected, who, wrong):
+    """The views that users ask, where all ranks make the same calls: exchange_matrix and rank_load.
+    `expected` has a list of exchanges for each rank of the communicator."""
+    if len({len(calls) for calls in expected}) != 1:
+        return
+    matrices, loads = trace.matrices(comm), trace.loads(comm)
+    if sorted(matrices) != list(range(len(expected[0]))):
+        wrong.append(f"trace: {who}: exchange_matrix has {len(matrices)} exchanges in a row, expected "
+                     f"{len(expected[0])}")
+    for seq in range(len(expected[0])):
+        want = {}
+        for src, calls in enumerate(expected):
+            for dst, nbytes in calls[seq].sends:
+                want[src, dst] = want.get((src, dst), 0) + nbytes
+        if matrices.get(seq) != want:
+            wrong.append(f"trace: {who}, exchange {seq}: exchange_matrix differs")
+        for rank in range(len(expected)):
+            load = tuple(sum(b for _, b in cells) for cells in
+                         (expected[rank][seq].sends, expected[rank][seq].recvs))
+            if loads.get((seq, rank)) != load:
+                wrong.append(f"trace: {who}, exchange {seq}: rank_load of rank {rank}: "
+                             f"{loads.get((seq, rank))}, expected {load}")
+        if len(wrong) > 5:
+            return
+
+
+def compare_launches(trace, job, wrong):
+    launches = trace.db.execute("SELECT launches, count(*) FROM capture_launches GROUP BY 1").fetchall()
+    want = [(job.graph, job.ranks)] if job.graph else []
+    if launches != want:
+        wrong.append(f"trace: (launches, captures) are {launches}, expected {want}")
+
+
 def check(job, expected, path, split=False):
     """Returns a list of differences, at most a few."""
     wrong = []
@@ -121,7 +177,7 @@ def check(job, expected, path, split=False):
             if (rank, n) not in members:
                 wrong.append(f"trace: world rank {rank} has no communicator {comm}")
                 continue
-            member, _, ranks = members[rank, n]
+            member, _, ranks, _ = members[rank, n]
             who = f"rank {rank}, communicator {comm}"
             own = [c for c in expected[rank] if c.comm == comm and c.op != "empty"]
             if own and ranks != comm_size(job, comm):
@@ -130,4 +186,9 @@ def check(job, expected, path, split=False):
             compare_operations(trace, member, [c for c in own if not is_exchange(c)], who, wrong)
             if len(wrong) > 5:
                 return wrong
+    if job.ep_groups == 1:
+        for n, comm in enumerate(names):
+            calls = [[c for c in rank if c.comm == comm and is_exchange(c)] for rank in expected]
+            compare_views(trace, members[0, n][3], calls, f"communicator {comm}", wrong)
+    compare_launches(trace, job, wrong)
     return wrong

@@ -13,7 +13,7 @@ usage: gen_cuda.py driver|runtime impl|wrap|map|protos|cbids LIST [UNSUPPORTED] 
 A line of a list is: symbol, first CUDA version (driver only), CUPTI callback id, traits joined by
 commas or '-', and the parameters. Traits: noinit, unsafe (see driver/call.h), noctx, nolatch (see
 runtime/rt.h), ptsz=ID or ptds=ID (a spelling whose stream 0 is the thread's own, with its callback
-id).
+id), to=SYMBOL (runtime only: the body does nothing but call that driver function).
 """
 
 import argparse
@@ -31,11 +31,13 @@ class Function:
         self.symbol = words[0]
         self.since = int(words[1]) if driver else 0
         self.cbid = int(words[-2])
-        self.traits, self.suffix, self.suffix_cbid = [], None, 0
+        self.traits, self.suffix, self.suffix_cbid, self.forward = [], None, 0, None
         for trait in words[-1].split(","):
             name, _, value = trait.partition("=")
             if name in ("ptsz", "ptds"):
                 self.suffix, self.suffix_cbid = "_" + name, int(value)
+            elif name == "to":
+                self.forward = value
             elif name in ("noinit", "unsafe", "noctx", "nolatch"):
                 self.traits.append(name)
             elif name != "-":
@@ -66,6 +68,14 @@ def traits(function, prefix, per_thread):
     if per_thread:
         names.append(f"{prefix}_PER_THREAD")
     return " | ".join(names) or "0"
+
+
+def forwarder(function):
+    """The body of a runtime function that is one of the driver's."""
+    arguments = [f"rt_stream({name})" if re.match(r"\s*cudaStream_t \w", param) else name
+                 for name, param in zip(function.names, function.params.split(","))]
+    return [f"cudaError_t rt_{function.symbol}({function.params})", "{",
+            f"    return rt_driver.{function.forward}({', '.join(arguments)});", "}", ""]
 
 
 def wrapper(function, lower, result, per_thread):
@@ -99,6 +109,8 @@ def wrap(functions, unsupported, driver):
         out.append('#include "driver/proc.h"')
     out.append("")
     for function in functions:
+        if function.forward:
+            out += forwarder(function)
         for per_thread in (False, True) if function.suffix else (False,):
             out += wrapper(function, lower, result, per_thread)
     for symbol in unsupported:
@@ -117,9 +129,8 @@ def wrap(functions, unsupported, driver):
 
 def impl(functions, driver):
     lower, result = ("drv", "CUresult") if driver else ("rt", "cudaError_t")
-    header = "driver/engine.h" if driver else "runtime/rt.h"
     out = [f"/* Generated from the API list by gen_cuda.py: bodies of the {lower} functions. */",
-           "#pragma once", f'#include "{header}"']
+           "#pragma once", f'#include "abi/{"driver" if driver else "runtime"}.h"']
     return out + [f"{result} {lower}_{f.symbol}({f.params});" for f in functions]
 
 

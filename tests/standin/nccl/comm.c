@@ -48,6 +48,9 @@ static void forget(struct ncclComm *comm)
     free(comm->signals);
     free(comm->signals_taken);
     free(comm->arriving);
+    free(comm->origin);
+    if (comm->truth)
+        fclose(comm->truth);
     sn_cu_event_destroy(comm->event);
     sn_cu_event_destroy(comm->capture_event);
 }

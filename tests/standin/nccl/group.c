@@ -8,29 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "standin.h"
-
-struct plan { /* what one communicator has to do in this group */
-    struct plan *next;
-    struct ncclComm *comm;
-    struct sn_task *tasks;
-    int ntasks, room;
-    cudaStream_t *streams; /* distinct; the one that came last at the end */
-    int nstreams;
-    uint64_t capture;
-    struct sn_op *op;
-};
-
-struct work { /* a closed group on its way */
-    struct plan *plans;
-    struct sn_job *jobs;
-};
+#include "group.h"
 
 static __thread struct {
     int depth;
     ncclResult_t error;
     int blocking; /* 0: not known; 1: blocking; 2: not */
-    struct plan *plans, **last_plan;
+    struct sn_plan *plans, **last_plan;
     struct sn_job *jobs, **last_job;
 } group;
 
@@ -39,11 +23,6 @@ struct sim_info { /* ncclSimInfo_t */
     unsigned int magic, version;
     float estimated_us;
 };
-
-int sn_group_depth(void)
-{
-    return group.depth;
-}
 
 ncclResult_t sn_group_error(ncclResult_t result)
 {
@@ -56,56 +35,6 @@ ncclResult_t sn_group_start(void)
 {
     group.depth++;
     return ncclSuccess;
-}
-
-static void free_work(struct work *work)
-{
-    for (struct plan *p = work->plans, *next; p; p = next) {
-        next = p->next;
-        if (p->op)
-            sn_op_destroy(p->op);
-        free(p->tasks);
-        free(p->streams);
-        free(p);
-    }
-    for (struct sn_job *j = work->jobs, *next; j; j = next) {
-        next = j->next;
-        if (!j->ran && j->newcomm && j->child)
-            sn_comm_free(j->child); /* a split that an error in the group prevented */
-        free(j->exclude);
-        free(j);
-    }
-}
-
-/* ---- jobs ---- */
-
-static void *job_main(void *arg)
-{
-    struct sn_job *job = arg;
-
-    job->ran = true;
-    job->result = job->run(job);
-    return NULL;
-}
-
-static ncclResult_t run_jobs(struct sn_job *jobs)
-{
-    ncclResult_t result = ncclSuccess;
-    bool alone = jobs && !jobs->next;
-
-    for (struct sn_job *j = jobs; j; j = j->next) {
-        if (!alone && pthread_create(&j->thread, NULL, job_main, j) == 0)
-            continue;
-        j->thread = 0;
-        job_main(j);
-    }
-    for (struct sn_job *j = jobs; j; j = j->next) {
-        if (j->thread)
-            pthread_join(j->thread, NULL);
-        if (j->result && !result)
-            result = j->result;
-    }
-    return result;
 }
 
 static ncclResult_t join_blocking(const struct ncclComm *comm, bool ends)
@@ -122,7 +51,7 @@ static ncclResult_t join_blocking(const struct ncclComm *comm, bool ends)
 
 ncclResult_t sn_group_job(struct sn_job *job)
 {
-    struct work alone = {.jobs = job};
+    struct sn_work alone = {.jobs = job};
     ncclResult_t result;
 
     job->next = NULL;
@@ -134,17 +63,17 @@ ncclResult_t sn_group_job(struct sn_job *job)
             return ncclSuccess;
         }
     } else {
-        result = run_jobs(job);
+        result = sn_jobs_run(job);
     }
-    free_work(&alone);
+    sn_work_free(&alone);
     return result;
 }
 
 /* ---- appending ---- */
 
-static struct plan *plan_of(struct ncclComm *comm)
+static struct sn_plan *plan_of(struct ncclComm *comm)
 {
-    struct plan *p;
+    struct sn_plan *p;
 
     for (p = group.plans; p; p = p->next)
         if (p->comm == comm)
@@ -158,7 +87,7 @@ static struct plan *plan_of(struct ncclComm *comm)
     return p;
 }
 
-static ncclResult_t add_stream(struct plan *p, cudaStream_t stream)
+static ncclResult_t add_stream(struct sn_plan *p, cudaStream_t stream)
 {
     uint64_t capture;
 
@@ -183,7 +112,7 @@ static ncclResult_t add_stream(struct plan *p, cudaStream_t stream)
     return ncclSuccess;
 }
 
-static ncclResult_t add_task(struct plan *p, const struct sn_task *task)
+static ncclResult_t add_task(struct sn_plan *p, const struct sn_task *task)
 {
     if (p->ntasks == p->room) {
         int room = p->room ? p->room * 2 : 16;
@@ -198,7 +127,8 @@ static ncclResult_t add_task(struct plan *p, const struct sn_task *task)
 }
 
 /* All-to-all, gather and scatter are sends and receives, as in NCCL. */
-static ncclResult_t add_p2p(struct plan *p, const struct sn_task *call, const struct sn_vectors *v)
+static ncclResult_t add_p2p(struct sn_plan *p, const struct sn_task *call,
+                            const struct sn_vectors *v)
 {
     size_t size = skew_nccl_type_size(call->type), bytes = call->count * size;
     int n = p->comm->nranks, rank = p->comm->rank;
@@ -263,7 +193,7 @@ static ncclResult_t append(const struct sn_task *task, const struct sn_vectors *
     result = join_blocking(comm, false);
     if (result)
         return result;
-    struct plan *p = plan_of(comm);
+    struct sn_plan *p = plan_of(comm);
     if (!p)
         return sn_fail(ncclSystemError, "out of memory");
     result = add_stream(p, stream);
@@ -329,161 +259,13 @@ ncclResult_t sn_enqueue(const char *name, struct sn_task *task, const struct sn_
     return result;
 }
 
-/* ---- launching ---- */
-
-/* The operations of one communicator follow each other, whatever streams they were given. */
-static ncclResult_t follow_last(struct plan *p, cudaStream_t stream)
-{
-    struct ncclComm *comm = p->comm;
-
-    if (p->capture) {
-        if (comm->capture_id != p->capture || comm->capture_stream == stream)
-            return ncclSuccess;
-        return sn_cu_stream_wait(stream, comm->capture_event);
-    }
-    if (!comm->has_last || comm->last_stream == stream)
-        return ncclSuccess;
-    return sn_cu_stream_wait(stream, comm->event);
-}
-
-static void remember_last(struct plan *p, cudaStream_t stream)
-{
-    struct ncclComm *comm = p->comm;
-
-    if (p->capture) {
-        comm->capture_id = p->capture;
-        comm->capture_stream = stream;
-    } else {
-        comm->has_last = true;
-        comm->last_stream = stream;
-    }
-}
-
-static ncclResult_t launch_plan(struct plan *p)
-{
-    struct ncclComm *comm = p->comm;
-    cudaStream_t stream = p->streams[p->nstreams - 1];
-    sn_event event = p->capture ? comm->capture_event : comm->event;
-    ncclResult_t result = follow_last(p, stream);
-
-    for (int i = 0; !result && i < p->nstreams - 1; i++) {
-        result = sn_cu_event_record(event, p->streams[i]);
-        if (!result)
-            result = sn_cu_stream_wait(stream, event);
-    }
-    if (result)
-        return result;
-    if (!p->capture)
-        sn_op_count(p->op);
-    result = sn_cu_launch(stream, p->op->kernel, sn_op_run, p->op, sn_op_destroy);
-    if (result)
-        return result;
-    p->op = NULL; /* the driver's now */
-    result = sn_cu_event_record(event, stream);
-    for (int i = 0; !result && i < p->nstreams - 1; i++)
-        result = sn_cu_stream_wait(p->streams[i], event);
-    remember_last(p, stream);
-    return result;
-}
-
-/* In the order of the communicators' ids, which is the same on every rank. */
-static struct plan *sort_plans(struct plan *plans)
-{
-    struct plan *sorted = NULL;
-
-    for (struct plan *p = plans, *next; p; p = next) {
-        struct plan **at = &sorted;
-        next = p->next;
-        while (*at && ((*at)->comm->id.a < p->comm->id.a ||
-                       ((*at)->comm->id.a == p->comm->id.a && (*at)->comm->id.b <= p->comm->id.b)))
-            at = &(*at)->next;
-        p->next = *at;
-        *at = p;
-    }
-    return sorted;
-}
-
-static ncclResult_t check_captures(const struct plan *plans)
-{
-    for (const struct plan *p = plans; p; p = p->next)
-        if ((p->capture != 0) != (plans->capture != 0))
-            return sn_fail(ncclInvalidUsage,
-                           "Either none or all communicators in a ncclGroup() can "
-                           "be CUDA graph captured.");
-    return ncclSuccess;
-}
-
-static ncclResult_t launch_work(struct work *work, bool simulate)
-{
-    ncclResult_t result = run_jobs(work->jobs);
-
-    work->plans = sort_plans(work->plans);
-    if (!result)
-        result = check_captures(work->plans);
-    for (struct plan *p = work->plans; p && !result; p = p->next)
-        result = sn_op_build(&p->op, p->comm, p->tasks, p->ntasks);
-    for (struct plan *p = work->plans; p && !result && !simulate; p = p->next) {
-        if (!p->op)
-            continue; /* nothing but sends to self in place */
-        sn_ctx before = sn_cu_push(p->comm->ctx);
-        result = launch_plan(p);
-        sn_cu_pop(before);
-    }
-    return result;
-}
-
-static void *launch_in_background(void *arg)
-{
-    struct work *work = arg;
-    /* NCCL ignores simInfo here and launches. */
-    ncclResult_t result = launch_work(work, false);
-
-    for (struct plan *p = work->plans; p; p = p->next) {
-        sn_comm_set_async(p->comm, result);
-        sn_comm_busy(p->comm, -1);
-    }
-    for (struct sn_job *j = work->jobs; j; j = j->next) {
-        sn_comm_set_async(j->comm, result);
-        sn_comm_busy(j->comm, -1);
-    }
-    free_work(work);
-    free(work);
-    return NULL;
-}
-
-static ncclResult_t start_background(struct work *work)
-{
-    struct work *copy = malloc(sizeof(*copy));
-    pthread_attr_t attr;
-    pthread_t thread;
-
-    if (!copy)
-        return sn_fail(ncclSystemError, "out of memory");
-    *copy = *work;
-    for (struct plan *p = work->plans; p; p = p->next) {
-        sn_comm_set_async(p->comm, ncclInProgress);
-        sn_comm_busy(p->comm, +1);
-    }
-    for (struct sn_job *j = work->jobs; j; j = j->next) {
-        sn_comm_set_async(j->comm, ncclInProgress);
-        sn_comm_busy(j->comm, +1);
-    }
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    int error = pthread_create(&thread, &attr, launch_in_background, copy);
-    pthread_attr_destroy(&attr);
-    if (error)
-        launch_in_background(copy);
-    return ncclInProgress;
-}
-
 /* An estimate must only be plausible: 20 us and 10 GB/s. */
-static void fill_sim_info(ncclSimInfo_t *sim, const struct work *work)
+static void fill_sim_info(ncclSimInfo_t *sim, const struct sn_work *work)
 {
     struct sim_info info;
     double us = 20;
 
-    for (const struct plan *p = work->plans; p; p = p->next)
+    for (const struct sn_plan *p = work->plans; p; p = p->next)
         for (int i = 0; i < p->ntasks; i++)
             us += (double)(p->tasks[i].count * skew_nccl_type_size(p->tasks[i].type)) / 1e4;
     memcpy(&info, sim, sizeof(info));
@@ -493,7 +275,7 @@ static void fill_sim_info(ncclSimInfo_t *sim, const struct work *work)
 
 static ncclResult_t close_group(ncclSimInfo_t *sim)
 {
-    struct work work = {group.plans, group.jobs};
+    struct sn_work work = {group.plans, group.jobs};
     ncclResult_t result = group.error;
     struct sim_info info = {0};
     bool blocking = group.blocking != 2;
@@ -508,16 +290,16 @@ static ncclResult_t close_group(ncclSimInfo_t *sim)
     }
     if (!result && (work.plans || work.jobs)) {
         if (!blocking) {
-            result = start_background(&work);
+            result = sn_work_background(&work);
             if (result == ncclInProgress)
                 return result;
         } else {
-            result = launch_work(&work, sim != NULL);
+            result = sn_work_launch(&work, sim != NULL);
             if (!result && sim)
                 fill_sim_info(sim, &work);
         }
     }
-    free_work(&work);
+    sn_work_free(&work);
     return result;
 }
 
@@ -528,4 +310,12 @@ ncclResult_t sn_group_end(ncclSimInfo_t *sim)
     if (--group.depth > 0)
         return ncclSuccess;
     return close_group(sim);
+}
+
+ncclResult_t sn_group_end_with(ncclResult_t result)
+{
+    sn_group_error(result);
+    ncclResult_t end = sn_group_end(NULL);
+    /* Real NCCL returns Success here even when the work went to the background. */
+    return end && end != ncclInProgress ? end : result;
 }

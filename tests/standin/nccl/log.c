@@ -76,6 +76,7 @@ static void read_options(void)
     options.tmp_dir = tmp && *tmp ? tmp : "/tmp";
     options.truth = getenv("SKEWSCOPE_STANDIN_TRUTH");
     read_link(getenv("SKEWSCOPE_STANDIN_LINK"));
+    options.couple = options.link || options.truth;
     options.show_version = debug && *debug && strcasecmp(debug, "NONE") != 0;
     options.warn = options.show_version && strcasecmp(debug, "VERSION") != 0;
 }

@@ -175,9 +175,11 @@ static void send_progress(struct sn_message *m, enum sn_ring_kind kind, struct s
         return;
     }
     if (!m->header_done) {
-        struct sn_header header = {m->bytes, SN_WHAT | m->what, m->ordinal, m->offset};
+        struct sn_header header = {m->bytes, SN_WHAT | m->what, m->ordinal, m->offset,
+                                   pass->arrival_ns};
         if (size - sn_ring_used(ring) < sizeof(header))
             return;
+        m->number = ++ring->sent;
         sn_ring_write(ring, size, &header, sizeof(header));
         m->header_done = pass->moved = true;
         pass->touched[m->peer] = 1;
@@ -188,7 +190,14 @@ static void send_progress(struct sn_message *m, enum sn_ring_kind kind, struct s
         pass->moved = true;
         pass->touched[m->peer] = 1;
     }
-    m->done = m->at == m->bytes;
+    if (m->at < m->bytes)
+        return;
+    if (!sn_options()->couple || kind == SN_RING_RMA) {
+        m->done = true;
+    } else if (atomic_load_explicit(&ring->answered, memory_order_acquire) >= m->number) {
+        sn_link_heard(pass, atomic_load_explicit(&ring->arrival_ns, memory_order_relaxed));
+        m->done = true;
+    }
 }
 
 static void check_header(struct sn_message *m, enum sn_ring_kind kind,
@@ -225,6 +234,11 @@ bool sn_message_header(struct sn_message *m, enum sn_ring_kind kind, struct sn_p
     sn_ring_read(ring, sn_ring_size(seg), &header, sizeof(header));
     m->header_done = pass->moved = true;
     pass->touched[m->peer] = 1;
+    if (sn_options()->couple) {
+        sn_link_heard(pass, header.arrival_ns);
+        atomic_store_explicit(&ring->arrival_ns, pass->arrival_ns, memory_order_relaxed);
+        atomic_fetch_add_explicit(&ring->answered, 1, memory_order_release);
+    }
     check_header(m, kind, &header, pass);
     return !pass->error;
 }
@@ -404,9 +418,10 @@ static ncclResult_t run_to_end(struct op_run *run)
     return ncclSuccess;
 }
 
-static ncclResult_t run_op(struct sn_op *op)
+static ncclResult_t run_op(struct sn_op *op, uint64_t start_ns, uint64_t *end_ns)
 {
-    struct op_run run = {.op = op, .pass = {.comm = op->comm}};
+    struct op_run run = {.op = op,
+                         .pass = {.comm = op->comm, .arrival_ns = start_ns, .latest_ns = start_ns}};
     size_t n = (size_t)op->comm->nranks;
     ncclResult_t result = ncclSystemError;
 
@@ -417,6 +432,7 @@ static ncclResult_t run_op(struct sn_op *op)
     run.rma = sn_rma_begin(op);
     if (run.pass.touched && run.waits_on && run.channels && run.coll && run.rma)
         result = run_to_end(&run);
+    sn_link_finish(op, &run.pass, end_ns);
     sn_rma_end(run.rma);
     sn_coll_end(run.coll);
     free(run.channels);
@@ -430,12 +446,10 @@ int sn_op_run(void *user, uint64_t *start_ns, uint64_t *end_ns)
     struct sn_op *op = user;
     struct ncclComm *comm = op->comm;
 
-    (void)start_ns;
-    (void)end_ns;
     pthread_mutex_lock(&comm->run_lock);
     /* An operation whose communicator has gone or broken ends at once, as NCCL's kernels do. */
     if (op->generation == comm->generation && comm->seg_open && !atomic_load(&comm->failed)) {
-        ncclResult_t result = run_op(op);
+        ncclResult_t result = run_op(op, *start_ns, end_ns);
         if (result)
             sn_comm_break(comm, result);
         comm->op_ordinal++;

@@ -69,6 +69,8 @@ static void arrive_from(struct ncclComm *comm, int peer, struct sn_pass *pass)
             if (sn_ring_used(ring) < sizeof(header))
                 return;
             sn_ring_read(ring, size, &header, sizeof(header));
+            if (sn_options()->couple)
+                sn_link_heard(pass, header.arrival_ns);
             *m = (struct sn_message){.peer = peer, .header_done = true, .bytes = header.bytes};
             m->buf =
                 header.bytes ? window_at(comm, header.ordinal, header.offset, header.bytes) : NULL;

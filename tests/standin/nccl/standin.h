@@ -2,8 +2,9 @@
 /*
  * Inside of the stand-in NCCL: what its files share. See README.md for the behaviour.
  *
- *   api.c    the exported functions          group.c  groups, jobs, launching
- *   comm.c   communicators                   boot.c   meeting of the ranks, allgather among them
+ *   api.c    data and group calls            group.c  groups        launch.c  their launch
+ *   make.c child.c end.c query.c  calls on communicators           comm.c    the objects
+ *   boot.c   meeting of the ranks, allgather among them
  *   shm.c    the shared segment and rings    op.c     the body of one device operation
  *   coll.c   collectives inside an op        reduce.c arithmetic on every data type
  *   rma.c    windows, put and signal         link.c   the link model and its truth file
@@ -16,6 +17,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "nccl_decls.h"
 
@@ -29,6 +31,7 @@ struct sn_options {
     const char *tmp_dir; /* TMPDIR, where a segment goes that does not fit into shm_dir */
     const char *truth;   /* SKEWSCOPE_STANDIN_TRUTH: prefix of the truth files, or NULL */
     bool link;           /* SKEWSCOPE_STANDIN_LINK is set */
+    bool couple;         /* ranks tell each other when they arrived: link or truth */
     double link_latency_ns;
     double link_bytes_per_ns;
     bool warn, show_version; /* from NCCL_DEBUG */
@@ -79,21 +82,18 @@ struct sn_id {
 
 struct sn_ring {
     _Atomic uint64_t head; /* bytes ever written: the sender's */
-    char pad0[56];
-    _Atomic uint64_t tail; /* bytes ever read: the receiver's */
-    char pad1[56];
+    uint64_t sent;         /* messages ever begun; with `couple` only, as the next two */
+    char pad0[48];
+    _Atomic uint64_t tail;       /* bytes ever read: the receiver's */
+    _Atomic uint64_t answered;   /* messages whose receiver has arrived … */
+    _Atomic uint64_t arrival_ns; /* … and when, for the last of them */
+    char pad1[40];
     char data[];
 };
 
 enum sn_slot_state { SN_SLOT_EMPTY, SN_SLOT_JOINED, SN_SLOT_GONE, SN_SLOT_FAILED };
 
 #define SN_BOOT_BYTES 64
-#define SN_LINK_RING  64 /* arrivals kept a rank, for the link model */
-
-struct sn_arrival {
-    _Atomic uint64_t seq; /* ordinal + 1 of the op whose arrival this is */
-    _Atomic uint64_t ns;
-};
 
 /* One rank's corner of the segment; written by that rank, but for the two doorbells. */
 struct sn_slot {
@@ -203,6 +203,8 @@ struct ncclComm {
     uint64_t op_ordinal;               /* of operations that ran; under run_lock */
     uint64_t *signals, *signals_taken; /* [nranks] received, waited for; under run_lock */
     struct sn_message *arriving;       /* [nranks] puts on their way in; under run_lock */
+    FILE *truth;                       /* link.c; under run_lock */
+    char *origin;                      /* for the truth file: how it was made, as JSON members */
 };
 
 struct ncclComm *sn_comm_new(void);
@@ -214,6 +216,11 @@ void sn_comm_set_async(struct ncclComm *comm, ncclResult_t result);
 /** An operation failed for good: async error, and every rank that waits for this one hears of it.
  */
 void sn_comm_break(struct ncclComm *comm, ncclResult_t result);
+/** What all constructors end with: rank and nranks are set; meets the others. */
+ncclResult_t sn_comm_finish(struct ncclComm *comm, struct sn_id id);
+/** How the communicator was made, for the truth file: JSON members. */
+void sn_comm_origin(struct ncclComm *comm, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 void sn_comm_free_sync(struct ncclComm *comm); /* query.c */
 void sn_comm_busy(struct ncclComm *comm, int delta);
 void sn_comm_pending(struct ncclComm *comm, int delta);
@@ -282,7 +289,8 @@ struct sn_job {
 
 ncclResult_t sn_group_start(void);
 ncclResult_t sn_group_end(ncclSimInfo_t *sim);
-int sn_group_depth(void);
+/** Poisons the group if `result` is an error, and ends it. */
+ncclResult_t sn_group_end_with(ncclResult_t result);
 ncclResult_t sn_group_error(ncclResult_t result); /* poisons an open group; returns result */
 /** Runs the job now, or at the end of the open group. Takes the job. */
 ncclResult_t sn_group_job(struct sn_job *job);
@@ -323,6 +331,8 @@ struct sn_pass {
     bool moved;
     uint8_t *touched; /* [nranks] */
     ncclResult_t error;
+    uint64_t arrival_ns, latest_ns; /* of this rank, and the last one heard of */
+    bool heard_any;
 };
 
 struct sn_coll_run;
@@ -342,6 +352,7 @@ struct sn_header { /* before every message in a ring */
     uint32_t what;    /* SN_WHAT | func */
     uint32_t ordinal; /* of the collective and phase, or window of a put */
     uint64_t offset;  /* put only */
+    uint64_t arrival_ns;
 };
 #define SN_WHAT 0x5e4d0000U
 
@@ -352,6 +363,7 @@ struct sn_message { /* one message on its way through a ring */
     uint64_t bytes, wire_bytes, at; /* wire_bytes: what the sender announced */
     uint32_t what, ordinal;
     uint64_t offset;
+    uint64_t number; /* in its ring; with `couple` only */
 };
 
 /** Moves what can be moved; sets message->done at its end. */
@@ -359,6 +371,12 @@ void sn_message_progress(struct sn_message *m, enum sn_ring_kind kind, struct sn
 
 /** A receive's header: true once it is here and good, else look at pass->error. */
 bool sn_message_header(struct sn_message *m, enum sn_ring_kind kind, struct sn_pass *pass);
+
+/* ---- link.c --------------------------------------------------------------------------------- */
+
+void sn_link_heard(struct sn_pass *pass, uint64_t arrival_ns);
+/** Sets the end of the operation by the model, and writes its line of truth. */
+void sn_link_finish(const struct sn_op *op, const struct sn_pass *pass, uint64_t *end_ns);
 
 /* ---- reduce.c ------------------------------------------------------------------------------- */
 

@@ -29,8 +29,7 @@ _Noreturn void rig_fail_eq(const char *file, int line, const char *what, long lo
     _exit(1);
 }
 
-/* Calls a driver function that returns a CUresult. */
-static void *driver(const char *name)
+void *rig_driver(const char *name)
 {
     static void *handle;
 
@@ -43,9 +42,10 @@ static void *driver(const char *name)
     }
     return f;
 }
+/* Calls a driver function that returns a CUresult. */
 #define CU(name, types, ...)                                                                       \
     do {                                                                                           \
-        int error_ = ((int(*) types)driver(#name))(__VA_ARGS__);                                   \
+        int error_ = ((int(*) types)rig_driver(#name))(__VA_ARGS__);                               \
         if (error_)                                                                                \
             rig_fail_eq(__FILE__, __LINE__, #name, error_, 0);                                     \
     } while (0)
@@ -74,7 +74,7 @@ void rig_sync(cudaStream_t stream)
 
 bool rig_idle(cudaStream_t stream)
 {
-    return ((int (*)(cudaStream_t))driver("cuStreamQuery"))(stream) == 0;
+    return ((int (*)(cudaStream_t))rig_driver("cuStreamQuery"))(stream) == 0;
 }
 
 void *rig_alloc(size_t bytes)

@@ -46,7 +46,8 @@ int rig_processes(const char *name, int n, void (*body)(struct rig *), int kille
 /** The same in n threads of one new process, thread r on device r. */
 int rig_threads(const char *name, int n, void (*body)(struct rig *));
 
-void rig_device(int device); /* makes its primary context current */
+void *rig_driver(const char *name); /* a function of libcuda.so.1 */
+void rig_device(int device);        /* makes its primary context current */
 cudaStream_t rig_stream(void);
 void rig_sync(cudaStream_t stream);
 bool rig_idle(cudaStream_t stream);
