@@ -151,7 +151,11 @@ static bool find_named(struct binding *binding)
     void *handle = named_library();
     void *witness = handle ? skew_dlsym(handle, WITNESS) : NULL;
     binding->route = "named";
-    return witness && skew_elf_module_of(witness, &binding->module);
+    if (witness && skew_elf_module_of(witness, &binding->module))
+        return true;
+    skew_stderr_line("this library was loaded as if it were NCCL, but the real one cannot be opened", ELIBACC,
+                     " (set SKEWSCOPE_NCCL to the path of libnccl.so.2)");
+    return false;
 }
 
 /* The NCCL that the loader would have bound callers to without us; else any that is loaded, if only

@@ -91,7 +91,7 @@ static struct skew_comm *comm_new(struct skew_process *proc)
 static void comm_free(struct skew_process *proc, struct skew_comm *comm)
 {
     if (comm->lost)
-        munmap(comm->lost, comm->lost_peers * sizeof(*comm->lost));
+        munmap(comm->lost, skew_lost_bytes(comm->lost_peers));
     comm->lost = NULL;
     comm->next_free = proc->free_comms;
     proc->free_comms = comm;

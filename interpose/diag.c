@@ -4,8 +4,11 @@
  * standard error. Any thread, but not under the process lock.
  */
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -74,6 +77,8 @@ const char *skew_error_text(int err)
         return "only network file systems";
     case ENOMEM:
         return "out of memory";
+    case ELIBACC:
+        return "no such library";
     default:
         return "no usable directory";
     }
@@ -92,20 +97,41 @@ static bool speaks_for_node(void)
     return true;
 }
 
-/** The one line: only for what nothing else can carry. */
-void skew_stderr_line(const char *what, int err)
+/* Writes to standard error without harm: a full pipe would block the host, a closed one raise SIGPIPE, a
+ * file at its size limit SIGXFSZ, a terminal in the background SIGTTOU. */
+static void write_stderr(const char *line, size_t bytes)
 {
-    struct skew_process *proc = skew_proc;
-    char line[512];
-    if (__atomic_exchange_n(&proc->said_stderr, 1, __ATOMIC_RELAXED) || !speaks_for_node() ||
-        skew_option_on(proc, SKEW_OPT_QUIET))
+    struct pollfd out = {.fd = 2, .events = POLLOUT};
+    const uint64_t set = 1ull << (SIGPIPE - 1) | 1ull << (SIGXFSZ - 1) | 1ull << (SIGTTOU - 1);
+    const struct timespec now = {0, 0};
+    uint64_t before, pending = 0;
+    if (poll(&out, 1, 0) != 1 || out.revents != POLLOUT)
+        return;
+    /* The raw calls take the kernel's mask: 64 signals. */
+    if (syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, &before, 8) != 0)
+        return;
+    syscall(SYS_rt_sigpending, &pending, 8);
+    if (write(2, line, bytes) < 0 && (errno == EPIPE || errno == EFBIG)) {
+        uint64_t ours = set & ~pending;
+        syscall(SYS_rt_sigtimedwait, &ours, NULL, &now, 8);
+    }
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
+}
+
+/** The one line: only for what nothing else can carry. `what` and `advice` stand around the reason. Works without
+ * the process state too. */
+void skew_stderr_line(const char *what, int err, const char *advice)
+{
+    static uint32_t said; /* shared with forked children: they have nothing new to tell */
+    const char *quiet = skew_option_text(SKEW_OPT_QUIET);
+    char line[SKEW_PATH_BYTES + 512];
+    if (__atomic_exchange_n(&said, 1, __ATOMIC_RELAXED) || !speaks_for_node() || strcmp(quiet, "on") == 0)
         return;
     size_t at = skew_text_add(line, sizeof(line) - 1, 0, "skewscope: ");
     at = skew_text_add(line, sizeof(line) - 1, at, what);
     at = skew_text_add(line, sizeof(line) - 1, at, ": ");
     at = skew_text_add(line, sizeof(line) - 1, at, skew_error_text(err));
-    at = skew_text_add(line, sizeof(line) - 1, at, " (set SKEWSCOPE_SPOOL to a writable local directory)");
+    at = skew_text_add(line, sizeof(line) - 1, at, advice);
     line[at++] = '\n';
-    ssize_t ignored = write(2, line, at);
-    (void)ignored;
+    write_stderr(line, at);
 }

@@ -34,8 +34,9 @@ static void announce_thread(struct skew_process *proc, struct skew_thread *t)
     skew_unlock(proc);
 }
 
-/* A fresh segment for this thread. 0, or the enum skew_loss + 1. */
-static int next_segment(struct skew_process *proc, struct skew_thread *t)
+/* A fresh segment for this thread, which begins with `bytes` copied from its old one: that may be another thread's
+ * as soon as it is sealed. 0, or the enum skew_loss + 1. */
+static int next_segment(struct skew_process *proc, struct skew_thread *t, const void *from, size_t bytes)
 {
     struct skew_seg_head *seg;
     uint32_t index;
@@ -52,6 +53,8 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t)
     if (loss)
         return loss;
     t->seg_seq++;
+    if (bytes)
+        memcpy(seg + 1, from, bytes);
     if (t->seg)
         skew_segment_seal(proc, t->seg_index);
     t->seg = seg;
@@ -60,64 +63,58 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t)
 }
 
 /* Begins a record: in the segment, or in scratch when there is none to be had. */
-static bool open_record(struct skew_process *proc, struct skew_thread *t)
+static void open_record(struct skew_process *proc, struct skew_thread *t)
 {
     /* Room for a 128-peer exchange, or the segment counts as full. */
     const size_t least = sizeof(struct skew_rec_group) + 256 * sizeof(struct skew_cell) + LANES_BYTES;
     size_t whole = proc->head ? seg_bytes() : 0;
     if (!t->seg || t->seg->committed + least > whole) {
-        int loss = next_segment(proc, t);
-        if (loss)
-            return skew_scratch_open(t, loss);
+        int loss = next_segment(proc, t, NULL, 0);
+        if (loss) {
+            skew_scratch_open(t, loss);
+            return;
+        }
     }
     skew_record_open_at(t, (uint8_t *)t->seg + t->seg->committed, (uint8_t *)t->seg + seg_bytes());
-    return true;
 }
 
 /* ---- the slow half of adding a cell -------------------------------------------------------- */
 
 /* A record that fills a whole segment is committed as a part; the rest of the group follows. */
-static void commit_part(struct skew_thread *t)
+static void commit_part(struct skew_process *proc, struct skew_thread *t)
 {
     struct skew_rec_group *rec = t->rec;
     size_t bytes = (size_t)((uint8_t *)t->cell - (uint8_t *)rec);
-    for (uint32_t i = 0; i < t->lanes; i++) {
-        struct skew_lane_key *lane = &t->lane[i];
-        if (skew_lane_first(t, i))
-            skew_cells_count(t, lane->comm, &lane->exchanges, &lane->ops, &lane->p2p);
-    }
     rec->head = (struct skew_rec){.bytes = (uint32_t)bytes, .type = SKEW_REC_GROUP_PART};
     rec->group = t->groups + 1;
     rec->cells = (uint32_t)(t->cell - skew_cells_of(rec));
     rec->lanes = 0;
     __atomic_store_n(&t->seg->committed, sizeof(*t->seg) + bytes, __ATOMIC_RELEASE);
-    t->part_cells += rec->cells;
-    t->cell = skew_cells_of(rec);
+    skew_part_hold(proc, t);
 }
 
 /* Moves the open record to a fresh segment. */
-static bool more_room(struct skew_process *proc, struct skew_thread *t)
+static void more_room(struct skew_process *proc, struct skew_thread *t)
 {
     if (t->loss) {
-        skew_scratch_flush(proc, t);
-        return true;
+        skew_part_hold(proc, t);
+        return;
     }
-    struct skew_rec_group *old = t->rec;
-    if ((void *)old == (void *)(t->seg + 1))
-        commit_part(t);
-    size_t bytes = (size_t)((uint8_t *)t->cell - (uint8_t *)old);
-    int loss = next_segment(proc, t);
-    if (loss)
-        return skew_scratch_move(proc, t, loss);
+    if ((void *)t->rec == (void *)(t->seg + 1))
+        commit_part(proc, t);
+    size_t bytes = (size_t)((uint8_t *)t->cell - (uint8_t *)t->rec);
+    int loss = next_segment(proc, t, t->rec, bytes);
+    if (loss) {
+        skew_scratch_move(proc, t, loss);
+        return;
+    }
     uint8_t *to = (uint8_t *)(t->seg + 1);
-    memcpy(to, old, bytes);
     skew_record_open_at(t, to, (uint8_t *)t->seg + seg_bytes());
     t->cell = (struct skew_cell *)(to + bytes);
-    return true;
 }
 
 /* Finds or adds the lane of (handle, stream). */
-static bool select_lane(struct skew_process *proc, struct skew_thread *t, ncclComm_t handle,
+static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclComm_t handle,
                         cudaStream_t stream)
 {
     uint32_t i = 0;
@@ -125,10 +122,10 @@ static bool select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
         i++;
     if (i == SKEW_LANES_MAX) {
         /* One record could not name all lanes: the group is counted as lost, in pieces. */
-        if (!t->loss && !skew_scratch_move(proc, t, SKEW_LOSS_TOO_LARGE + 1))
-            return false;
-        skew_scratch_flush(proc, t);
-        t->lanes = i = 0;
+        if (!t->loss)
+            skew_scratch_move(proc, t, SKEW_LOSS_TOO_LARGE + 1);
+        skew_lanes_lose(proc, t);
+        i = 0;
     }
     if (i == t->lanes) {
         struct skew_comm *comm = skew_comm_need(proc, handle);
@@ -136,45 +133,57 @@ static bool select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
         if (!comm) {
             comm = skew_comm_find(proc, handle);
             loss = !comm ? SKEW_LOSS_UNKNOWN_COMM + 1
+                         : proc->head && proc->defs_loss ? (int)proc->defs_loss
                          : proc->head ? SKEW_LOSS_SPOOL_FULL + 1 : (int)proc->spool_failures;
         }
         t->lane[i] = (struct skew_lane_key){.handle = handle, .stream = stream, .comm = comm};
         t->lanes++;
-        if (loss && !t->loss && !skew_scratch_move(proc, t, loss))
-            return false;
+        if (loss && !t->loss)
+            skew_scratch_move(proc, t, loss);
     }
     t->last_handle = handle;
     t->last_stream = stream;
     t->last_lane_bits = (uint64_t)i << 48;
-    return true;
 }
 
-SKEW_COLD bool skew_cell_slow(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
+SKEW_COLD void skew_cell_slow(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
 {
     struct skew_process *proc = skew_proc;
     int saved = errno;
-    bool room = t->rec || open_record(proc, t);
-    if (room && (t->last_handle != handle || t->last_stream != stream || !t->lanes))
-        room = select_lane(proc, t, handle, stream);
-    if (room && t->cell >= t->limit)
-        room = more_room(proc, t);
+    if (!t->rec)
+        open_record(proc, t);
+    if (t->last_handle != handle || t->last_stream != stream || !t->lanes)
+        select_lane(proc, t, handle, stream);
+    if (t->cell >= t->limit)
+        more_room(proc, t);
     errno = saved;
-    return room;
 }
 
 /* RCCL's all-to-all with its own size per peer: a send and a receive cell each. */
 void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t *recvs, int datatype,
                         ncclComm_t handle, cudaStream_t stream)
 {
-    struct skew_comm *comm = skew_comm_need(skew_proc, handle);
+    struct skew_process *proc = skew_proc;
+    struct skew_comm *comm = skew_comm_need(proc, handle);
+    if (!comm)
+        comm = skew_comm_find(proc, handle); /* known, but the trace has no room for it */
     int ranks = comm ? comm->ranks : 0;
-    for (int p = 0; p < ranks; p++)
-        if (skew_cell_room(t, handle, stream))
-            skew_cell_put(t, SKEW_OP_ALLTOALLV_SEND, sends[p], datatype, (uint32_t)p);
-    for (int p = 0; p < ranks; p++)
-        if (skew_cell_room(t, handle, stream))
-            skew_cell_put(t, SKEW_OP_ALLTOALLV_RECV, recvs[p], datatype, (uint32_t)p);
     t->others++;
+    if (ranks <= 0) {
+        /* How many sizes there are is not known: the exchange is lost, and counted by one cell. */
+        skew_cell_room(t, handle, stream);
+        if (!t->loss)
+            skew_scratch_move(proc, t, SKEW_LOSS_UNKNOWN_COMM + 1);
+        skew_cell_put(t, SKEW_OP_ALLTOALLV_SEND, 0, datatype, UINT32_MAX);
+    }
+    for (int p = 0; p < ranks; p++) {
+        skew_cell_room(t, handle, stream);
+        skew_cell_put(t, SKEW_OP_ALLTOALLV_SEND, sends[p], datatype, (uint32_t)p);
+    }
+    for (int p = 0; p < ranks; p++) {
+        skew_cell_room(t, handle, stream);
+        skew_cell_put(t, SKEW_OP_ALLTOALLV_RECV, recvs[p], datatype, (uint32_t)p);
+    }
 }
 
 /* ---- the end of a group -------------------------------------------------------------------- */
@@ -196,7 +205,7 @@ static void lane_totals(struct skew_thread *t, uint32_t i, uint32_t *exchanges, 
         *exchanges = 1;
         return;
     }
-    skew_cells_count(t, key->comm, &key->exchanges, &key->ops, &key->p2p);
+    skew_cells_count(t, key);
     *exchanges = key->exchanges + key->p2p;
     *ops = key->ops;
 }
@@ -244,7 +253,7 @@ static SKEW_COLD void put_losses_left(struct skew_process *proc, struct skew_thr
         seq[i] = ((struct skew_lane *)t->cell)[i].exchange_seq;
     for (uint32_t i = 0; i < t->lanes; i++) {
         struct skew_comm *comm = t->lane[i].comm;
-        while (comm->lost_pending && next_segment(proc, t) == 0) {
+        while (comm->lost_pending && next_segment(proc, t, NULL, 0) == 0) {
             uint8_t *at = (uint8_t *)(t->seg + 1);
             uint8_t *end = skew_loss_put(proc, comm, seq[i], at, (uint8_t *)t->seg + seg_bytes());
             __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
@@ -284,6 +293,8 @@ void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t addres
         end = put_losses(proc, t, end);
     __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
     skew_returned_add(proc);
+    if (skew_unlikely(t->part_cells))
+        skew_parts_drop(proc, t);
     if (skew_unlikely(lost))
         put_losses_left(proc, t);
     skew_record_close(t);
@@ -291,7 +302,9 @@ void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t addres
 
 void skew_group_discard(struct skew_thread *t)
 {
-    t->groups += t->part_cells != 0; /* so that nobody takes the parts for the next group's */
+    t->groups++; /* so that nobody takes its parts for the next group's */
+    if (t->part_cells)
+        skew_parts_drop(skew_proc, t);
     skew_record_close(t);
 }
 
@@ -328,14 +341,16 @@ void skew_launch_put(struct skew_thread *t, uint64_t call_ns, void *exec, void *
     };
     int saved = errno;
     if (!t->rec && (!t->seg || t->seg->committed + sizeof(rec) > seg_bytes()))
-        next_segment(proc, t);
+        next_segment(proc, t, NULL, 0);
     if (!t->rec && t->seg && t->seg->committed + sizeof(rec) <= seg_bytes()) {
         memcpy((uint8_t *)t->seg + t->seg->committed, &rec, sizeof(rec));
         __atomic_store_n(&t->seg->committed, t->seg->committed + sizeof(rec), __ATOMIC_RELEASE);
     } else {
         /* A launch inside an open group, or no segment: the definitions take it. */
         skew_lock(proc);
-        skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0);
+        if (skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0) != 0 && proc->head)
+            skew_loss_add(proc, proc->defs_loss ? proc->defs_loss - 1 : SKEW_LOSS_SPOOL_FULL,
+                          &(struct skew_loss_count){.cells = 1});
         skew_unlock(proc);
     }
     errno = saved;

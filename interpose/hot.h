@@ -38,13 +38,12 @@ static inline bool skew_result_ok(ncclResult_t result)
     return result == ncclSuccess || result == ncclInProgress;
 }
 
-/* Room for one cell on the lane of (handle, stream). false: it is counted as lost already. */
-static inline bool skew_cell_room(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream)
+/* Room for one cell on the lane of (handle, stream); in scratch, when it will be counted as lost. */
+static inline void skew_cell_room(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream)
 {
-    if (skew_likely(thread->cell < thread->limit && thread->last_handle == handle &&
-                    thread->last_stream == stream))
-        return true;
-    return skew_cell_slow(thread, handle, stream);
+    if (skew_unlikely(thread->cell >= thread->limit || thread->last_handle != handle ||
+                      thread->last_stream != stream))
+        skew_cell_slow(thread, handle, stream);
 }
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "skew_cell_put() packs two fields in one store");
@@ -78,10 +77,9 @@ skew_record(struct skew_thread *thread, ncclResult_t result, uint64_t call_ns, u
 {
     if (skew_unlikely(!skew_result_ok(result)))
         return;
-    if (skew_likely(skew_cell_room(thread, handle, stream))) {
-        skew_cell_put(thread, op, count, datatype, peer);
-        thread->others += op > SKEW_OP_RECV;
-    }
+    skew_cell_room(thread, handle, stream);
+    skew_cell_put(thread, op, count, datatype, peer);
+    thread->others += op > SKEW_OP_RECV;
     if (thread->depth == 0)
         skew_group_commit(thread, call_ns, (uintptr_t)__builtin_return_address(0),
                           (uintptr_t)__builtin_frame_address(0), result);

@@ -33,6 +33,7 @@
 #define SKEW_COMM_SLOTS  16384u /* hash table over them; a power of two, twice as many */
 #define SKEW_PENDING_MAX 256u   /* constructors whose communicator is not known yet */
 #define SKEW_PATH_BYTES  4096u
+#define SKEW_SCRATCH_BYTES 8192u /* any size will do: what is full is counted and emptied */
 
 /* One communicator of this process. Written under the process lock; `exchange_seq`, `op_seq` by any
  * thread (atomic add). */
@@ -56,9 +57,16 @@ struct skew_comm {
     uint32_t lost_reason;
     uint32_t lost_pending; /* 1: there is something below or above that no LOSS record holds yet */
     uint32_t lost_peers;   /* entries of `lost` */
-    struct skew_loss_peer *lost;
+    uint64_t lost_group;   /* latest lost group with sends or receives: its ordinal, and its thread */
+    int32_t lost_tid;
+    struct skew_loss_peer *lost; /* by peer; as many follow for earlier cells of the open group */
     struct skew_comm *next_free;
 };
+
+static inline size_t skew_lost_bytes(uint32_t peers)
+{
+    return 2 * (size_t)peers * sizeof(struct skew_loss_peer);
+}
 
 /* A lane of the open record. The counts are those of parts that were committed already, kept on the
  * first lane of each communicator. */
@@ -66,7 +74,7 @@ struct skew_lane_key {
     ncclComm_t handle;
     cudaStream_t stream;
     struct skew_comm *comm;
-    uint32_t exchanges, ops, p2p, p2p_lost;
+    uint32_t exchanges, ops, p2p, v_open;
 };
 
 struct skew_site_key {
@@ -96,11 +104,11 @@ struct skew_thread {
     uint32_t stream;         /* number of this thread's spool stream; 0: none yet */
     uint64_t seg_seq;        /* ordinal of the next segment */
     uint64_t groups;         /* groups stored by this thread */
-    uint32_t part_cells;     /* cells of the open group that GROUP_PART records hold already */
+    uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
     int32_t tid;
-    void *scratch;           /* a private segment for what cannot be stored */
     struct skew_lane_key lane[SKEW_LANES_MAX];
     struct skew_site_key site[SKEW_SITE_CACHE];
+    uint64_t scratch[SKEW_SCRATCH_BYTES / 8]; /* holds what cannot be stored until it is counted */
 };
 
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
@@ -134,6 +142,7 @@ struct skew_process {
     struct skew_seg_head *defs;
     uint32_t defs_index;
     uint64_t defs_seq;
+    uint32_t defs_loss;           /* enum skew_loss + 1: why the latest definition could not be stored; 0: it was */
     char spool_path[SKEW_PATH_BYTES];
     char out_dir[SKEW_PATH_BYTES];
     struct skew_loss_count unstored[SKEW_LOSS_SLOTS]; /* counted before there was a head */
@@ -159,7 +168,6 @@ struct skew_process {
     /* diag.c, graph.c */
     uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
     const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
-    uint32_t said_stderr;
     uint32_t collector_tried;
 };
 
@@ -195,14 +203,14 @@ void skew_returned_add(struct skew_process *proc);
 int skew_path_out(char *out, size_t bytes); /* 0 or −errno */
 int skew_path_spool_dir(struct skew_process *proc, unsigned attempt, char *dir, size_t bytes);
 bool skew_path_is_network(int fd);
-void skew_path_point(struct skew_process *proc, const char *spool_dir); /* leaves OUT/.skewscope/spool-… */
+int skew_path_point(struct skew_process *proc, const char *spool_dir); /* leaves OUT/.skewscope/spool-… */
 
 /* ---- describe.c: who this process is ---- */
 void skew_describe_identity(struct skew_spool_head *head);
 void skew_describe_process(struct skew_process *proc);
 
 /* ---- group.c ---- */
-bool skew_cell_slow(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
+void skew_cell_slow(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
 void skew_group_commit(struct skew_thread *thread, uint64_t call_ns, uintptr_t address,
                        uintptr_t frame, ncclResult_t result);
 void skew_group_discard(struct skew_thread *thread);
@@ -259,7 +267,7 @@ bool skew_dlsym_wanted(void);
 void skew_diag(enum skew_diag code, const char *text);      /* every time */
 void skew_diag_once(enum skew_diag code, const char *text); /* once a process; `text` must be static */
 void skew_diag_flush(struct skew_process *proc);            /* hold the lock */
-void skew_stderr_line(const char *what, int err); /* once, and by one rank of a node */
+void skew_stderr_line(const char *what, int err, const char *advice); /* once, and by one rank of a node */
 const char *skew_error_text(int err);
 
 /* ---- launch.c ---- */

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,6 +24,10 @@
 
 #ifndef __WCLONE
 #define __WCLONE 0x80000000
+#endif
+
+#ifndef SYS_close_range
+#define SYS_close_range 436 /* since Linux 5.9, on every machine; the collector closes what it finds, too */
 #endif
 
 #define STACK_BYTES (64u << 10)
@@ -36,6 +41,7 @@ struct plan {
     char **envp;
     char tool[SKEW_PATH_BYTES];
     uint8_t *inner_stack; /* top */
+    int error;            /* of execve, written by the clone */
 };
 
 /* The executable beside this library: in the build tree, or installed. */
@@ -63,18 +69,16 @@ static bool find_tool(char *path)
     return false;
 }
 
-/* Whether an orphan of ours would come back to this job as a child. */
-static bool would_be_adopted(void)
+/* Whether an orphan of ours would come back to this job as a child. `room` may be overwritten. */
+static bool would_be_adopted(char *room, size_t bytes)
 {
     int subreaper = 0;
     if (getpid() == 1 || prctl(PR_GET_CHILD_SUBREAPER, &subreaper, 0, 0, 0) != 0 || subreaper)
         return true;
     /* In a container the job's launcher may itself be PID 1: then it has our library loaded too. */
-    char environment[4096];
-    int n = skew_sys_read_file("/proc/1/environ", environment, sizeof(environment));
-    for (int i = 0; i < n; i++)
-        if (environment[i] == 'L' && strncmp(environment + i, "LD_PRELOAD=", 11) == 0 &&
-            strstr(environment + i, "skewscope"))
+    int n = skew_sys_read_file("/proc/1/environ", room, bytes);
+    for (const char *at = room; n > 0 && at < room + n; at += strlen(at) + 1)
+        if (strncmp(at, "LD_PRELOAD=", 11) == 0 && strstr(at, "skewscope"))
             return true;
     return false;
 }
@@ -90,17 +94,39 @@ static void copy_environment(struct plan *plan, char **room)
     room[n] = NULL;
 }
 
+/* What the application set for itself and exec would hand on. All of it is this process's own copy. */
+static void forget_application(void)
+{
+    static const int limits[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_NOFILE, RLIMIT_CPU};
+    const uint64_t action[4] = {0}; /* SIG_DFL, in the kernel's own layout */
+    struct rlimit limit;
+    /* The application's handlers would run here, in its memory, once signals are unblocked. */
+    for (int number = 1; number <= 64; number++)
+        syscall(SYS_rt_sigaction, number, action, NULL, 8);
+    /* A pipe held open here would keep its reader waiting after the application has gone. First close 0 to 2, so
+     * that there is a descriptor for /dev/null. */
+    syscall(SYS_close_range, 0u, ~0u, 0u);
+    for (int fd = 0; fd < 3; fd++)
+        syscall(SYS_close, fd);
+    for (int fd = 0; fd < 3; fd++)
+        syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR, 0);
+    for (size_t i = 0; i < sizeof(limits) / sizeof(*limits); i++)
+        if (syscall(SYS_prlimit64, 0, limits[i], NULL, &limit) == 0) {
+            limit.rlim_cur = limit.rlim_max;
+            syscall(SYS_prlimit64, 0, limits[i], &limit, NULL);
+        }
+}
+
 static int inner(void *user)
 {
     struct plan *plan = user;
     sigset_t none;
     sigemptyset(&none);
     syscall(SYS_setsid);
-    int fd = (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR, 0);
-    for (int i = 0; fd >= 0 && i < 3; i++)
-        syscall(SYS_dup3, fd, i, 0);
+    forget_application();
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
     syscall(SYS_execve, plan->tool, plan->argv, plan->envp);
+    plan->error = errno;
     syscall(SYS_exit, 127);
     return 127;
 }
@@ -113,11 +139,14 @@ static int outer(void *user)
     return 1;
 }
 
-static bool start(struct skew_process *proc, uint8_t *room)
+/* @return NULL, or why there is no collector */
+static const char *start(struct skew_process *proc, uint8_t *room)
 {
     struct plan *plan = (struct plan *)room;
+    memset(plan, 0, sizeof(*plan));
     if (!find_tool(plan->tool))
-        return false;
+        return "no collector could be started, because the skewscope executable was not found beside the "
+               "library (SKEWSCOPE_HOME names it); the spool waits for `skewscope collect`";
     static char *const argv[] = {"skewscope", "collect", "--follow", "--exit-when-idle", "--out", NULL};
     memcpy(plan->argv, argv, sizeof(argv));
     plan->argv[5] = proc->out_dir;
@@ -134,27 +163,29 @@ static bool start(struct skew_process *proc, uint8_t *room)
         while (waitpid(pid, &status, __WCLONE) < 0 && errno == EINTR)
             ;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
-    return pid > 0 && status == 0;
+    if (pid > 0 && status == 0 && !plan->error)
+        return NULL;
+    return "no collector could be started, because the system refused another process or to run the skewscope "
+           "executable in it; the spool waits for `skewscope collect`";
 }
 
 void skew_collector_start(struct skew_process *proc)
 {
-    const char *why = NULL;
+    const char *why;
     if (*skew_option_text(SKEW_OPT_RUN_ID) || !skew_option_on(proc, SKEW_OPT_COLLECTOR))
         return; /* `skewscope run` has started one, or none is wanted */
     int saved = errno;
-    if (would_be_adopted()) {
-        why = "no collector was started, because this job would have got it as a child; "
-              "the spool waits for `skewscope collect`";
-    } else {
-        void *room = mmap(NULL, ROOM_BYTES, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        if (room == MAP_FAILED || !start(proc, room))
-            why = "no collector could be started (the skewscope executable was not found beside the "
-                  "library); the spool waits for `skewscope collect`";
-        if (room != MAP_FAILED)
-            munmap(room, ROOM_BYTES);
-    }
+    void *room = mmap(NULL, ROOM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (room == MAP_FAILED)
+        why = "no collector could be started, because there was no memory for it; the spool waits for "
+              "`skewscope collect`";
+    else if (would_be_adopted(room, ROOM_BYTES))
+        why = "no collector was started, because this job would have got it as a child; the spool waits for "
+              "`skewscope collect`";
+    else
+        why = start(proc, room);
+    if (room != MAP_FAILED)
+        munmap(room, ROOM_BYTES);
     if (why)
         skew_diag_once(SKEW_DIAG_NO_COLLECTOR, why);
     errno = saved;

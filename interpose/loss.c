@@ -10,32 +10,30 @@
 #include "hot.h"
 #include "record.h"
 
-/** Adds up the open record's cells on one communicator. `p2p` becomes 1 when there is a send or receive:
- * all of these together are one exchange. */
-void skew_cells_count(const struct skew_thread *t, const struct skew_comm *comm, uint32_t *exchanges,
-                      uint32_t *ops, uint32_t *p2p)
+/** Adds the open record's cells on the lane's communicator to the lane's counts. `p2p` becomes 1 when there is a
+ * send or receive: all of these together are one exchange. */
+void skew_cells_count(const struct skew_thread *t, struct skew_lane_key *lane)
 {
-    bool next_v = true;
     for (const struct skew_cell *cell = skew_cells_of(t->rec); cell < t->cell; cell++) {
-        if (t->lane[cell->lane].comm != comm)
+        if (t->lane[cell->lane].comm != lane->comm)
             continue;
         switch (cell->op) {
         case SKEW_OP_SEND:
         case SKEW_OP_RECV:
-            *p2p = 1;
+            lane->p2p = 1;
             break;
         case SKEW_OP_ALLTOALL:
-            ++*exchanges;
+            lane->exchanges++;
             break;
         case SKEW_OP_ALLTOALLV_SEND:
-            *exchanges += next_v; /* a send after a receive begins the next call */
-            next_v = false;
+            lane->exchanges += !lane->v_open; /* a send after a receive begins the next call */
+            lane->v_open = 1;
             break;
         case SKEW_OP_ALLTOALLV_RECV:
-            next_v = true;
+            lane->v_open = 0;
             break;
         default:
-            ++*ops;
+            lane->ops++;
             break;
         }
     }
@@ -58,18 +56,18 @@ bool skew_lane_first(const struct skew_thread *t, uint32_t lane)
     return true;
 }
 
-static void lost_cell(struct skew_comm *comm, const struct skew_cell *cell)
+static void count_peer(struct skew_loss_peer *to, uint32_t peers, const struct skew_cell *cell)
 {
     bool send = cell->op == SKEW_OP_SEND || cell->op == SKEW_OP_ALLTOALLV_SEND;
     bool recv = cell->op == SKEW_OP_RECV || cell->op == SKEW_OP_ALLTOALLV_RECV;
     if (cell->op == SKEW_OP_ALLTOALL) {
-        for (uint32_t p = 0; p < comm->lost_peers; p++) {
-            comm->lost[p].sends++;
-            comm->lost[p].recvs++;
+        for (uint32_t p = 0; p < peers; p++) {
+            to[p].sends++;
+            to[p].recvs++;
         }
-    } else if (cell->peer < comm->lost_peers) {
-        comm->lost[cell->peer].sends += send;
-        comm->lost[cell->peer].recvs += recv;
+    } else if (cell->peer < peers) {
+        to[cell->peer].sends += send;
+        to[cell->peer].recvs += recv;
     }
 }
 
@@ -78,7 +76,7 @@ static void lost_peers_need(struct skew_comm *comm)
 {
     if (comm->lost || comm->ranks <= 0)
         return;
-    void *at = mmap(NULL, (size_t)comm->ranks * sizeof(*comm->lost), PROT_READ | PROT_WRITE,
+    void *at = mmap(NULL, skew_lost_bytes((uint32_t)comm->ranks), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED)
         return;
@@ -86,15 +84,60 @@ static void lost_peers_need(struct skew_comm *comm)
     comm->lost_peers = (uint32_t)comm->ranks;
 }
 
+/** Remembers the open record's cells, which leave it before the group has ended: by lane, and by peer for the case
+ * that the group is lost. */
+void skew_part_hold(struct skew_process *proc, struct skew_thread *t)
+{
+    for (uint32_t i = 0; i < t->lanes; i++)
+        if (skew_lane_first(t, i))
+            skew_cells_count(t, &t->lane[i]);
+    skew_lock(proc);
+    for (const struct skew_cell *cell = skew_cells_of(t->rec); cell < t->cell; cell++) {
+        struct skew_comm *comm = t->lane[cell->lane].comm;
+        if (!comm)
+            continue;
+        lost_peers_need(comm);
+        count_peer(comm->lost + comm->lost_peers, comm->lost_peers, cell);
+    }
+    skew_unlock(proc);
+    t->part_cells += (uint32_t)(t->cell - skew_cells_of(t->rec));
+    t->cell = skew_cells_of(t->rec);
+}
+
+static void release_parts(struct skew_comm *comm, bool lost)
+{
+    struct skew_loss_peer *held = comm->lost + comm->lost_peers;
+    for (uint32_t p = 0; p < comm->lost_peers; p++) {
+        if (lost) {
+            comm->lost[p].sends += held[p].sends;
+            comm->lost[p].recvs += held[p].recvs;
+        }
+        held[p] = (struct skew_loss_peer){0};
+    }
+}
+
+/** At the end of a group that was stored or came to nothing. */
+void skew_parts_drop(struct skew_process *proc, struct skew_thread *t)
+{
+    skew_lock(proc);
+    for (uint32_t i = 0; i < t->lanes; i++)
+        if (t->lane[i].comm && skew_lane_first(t, i))
+            release_parts(t->lane[i].comm, false);
+    skew_unlock(proc);
+}
+
 /* Charges what one communicator lost. Hold the lock. */
 static void lose_on(struct skew_thread *t, struct skew_lane_key *lane, struct skew_loss_count *add)
 {
     struct skew_comm *comm = lane->comm;
-    uint32_t exchanges = lane->exchanges, ops = lane->ops, p2p = lane->p2p;
-    lane->exchanges = lane->ops = 0; /* of committed parts: they are void now */
-    skew_cells_count(t, comm, &exchanges, &ops, &p2p);
-    exchanges += p2p && !lane->p2p_lost;
-    lane->p2p_lost |= p2p;
+    skew_cells_count(t, lane);
+    /* All sends and receives of a group are one exchange, in however many pieces it is lost. */
+    bool counted = comm && comm->lost_group == t->groups + 1 && comm->lost_tid == t->tid;
+    uint32_t exchanges = lane->exchanges + (lane->p2p && !counted), ops = lane->ops;
+    if (comm && lane->p2p) {
+        comm->lost_group = t->groups + 1;
+        comm->lost_tid = t->tid;
+    }
     add->exchanges += exchanges;
     add->ops += ops;
     if (!comm)
@@ -104,15 +147,17 @@ static void lose_on(struct skew_thread *t, struct skew_lane_key *lane, struct sk
     lost_peers_need(comm);
     for (const struct skew_cell *cell = skew_cells_of(t->rec); cell < t->cell; cell++)
         if (t->lane[cell->lane].comm == comm)
-            lost_cell(comm, cell);
+            count_peer(comm->lost, comm->lost_peers, cell);
+    if (t->part_cells)
+        release_parts(comm, true);
     comm->lost_exchanges += exchanges;
     comm->lost_ops += ops;
     comm->lost_reason = t->loss - 1;
     __atomic_store_n(&comm->lost_pending, 1, __ATOMIC_RELAXED);
 }
 
-/* Counts what scratch holds and empties it. `groups`: 1 at the end of the group. */
-static void count(struct skew_process *proc, struct skew_thread *t, uint64_t groups)
+/* Charges what the open group asked for so far. `groups`: 1 at its end. */
+static void charge(struct skew_process *proc, struct skew_thread *t, uint64_t groups)
 {
     struct skew_loss_count add = {
         .groups = groups,
@@ -123,52 +168,42 @@ static void count(struct skew_process *proc, struct skew_thread *t, uint64_t gro
         if (skew_lane_first(t, i))
             lose_on(t, &t->lane[i], &add);
     skew_loss_add(proc, t->loss - 1, &add);
+    if (groups)
+        skew_returned_add(proc); /* under the lock: the spool may be made meanwhile */
     skew_unlock(proc);
     t->part_cells = 0;
     t->cell = skew_cells_of(t->rec);
 }
 
-/** Opens a record in scratch: its cells will be counted under `loss` (enum skew_loss + 1).
- * @return false: no memory even for that. */
-bool skew_scratch_open(struct skew_thread *t, int loss)
+/** Opens a record in scratch: its cells will be counted under `loss` (enum skew_loss + 1). */
+void skew_scratch_open(struct skew_thread *t, int loss)
 {
-    if (!t->scratch) {
-        void *at = mmap(NULL, SKEW_SCRATCH_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                        -1, 0);
-        if (at == MAP_FAILED)
-            return false;
-        t->scratch = at;
-    }
     t->loss = (uint32_t)loss;
     skew_record_open_at(t, t->scratch, (uint8_t *)t->scratch + SKEW_SCRATCH_BYTES);
-    return true;
 }
 
-void skew_scratch_flush(struct skew_process *proc, struct skew_thread *t)
+/** One record cannot name all lanes of the group: charges those so far, and begins with none. */
+void skew_lanes_lose(struct skew_process *proc, struct skew_thread *t)
 {
-    count(proc, t, 0);
+    charge(proc, t, 0);
+    t->lanes = 0;
 }
 
 /** Takes the open record out of the spool into scratch, where it will be counted as lost. */
-bool skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss)
+void skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss)
 {
     const struct skew_cell *from = skew_cells_of(t->rec), *end = t->cell;
-    if (!skew_scratch_open(t, loss))
-        return false;
+    skew_scratch_open(t, loss);
     for (; from < end; from++) {
-        if (t->cell >= t->limit)
-            count(proc, t, 0);
         *t->cell++ = *from;
+        if (t->cell >= t->limit)
+            skew_part_hold(proc, t);
     }
-    if (t->cell >= t->limit)
-        count(proc, t, 0);
-    return true;
 }
 
 void skew_group_lose(struct skew_process *proc, struct skew_thread *t)
 {
-    count(proc, t, 1);
-    skew_returned_add(proc);
+    charge(proc, t, 1);
     t->groups++; /* so that nobody takes committed parts for the next group's */
     skew_record_close(t);
 }

@@ -189,14 +189,18 @@ bool skew_path_is_network(int fd)
     return false;
 }
 
-/** Leaves a pointer to the spool directory in OUT/.skewscope, for collectors that see another /dev/shm.
- * Best effort: without it the spool is still found by its hash. */
-void skew_path_point(struct skew_process *proc, const char *spool_dir)
+/**
+ * Leaves a pointer to the spool directory in OUT/.skewscope, for collectors that see another /dev/shm. Without it
+ * the spool is still found by its hash.
+ * @return 0; −errno: the output directory cannot be written, so nobody will find a trace there
+ */
+int skew_path_point(struct skew_process *proc, const char *spool_dir)
 {
-    char path[SKEW_PATH_BYTES];
+    char path[SKEW_PATH_BYTES], line[SKEW_PATH_BYTES];
     const struct skew_spool_head *head = proc->head;
-    if (state_dir(proc, path, sizeof(path)) != 0)
-        return;
+    int err = state_dir(proc, path, sizeof(path));
+    if (err)
+        return err;
     size_t at = skew_text_add(path, sizeof(path), strlen(path), "/spool-");
     for (unsigned i = 0; i < 4; i++)
         at = skew_text_add_number(path, sizeof(path), at, head->boot_id[i], 16, 2);
@@ -206,11 +210,14 @@ void skew_path_point(struct skew_process *proc, const char *spool_dir)
     skew_text_add_number(path, sizeof(path), at, skew_hash_string(spool_dir), 16, 16);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
-        return; /* there already, or not possible */
-    char line[SKEW_PATH_BYTES];
+        return errno == EEXIST ? 0 : -errno;
     size_t n = skew_text_add(line, sizeof(line) - 1, 0, spool_dir);
     line[n++] = '\n';
-    if (write(fd, line, n) != (ssize_t)n)
+    /* The spool is larger than this, so the file size limit, which would raise a signal, is not in the way. */
+    ssize_t wrote = write(fd, line, n);
+    err = wrote == (ssize_t)n ? 0 : wrote < 0 ? -errno : -ENOSPC;
+    if (err)
         unlink(path);
     close(fd);
+    return err;
 }

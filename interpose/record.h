@@ -5,8 +5,6 @@
 
 #include "internal.h"
 
-#define SKEW_SCRATCH_BYTES (SKEW_SPOOL_SEG_MIN * 4)
-
 static inline struct skew_cell *skew_cells_of(struct skew_rec_group *rec)
 {
     return (struct skew_cell *)(rec + 1);
@@ -28,14 +26,15 @@ static inline void skew_record_close(struct skew_thread *t)
     t->last_handle = NULL;
 }
 
-void skew_cells_count(const struct skew_thread *t, const struct skew_comm *comm, uint32_t *exchanges,
-                      uint32_t *ops, uint32_t *p2p);
+void skew_cells_count(const struct skew_thread *t, struct skew_lane_key *lane);
 void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops, uint64_t *exchange_seq,
                     uint64_t *op_seq);
 bool skew_lane_first(const struct skew_thread *t, uint32_t lane);
-bool skew_scratch_open(struct skew_thread *t, int loss);
-void skew_scratch_flush(struct skew_process *proc, struct skew_thread *t);
-bool skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss);
+void skew_part_hold(struct skew_process *proc, struct skew_thread *t);
+void skew_parts_drop(struct skew_process *proc, struct skew_thread *t);
+void skew_scratch_open(struct skew_thread *t, int loss);
+void skew_lanes_lose(struct skew_process *proc, struct skew_thread *t);
+void skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss);
 void skew_group_lose(struct skew_process *proc, struct skew_thread *t);
 uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64_t before_seq, uint8_t *at,
                        const uint8_t *limit);

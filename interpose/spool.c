@@ -196,22 +196,49 @@ static void head_fill(struct skew_process *proc, struct skew_spool_head *id)
     skew_describe_identity(id);
 }
 
+/* Reserves addresses for the whole spool; for a smaller one where `ulimit -v` leaves less. */
+static int reserve(struct skew_process *proc, struct skew_spool_head *id)
+{
+    while (!proc->base) {
+        size_t bytes = id->head_bytes + (size_t)id->seg_cap * id->seg_bytes;
+        void *base = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (base == MAP_FAILED && (errno != ENOMEM || id->seg_cap <= 2))
+            return -errno;
+        if (base == MAP_FAILED) {
+            id->seg_cap = id->seg_cap < 4 ? 2 : id->seg_cap / 2;
+            continue;
+        }
+        madvise(base, bytes, MADV_DONTFORK);
+        proc->base = base;
+        proc->reserved_bytes = bytes;
+    }
+    id->seg_cap = (uint32_t)((proc->reserved_bytes - id->head_bytes) / id->seg_bytes);
+    return 0;
+}
+
+/* Recording works, but no collector can publish a trace: nothing else could say so. */
+static void tell_if_hidden(struct skew_process *proc, int err)
+{
+    char what[SKEW_PATH_BYTES + 128];
+    if (!err || *skew_option_text(SKEW_OPT_RUN_ID))
+        return; /* `skewscope run` has tried it too, and says it */
+    size_t at = skew_text_add(what, sizeof(what), 0, "the output directory ");
+    at = skew_text_add(what, sizeof(what), at, proc->out_dir);
+    skew_text_add(what, sizeof(what), at, " cannot be written");
+    skew_stderr_line(what, -err,
+                     "; what is recorded waits in the spool: make it writable and run `skewscope collect` on it");
+}
+
 /* Tries the candidate directories in order. @return 0 or the last −errno. */
 static int create(struct skew_process *proc)
 {
     struct skew_spool_head id;
     char dir[SKEW_PATH_BYTES];
     head_fill(proc, &id);
-    if (!proc->base) {
-        proc->reserved_bytes = id.head_bytes + (size_t)id.seg_cap * id.seg_bytes;
-        void *base = mmap(NULL, proc->reserved_bytes, PROT_NONE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (base == MAP_FAILED)
-            return -errno;
-        madvise(base, proc->reserved_bytes, MADV_DONTFORK);
-        proc->base = base;
-    }
-    int err = skew_path_out(proc->out_dir, sizeof(proc->out_dir));
+    int err = reserve(proc, &id);
+    if (err)
+        return err;
+    err = skew_path_out(proc->out_dir, sizeof(proc->out_dir));
     for (unsigned attempt = 0; !err || attempt; attempt++) {
         int found = skew_path_spool_dir(proc, attempt, dir, sizeof(dir));
         if (found == -ENOENT)
@@ -222,7 +249,7 @@ static int create(struct skew_process *proc)
             if (skew_path_spool_dir(proc, attempt, dir, sizeof(dir)) == 0)
                 err = create_in(proc, dir, &id);
         if (!err) {
-            skew_path_point(proc, dir);
+            tell_if_hidden(proc, skew_path_point(proc, dir));
             return 0;
         }
     }
@@ -234,7 +261,7 @@ static void loss_move(struct skew_process *proc)
     for (unsigned i = 0; i < SKEW_LOSS_SLOTS; i++) {
         struct skew_loss_count add = proc->unstored[i];
         memset(&proc->unstored[i], 0, sizeof(add));
-        if (add.groups)
+        if (add.cells)
             skew_loss_add(proc, i, &add);
     }
     __atomic_fetch_add(&proc->head->returned_groups, proc->unstored_returned, __ATOMIC_RELAXED);
@@ -255,7 +282,8 @@ int skew_spool_ensure(struct skew_process *proc, uint64_t now)
     if (err) {
         proc->retry_ns = now + RETRY_NS;
         proc->spool_failures = loss_of(err);
-        skew_stderr_line("no spool can be created, so this process is not recorded", -err);
+        skew_stderr_line("no spool can be created, so this process is not recorded", -err,
+                         " (set SKEWSCOPE_SPOOL to a writable local directory)");
         return (int)proc->spool_failures;
     }
     loss_move(proc);
@@ -347,6 +375,7 @@ int skew_defs_put(struct skew_process *proc, const struct skew_rec *rec, size_t 
         struct skew_seg_head *next;
         uint32_t index;
         int loss = skew_segment_acquire(proc, SKEW_STREAM_DEFS, proc->defs_seq, &index, &next);
+        proc->defs_loss = (uint32_t)loss;
         if (loss)
             return -ENOSPC;
         if (proc->defs)

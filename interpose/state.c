@@ -73,8 +73,10 @@ struct skew_process *skew_process_get(void)
     struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
     if (!proc) {
         struct skew_process *fresh = map_wiped(sizeof(*fresh));
-        if (!fresh)
+        if (!fresh) {
+            skew_stderr_line("this process is not recorded", ENOMEM, "");
             return NULL;
+        }
         if (__atomic_compare_exchange_n(&skew_proc, &proc, fresh, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE))
             proc = fresh;
@@ -104,16 +106,24 @@ static void thread_end(void *user)
     if (thread->gate == SKEW_GATE_NEW)
         return; /* wiped by a fork, never used again: not ours to seal */
     skew_thread_seal(thread);
-    if (thread->scratch)
-        munmap(thread->scratch, SKEW_SPOOL_SEG_MIN * 4);
     munmap(thread, sizeof(*thread));
 }
 
-static struct skew_thread *thread_make(void)
+/* NULL: there is no memory. The call is counted then, and the next one tries again. */
+static struct skew_thread *thread_make(struct skew_process *proc)
 {
     struct skew_thread *thread = map_wiped(sizeof(*thread));
-    if (!thread)
+    /* Registering a destructor allocates, and the C library ends the process when it cannot. */
+    void *probe = thread ? malloc(256) : NULL;
+    if (!probe) {
+        if (thread)
+            munmap(thread, sizeof(*thread));
+        skew_lock(proc);
+        skew_loss_add(proc, SKEW_LOSS_NO_MEMORY, &(struct skew_loss_count){.cells = 1});
+        skew_unlock(proc);
         return NULL;
+    }
+    free(probe);
     skew_self = thread;
     __cxa_thread_atexit_impl(thread_end, thread, __dso_handle);
     return thread;
@@ -127,7 +137,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     skew_bind();
     struct skew_process *proc = skew_process_get();
     if (proc && thread == &skew_nobody)
-        thread = thread_make();
+        thread = thread_make(proc);
     if (!proc)
         thread = NULL;
     if (thread) {

@@ -38,7 +38,8 @@
     X(NO_SPACE, "no_space", "the file system that holds the spool had no room for another segment") \
     X(IO_ERROR, "io_error", "a spool segment could not be opened or mapped")                       \
     X(TOO_LARGE, "too_large", "one group used more communicators and streams than a record holds") \
-    X(UNKNOWN_COMM, "unknown_comm", "rank and size of the communicator could not be learned")
+    X(UNKNOWN_COMM, "unknown_comm", "rank and size of the communicator could not be learned")      \
+    X(NO_MEMORY, "no_memory", "there was no memory for the state of a thread; only calls are counted")
 
 enum skew_loss {
 #define X(id, name, text) SKEW_LOSS_##id,

@@ -187,9 +187,12 @@ class Job:
         """Each rank's counters against what was seen of it. Returns (stored, lost) over all ranks.
 
         A rank that was killed before it had a spool is nowhere, and must not have returned from anything."""
-        by_tag = {}
+        by_tag, by_pid = {}, {rank.process.pid: rank.tag for rank in self.ranks}
         for one in self.trace() if seen is None else seen:
             tag = one.option("tag")
+            if not one.cmdline:  # killed before its spool said who it is
+                demand(not one.exchanges, "exchanges of nobody: pid", one.pid)
+                tag = by_pid.get(one.pid)
             demand(tag not in by_tag, "two processes say that they are", tag)
             by_tag[tag] = one
         stored = lost = 0
