@@ -79,7 +79,9 @@ class Bench:
         return " ".join(runtime + [str(b) for b in before] + mine + [str(a) for a in after])
 
     def environment(self, directory, preload=None, **more):
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("SKEWSCOPE_", "LD_PRELOAD"))}
+        # Meson sets LD_LIBRARY_PATH for tests: which NCCL is found is for each case to say.
+        env = {k: v for k, v in os.environ.items()
+               if not k.startswith(("SKEWSCOPE_", "LD_PRELOAD", "LD_LIBRARY_PATH", "MALLOC_"))}
         env.update(SKEWSCOPE_OUT=str(directory / "out"), SKEWSCOPE_SPOOL=str(directory / "spool"),
                    SKEWSCOPE_COLLECTOR="off")
         preload = self.preload() if preload is None else preload
