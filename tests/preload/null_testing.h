@@ -202,7 +202,7 @@ static ncclResult_t null_group_ended(const char *name, bool simulated)
         return ncclInvalidUsage;
     if (--null_depth)
         return result;
-    ncclResult_t failed = null_group_error ? null_group_error : result;
+    ncclResult_t failed = null_group_error ? (ncclResult_t)null_group_error : result;
     null_group_error = 0;
     if (!failed && null_nccl.group_result != ncclInProgress)
         failed = (ncclResult_t)null_nccl.group_result;
