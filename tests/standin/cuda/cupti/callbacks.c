@@ -205,7 +205,8 @@ void ct_callback_resource(const struct standin_resource *resource)
                              .node = resource->node, .originalNode = resource->original_node,
                              .nodeType = resource->node_type, .dependency = resource->dependency,
                              .graphExec = resource->graph_exec};
-    CUpti_ResourceData data = {.context = resource->context, .stream = resource->stream};
+    CUpti_ResourceData data = {.context = resource->context,
+                               .resourceHandle.stream = resource->stream};
     if (resource->graph != NULL || resource->graph_exec != NULL)
         data.resourceDescriptor = &graph;
     to->callback(to->user, CUPTI_CB_DOMAIN_RESOURCE, resource->cbid, &data);
