@@ -84,10 +84,12 @@ cudaError_t rt_cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int devic
 
 static cudaError_t change_peer(int peer, bool enable, unsigned flags)
 {
-    CUcontext here, there;
+    CUcontext here = NULL, there = NULL;
     cudaError_t err = check_device(peer);
     if (err == cudaSuccess)
         err = rt_driver.cuCtxGetCurrent(&here);
+    if (err != cudaSuccess)
+        return err;
     int device = rt_thread.device;
     if (err == cudaSuccess)
         rt_cudaGetDevice(&device);

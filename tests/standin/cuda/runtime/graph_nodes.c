@@ -96,6 +96,8 @@ static cudaError_t host_params(const cudaHostNodeParams *from, CUgraphNodeParams
     return cudaSuccess;
 }
 
+_Static_assert(sizeof(cudaGraphNodeParams) == sizeof(CUgraphNodeParams), "runtime and driver lay these out alike");
+
 static cudaError_t node_params(const cudaGraphNodeParams *from, CUgraphNodeParams *to)
 {
     if (from == NULL)
@@ -110,7 +112,6 @@ static cudaError_t node_params(const cudaGraphNodeParams *from, CUgraphNodeParam
     case CU_GRAPH_NODE_TYPE_HOST:
         return host_params(&from->host, to);
     default: /* the rest is laid out alike */
-        _Static_assert(sizeof(*to) == sizeof(*from), "node parameters of runtime and driver");
         memcpy(to, from, sizeof(*to));
         return cudaSuccess;
     }
