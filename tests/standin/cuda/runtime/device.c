@@ -88,6 +88,8 @@ static cudaError_t change_peer(int peer, bool enable, unsigned flags)
     cudaError_t err = check_device(peer);
     if (err == cudaSuccess)
         err = rt_driver.cuCtxGetCurrent(&here);
+    if (err != cudaSuccess)
+        return err;
     int device = rt_thread.device;
     if (err == cudaSuccess)
         rt_cudaGetDevice(&device);
