@@ -9,6 +9,19 @@
 #include <stdio.h>
 #include <string.h>
 
+/* One character of UTF-8 beyond ASCII, as troff writes it; returns its last byte. */
+static const char *beyond_ascii(const char *from)
+{
+    unsigned char first = (unsigned char)*from;
+    int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
+    unsigned code = first & (0x3fu >> more);
+
+    for (; more > 0 && (from[1] & 0xc0) == 0x80; more--)
+        code = code << 6 | (*++from & 0x3f);
+    printf("\\[u%04X]", code);
+    return from;
+}
+
 /* Text for troff: backslashes and hyphens escaped, no line that begins with a control character. */
 static void text(const char *from)
 {
@@ -22,8 +35,8 @@ static void text(const char *from)
             fputs("\\e", stdout);
         else if (*from == '-')
             fputs("\\-", stdout);
-        else if (*from == '\v') /* argp: what follows comes after the options */
-            fputs("\n", stdout);
+        else if (*from & 0x80)
+            from = beyond_ascii(from);
         else
             putchar(*from);
     }

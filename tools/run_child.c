@@ -27,6 +27,8 @@
  * one process after the other. */
 #define GROUP_NS 20000000
 
+#define SIGNALS SKEW_CHILD_SIGNALS
+
 static void all_signals(sigset_t *set)
 {
     static const int synchronous[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
@@ -38,11 +40,12 @@ static void all_signals(sigset_t *set)
 
 /* ---- the sentinel ------------------------------------------------------------------------------- */
 
-/* Answers every byte with the signals that came since the last one, as a bit set. */
-static _Noreturn void sentinel(int fd, pid_t parent)
+/* Counts signals as they come, and answers every byte with the counts since the last one. */
+static _Noreturn void sentinel(int fd, int signals, pid_t parent)
 {
-    const struct timespec now = {0, 0};
-    sigset_t set;
+    struct pollfd polled[] = {{.fd = fd, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+    uint8_t counts[SIGNALS] = {0};
+    struct signalfd_siginfo info;
     char byte;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -50,31 +53,45 @@ static _Noreturn void sentinel(int fd, pid_t parent)
     if (getppid() != parent)
         _exit(0);
     for (int other = 0; other < 3; other++)
-        if (other != fd)
+        if (other != fd && other != signals)
             close(other);
-    all_signals(&set);
-    while (read(fd, &byte, 1) == 1) {
-        uint64_t came = 0;
-        int number;
-        while ((number = sigtimedwait(&set, NULL, &now)) > 0)
-            came |= 1ull << (number - 1);
-        if (write(fd, &came, sizeof came) != sizeof came)
-            break;
+    while (poll(polled, 2, -1) > 0) {
+        while (read(signals, &info, sizeof info) == sizeof info)
+            if (info.ssi_signo < SIGNALS && counts[info.ssi_signo] < UINT8_MAX)
+                counts[info.ssi_signo]++;
+        if (!polled[0].revents)
+            continue;
+        if (read(fd, &byte, 1) != 1 || write(fd, counts, sizeof counts) != sizeof counts)
+            break; /* `run` is gone */
+        memset(counts, 0, sizeof counts);
     }
     _exit(0);
 }
 
-/* Signals that the whole group got since the last call. */
-static uint64_t group_signals(struct skew_child *child)
+/* Whether the whole group got this signal; each such signal is told once. */
+static bool group_got(struct skew_child *child, int number)
 {
-    uint64_t came = 0;
+    uint8_t counts[SIGNALS];
+    struct timespec now;
     ssize_t got;
 
-    if (child->sentinel_fd < 0 || write(child->sentinel_fd, "", 1) != 1)
-        return 0;
-    while ((got = read(child->sentinel_fd, &came, sizeof came)) < 0 && errno == EINTR)
+    if (child->sentinel_fd < 0 || number >= SIGNALS || write(child->sentinel_fd, "", 1) != 1)
+        return false;
+    while ((got = read(child->sentinel_fd, counts, sizeof counts)) < 0 && errno == EINTR)
         ;
-    return got == sizeof came ? came : 0;
+    if (got != sizeof counts)
+        return false;
+    /* What we did not get ourselves within a second, because signals merge, says nothing any more. */
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (now.tv_sec - child->group_second > 1)
+        memset(child->group_counts, 0, sizeof child->group_counts);
+    child->group_second = now.tv_sec;
+    for (int i = 0; i < SIGNALS; i++)
+        child->group_counts[i] = (uint16_t)(child->group_counts[i] + counts[i]);
+    if (child->group_counts[number] == 0)
+        return false;
+    child->group_counts[number]--;
+    return true;
 }
 
 int skew_child_signals(struct skew_child *child)
@@ -98,7 +115,7 @@ int skew_child_signals(struct skew_child *child)
     child->sentinel = fork();
     if (child->sentinel == 0) {
         close(fds[0]);
-        sentinel(fds[1], self);
+        sentinel(fds[1], child->signal_fd, self);
     }
     close(fds[1]);
     if (child->sentinel < 0)
@@ -217,7 +234,7 @@ static void pass_on(struct skew_child *child, const struct signalfd_siginfo *inf
     if (is_stop(number))
         child->pending_stop = number;
     nanosleep(&moment, NULL);
-    bool group = group_signals(child) >> (number - 1) & 1;
+    bool group = group_got(child, number);
     bool terminal = info->ssi_code > 0; /* SI_KERNEL: the terminal's signals go to the whole group */
     bool own = (pid_t)info->ssi_pid == child->pid; /* the command's message to its parent */
     if (!group && !terminal && !own)

@@ -11,13 +11,19 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
+
+#define SKEW_CHILD_SIGNALS 65 /* signal numbers */
 
 struct skew_child {
     pid_t pid;
     int signal_fd;      /* all signals that can be waited for */
     int sentinel_fd;    /* see skew_child_signals() */
     pid_t sentinel;
+    uint16_t group_counts[SKEW_CHILD_SIGNALS]; /* signals that the whole group got, not yet met here */
+    time_t group_second;                       /* when they were last asked for */
     sigset_t old_mask;  /* what the command starts with */
     struct sigaction old_chld;
     int pending_stop;   /* a stop signal that came to us, until the command stops too; 0: none */

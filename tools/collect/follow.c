@@ -115,6 +115,7 @@ int skew_node_follow(struct skew_node *c, bool until_idle)
 {
     sigset_t signals;
     pid_t parent = getppid();
+    bool by_run = c->run_id[0];
     uint64_t start, idle_since = 0, quiet = 0;
     catch_signals(&signals);
     c->follow = true;
@@ -131,7 +132,7 @@ int skew_node_follow(struct skew_node *c, bool until_idle)
         if (asked)
             skew_node_answer(c);
         /* Started by a `skewscope run` that was killed since: nobody will tell us to end. */
-        bool orphan = c->run_id[0] && getppid() != parent;
+        bool orphan = by_run && getppid() != parent;
         if (!error && (until_idle || orphan) && is_idle(c, now, start, &idle_since))
             break;
         quiet = c->moved ? 0 : quiet + 1;

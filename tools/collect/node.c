@@ -377,8 +377,12 @@ uint32_t skew_node_live(const struct skew_node *c)
 
 int skew_node_publish(struct skew_node *c)
 {
+    int error = 0;
+    for (size_t i = 0; !error && i < c->proc_count; i++)
+        error = skew_defs_settle(c->procs[i]);
     skew_symbolise(c);
-    int error = skew_publish(c);
+    if (!error)
+        error = skew_publish(c);
     if (error) {
         c->trouble = error;
         return error;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The communicators of one rank. Frameworks give every process group its own, so several may hold the
- * same ranks.
+ * The communicators of one rank. Frameworks give every process group its own, so several may hold
+ * the same ranks.
  */
 #ifndef SKEW_WORKLOAD_COMMS_H
 #define SKEW_WORKLOAD_COMMS_H

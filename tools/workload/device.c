@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The workload's use of the CUDA runtime, but for graphs (graph.c). Called by the rank that owns the
- * stream. The same calls serve a GPU and the stand-in.
+ * The workload's use of the CUDA runtime, but for graphs (graph.c). Called by the rank that owns
+ * the stream. The same calls serve a GPU and the stand-in.
  */
 #include "cudart.h"
 #include "device.h"
@@ -21,8 +21,9 @@ void skew_device_open(struct skew_rank *rank, unsigned local_rank)
     if (devices < 1)
         skew_rank_fail(rank, "there is no CUDA device");
     if (local_rank >= (unsigned)devices && !rank->job->opt->share_gpu)
-        skew_rank_fail(rank, "%d CUDA devices are too few for local rank %u; --share-gpu lets ranks "
-                             "share one",
+        skew_rank_fail(rank,
+                       "%d CUDA devices are too few for local rank %u; --share-gpu lets ranks "
+                       "share one",
                        devices, local_rank);
     skew_cuda_check(rank, cudaSetDevice((int)(local_rank % (unsigned)devices)), "cudaSetDevice");
     skew_cuda_check(rank, cudaStreamCreateWithFlags(&rank->stream, cudaStreamNonBlocking),
@@ -56,23 +57,22 @@ void skew_device_free(const struct skew_rank *rank, void **buffer, size_t *room)
 void skew_device_upload(const struct skew_rank *rank, void *to, const void *from, size_t size)
 {
     if (size)
-        skew_cuda_check(rank,
-                        cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, rank->stream),
+        skew_cuda_check(rank, cudaMemcpyAsync(to, from, size, cudaMemcpyHostToDevice, rank->stream),
                         "cudaMemcpyAsync to the device");
 }
 
 void skew_device_download(const struct skew_rank *rank, void *to, const void *from, size_t size)
 {
     if (size)
-        skew_cuda_check(rank,
-                        cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToHost, rank->stream),
+        skew_cuda_check(rank, cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToHost, rank->stream),
                         "cudaMemcpyAsync from the device");
 }
 
 void skew_device_poison(const struct skew_rank *rank, void *buffer, size_t size)
 {
     if (size)
-        skew_cuda_check(rank, cudaMemsetAsync(buffer, SKEW_POISON, size, rank->stream), "cudaMemsetAsync");
+        skew_cuda_check(rank, cudaMemsetAsync(buffer, SKEW_POISON, size, rank->stream),
+                        "cudaMemsetAsync");
 }
 
 void skew_device_wait(const struct skew_rank *rank)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Device memory and streams of one rank, through the CUDA runtime only: the host never touches device
- * memory but by copies. Any failure ends the rank.
+ * Device memory and streams of one rank, through the CUDA runtime only: the host never touches
+ * device memory but by copies. Any failure ends the rank.
  */
 #ifndef SKEW_WORKLOAD_DEVICE_H
 #define SKEW_WORKLOAD_DEVICE_H

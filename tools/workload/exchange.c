@@ -68,12 +68,11 @@ void skew_exchange_call(struct skew_exchange *x, enum skew_call_kind kind, unsig
         x->room_calls = x->room_calls ? 2 * x->room_calls : 64;
         x->calls = skew_xrealloc(x->calls, x->room_calls * sizeof *x->calls);
     }
-    x->calls[x->n_calls++] =
-        (struct skew_call){kind, peer, type, ncclSum, count, send_at, recv_at};
+    x->calls[x->n_calls++] = (struct skew_call){kind, peer, type, ncclSum, count, send_at, recv_at};
 }
 
-void skew_exchange_alltoall(const struct skew_rank *rank, struct skew_exchange *x, ncclDataType_t type,
-                            size_t count)
+void skew_exchange_alltoall(const struct skew_rank *rank, struct skew_exchange *x,
+                            ncclDataType_t type, size_t count)
 {
     size_t bytes = count * skew_nccl_type_size(type);
     if (rank->job->opt->alltoall == SKEW_ALLTOALL_NATIVE) {
@@ -120,7 +119,8 @@ static ncclResult_t issue_call(const struct skew_rank *rank, const struct skew_e
     case SKEW_CALL_BROADCAST:
         return ncclBroadcast(send, recv, c->count, c->type, (int)c->peer, comm, rank->stream);
     case SKEW_CALL_REDUCE:
-        return ncclReduce(send, recv, c->count, c->type, c->redop, (int)c->peer, comm, rank->stream);
+        return ncclReduce(send, recv, c->count, c->type, c->redop, (int)c->peer, comm,
+                          rank->stream);
     }
     return ncclInvalidUsage;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An exchange as data: the NCCL calls to make, the bytes to send and the bytes that must arrive. The
- * patterns fill it; running it uploads, calls NCCL, downloads and compares. When a graph is recorded
- * the same exchange is only prepared, and its calls are made once under capture.
+ * An exchange as data: the NCCL calls to make, the bytes to send and the bytes that must arrive.
+ * The patterns fill it; running it uploads, calls NCCL, downloads and compares. When a graph is
+ * recorded the same exchange is only prepared, and its calls are made once under capture.
  *
  *   x = skew_exchange_open(…); fill x->send.data and x->expect.data; skew_exchange_call(x, …) …;
  *   skew_exchange_run(rank, x); then skew_exchange_received(x)
@@ -59,9 +59,10 @@ struct skew_exchange *skew_exchange_open(struct skew_rank *rank, enum skew_role 
                                          size_t send_bytes, size_t recv_bytes);
 void skew_exchange_call(struct skew_exchange *x, enum skew_call_kind kind, unsigned peer,
                         ncclDataType_t type, size_t count, size_t send_at, size_t recv_at);
-/** ncclAlltoAll of `count` elements a peer, or under --alltoall sendrecv the group that it replaces. */
-void skew_exchange_alltoall(const struct skew_rank *rank, struct skew_exchange *x, ncclDataType_t type,
-                            size_t count);
+/** ncclAlltoAll of `count` elements a peer, or under --alltoall sendrecv the group that it
+ * replaces. */
+void skew_exchange_alltoall(const struct skew_rank *rank, struct skew_exchange *x,
+                            ncclDataType_t type, size_t count);
 /** Declares that what arrives is rows. */
 void skew_exchange_rows(struct skew_exchange *x, size_t row_bytes);
 void skew_exchange_run(struct skew_rank *rank, struct skew_exchange *x);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sequence parallel all-to-alls, pipeline sends and the expert-bias all-reduce. Belongs to one rank.
+ * Sequence parallel all-to-alls, pipeline sends and the expert-bias all-reduce. Belongs to one
+ * rank.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,8 @@ void skew_extra_sequence(struct skew_rank *rank, const struct skew_at *at)
         struct skew_exchange *x = skew_exchange_open(rank, SKEW_ROLE_SEQUENCE, SKEW_COMM_SP, at,
                                                      comm->size * bytes, comm->size * bytes);
         for (unsigned p = 0; p < comm->size; p++) {
-            write_block(at, SKEW_STAGE_SEQUENCE, comm->rank, p, which, x->send.data + p * bytes, bytes);
+            write_block(at, SKEW_STAGE_SEQUENCE, comm->rank, p, which, x->send.data + p * bytes,
+                        bytes);
             write_block(at, SKEW_STAGE_SEQUENCE, p, comm->rank, which, x->expect.data + p * bytes,
                         bytes);
         }
@@ -85,7 +87,8 @@ static void put_count(ncclDataType_t type, uint8_t *at, size_t index, uint64_t v
 }
 
 /* Adds one world rank's tokens of the step to tokens[L][E], by physical expert. */
-static void add_tokens(const struct skew_rank *rank, unsigned step, unsigned world, uint64_t *tokens)
+static void add_tokens(const struct skew_rank *rank, unsigned step, unsigned world,
+                       uint64_t *tokens)
 {
     const struct skew_job *job = rank->job;
     const struct skew_options *opt = job->opt;

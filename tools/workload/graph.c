@@ -21,8 +21,8 @@ static void record(struct skew_rank *rank, unsigned step,
     rank->n_recorded = 0;
     forward(rank, step);
     if (before && rank->n_recorded != before)
-        skew_rank_fail(rank, "step %u has %u exchanges, the captured one %u", step, rank->n_recorded,
-                       before);
+        skew_rank_fail(rank, "step %u has %u exchanges, the captured one %u", step,
+                       rank->n_recorded, before);
 }
 
 static cudaGraphExec_t capture(struct skew_rank *rank)
@@ -30,8 +30,8 @@ static cudaGraphExec_t capture(struct skew_rank *rank)
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     /* Other threads' CUDA calls would end a capture in global mode, which is PyTorch's default. */
-    int mode = rank->job->opt->threads ? cudaStreamCaptureModeThreadLocal
-                                       : cudaStreamCaptureModeGlobal;
+    int mode =
+        rank->job->opt->threads ? cudaStreamCaptureModeThreadLocal : cudaStreamCaptureModeGlobal;
     skew_cuda_check(rank, cudaStreamBeginCapture(rank->stream, mode), "cudaStreamBeginCapture");
     for (unsigned i = 0; i < rank->n_recorded; i++)
         skew_exchange_issue(rank, rank->recorded[i]);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Starts ranks before any CUDA call was made, and waits for them. When one fails the others, which may
- * wait for it inside NCCL for ever, are ended.
+ * Starts ranks before any CUDA call was made, and waits for them. When one fails the others, which
+ * may wait for it inside NCCL for ever, are ended.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -59,11 +59,39 @@ bool skew_launcher_find(struct skew_launcher *launcher)
     return true;
 }
 
+static void set_number(const char *name, unsigned value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%u", value);
+    setenv(name, text, 0);
+}
+
+void skew_launch_announce(const struct skew_job *job, unsigned rank, unsigned local_rank)
+{
+    char host[64];
+    set_number("RANK", rank);
+    set_number("LOCAL_RANK", local_rank);
+    set_number("WORLD_SIZE", job->opt->ranks);
+    snprintf(host, sizeof host, "skewscope-workload-%u", rank);
+    if (job->opt->share_gpu)
+        setenv("NCCL_HOSTID", host, 0); /* up to NCCL 2.29: each rank is a host of its own */
+}
+
+void skew_launch_share_gpu(void)
+{
+    setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0); /* from NCCL 2.30 */
+    setenv("NCCL_MNNVL_ENABLE", "0", 0);
+    setenv("NCCL_IB_DISABLE", "1", 0);
+    setenv("NCCL_NET", "Socket", 0);
+    setenv("NCCL_SOCKET_IFNAME", "lo", 0);
+}
+
 static void start_child(struct skew_job *job, unsigned rank, pid_t parent)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* ranks do not outlive the job */
     if (getppid() != parent)
         _exit(1);
+    skew_launch_announce(job, rank, rank);
     skew_rank_run(job, rank, rank);
     exit(0);
 }
@@ -92,7 +120,8 @@ static int reap(pid_t *child, unsigned n, bool quiet)
         return errno == EINTR ? 0 : 1;
     int rank = rank_of(child, n, pid);
     if (rank < 0) {
-        fprintf(stderr, "skewscope-workload: waited for its ranks and met process %d, not its own\n",
+        fprintf(stderr,
+                "skewscope-workload: waited for its ranks and met process %d, not its own\n",
                 (int)pid);
         return 1;
     }

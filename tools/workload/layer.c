@@ -32,7 +32,8 @@ uint32_t skew_layer_count(const struct skew_rank *rank, unsigned source, unsigne
 uint32_t skew_layer_rows_between(const struct skew_rank *rank, unsigned source, unsigned dest)
 {
     unsigned g = skew_rank_experts(rank);
-    return skew_layer_start(rank, source, (dest + 1) * g) - skew_layer_start(rank, source, dest * g);
+    return skew_layer_start(rank, source, (dest + 1) * g) -
+           skew_layer_start(rank, source, dest * g);
 }
 
 static struct skew_layer *layer_new(unsigned sources, unsigned experts)

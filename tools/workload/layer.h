@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The routing of one MoE layer in one micro-batch, for all ranks of an EP group, in the order in which
- * frameworks lay tokens out: by physical expert, then by token. A copy of a token on its way to one
- * expert is a row.
+ * The routing of one MoE layer in one micro-batch, for all ranks of an EP group, in the order in
+ * which frameworks lay tokens out: by physical expert, then by token. A copy of a token on its way
+ * to one expert is a row.
  */
 #ifndef SKEW_WORKLOAD_LAYER_H
 #define SKEW_WORKLOAD_LAYER_H

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * skewscope-workload: a Mixture-of-Experts expert-parallel job that calls NCCL as the frameworks do,
- * checks every token and prints what it exchanged. docs/workload.md is its manual.
+ * skewscope-workload: a Mixture-of-Experts expert-parallel job that calls NCCL as the frameworks
+ * do, checks every token and prints what it exchanged. docs/workload.md is its manual.
  *
- * This file puts the job together from the options and starts the ranks; it makes no CUDA or NCCL call.
+ * This file puts the job together from the options and starts the ranks; it makes no CUDA or NCCL
+ * call.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "launch.h"
@@ -18,8 +20,6 @@
 #include "schedule.h"
 #include "truth.h"
 
-#include <stdlib.h>
-
 struct dtype {
     const char *name;
     ncclDataType_t type, combine;
@@ -27,9 +27,9 @@ struct dtype {
 
 /* PyTorch hands fp8 to NCCL as uint8; results are never fp8. */
 static const struct dtype dtypes[] = {
-    {"fp32", ncclFloat32, ncclFloat32},         {"fp16", ncclFloat16, ncclFloat16},
-    {"bf16", ncclBfloat16, ncclBfloat16},       {"fp8", ncclUint8, ncclBfloat16},
-    {"fp8e4m3", ncclFloat8e4m3, ncclBfloat16},  {"fp8e5m2", ncclFloat8e5m2, ncclBfloat16},
+    {"fp32", ncclFloat32, ncclFloat32},        {"fp16", ncclFloat16, ncclFloat16},
+    {"bf16", ncclBfloat16, ncclBfloat16},      {"fp8", ncclUint8, ncclBfloat16},
+    {"fp8e4m3", ncclFloat8e4m3, ncclBfloat16}, {"fp8e5m2", ncclFloat8e5m2, ncclBfloat16},
 };
 
 static int set_dtype(struct skew_job *job, char *error, size_t size)
@@ -44,8 +44,8 @@ static int set_dtype(struct skew_job *job, char *error, size_t size)
         job->combine_elem_bytes = skew_nccl_type_size(job->combine_dtype);
         if ((size_t)opt->hidden * job->elem_bytes >= sizeof(struct skew_tag))
             return 0;
-        snprintf(error, size, "--hidden: a token of %u %s has no room for its %zu byte tag", opt->hidden,
-                 opt->dtype, sizeof(struct skew_tag));
+        snprintf(error, size, "--hidden: a token of %u %s has no room for its %zu byte tag",
+                 opt->hidden, opt->dtype, sizeof(struct skew_tag));
         return -EINVAL;
     }
     snprintf(error, size, "--dtype: '%s' is none of fp32, fp16, bf16, fp8, fp8e4m3, fp8e5m2",
@@ -89,7 +89,8 @@ static int set_pattern(struct skew_job *job, struct skew_options *opt, char *err
     return -EINVAL;
 }
 
-/* All ranks must have as many tokens in every micro-batch, where the pattern's buffers demand it. */
+/* All ranks must have as many tokens in every micro-batch, where the pattern's buffers demand it.
+ */
 static int check_even(const struct skew_job *job, char *error, size_t size)
 {
     for (unsigned r = 1; job->pattern->even_tokens && r < job->opt->ranks; r++) {
@@ -97,10 +98,11 @@ static int check_even(const struct skew_job *job, char *error, size_t size)
         unsigned other = skew_routing_tokens(job->routing, 0, r);
         if (first == other)
             continue;
-        snprintf(error, size,
-                 "--pattern: %s needs equally many tokens on all ranks; %s gives rank 0 %u and rank %u "
-                 "%u",
-                 job->opt->pattern, job->routing->source, first, r, other);
+        snprintf(
+            error, size,
+            "--pattern: %s needs equally many tokens on all ranks; %s gives rank 0 %u and rank %u "
+            "%u",
+            job->opt->pattern, job->routing->source, first, r, other);
         return -EINVAL;
     }
     return 0;
@@ -119,8 +121,8 @@ static int prepare(struct skew_job *job, struct skew_options *opt, const char *p
         job->routing = routing;
     }
     if (!rc) {
-        rc = skew_placement_open(&placement, opt->placement, opt->layers, opt->experts, job->ep_size,
-                                 error, size);
+        rc = skew_placement_open(&placement, opt->placement, opt->layers, opt->experts,
+                                 job->ep_size, error, size);
         job->placement = placement;
     }
     if (!rc)
@@ -135,19 +137,21 @@ static int prepare(struct skew_job *job, struct skew_options *opt, const char *p
         rc = rc < 0 ? rc : 0;
     }
     if (!rc)
-        rc = skew_rendezvous_open(&job->rendezvous, opt->ranks, skew_results_bytes(opt), prefix, error,
-                                  size);
+        rc = skew_rendezvous_open(&job->rendezvous, opt->ranks, skew_results_bytes(opt), prefix,
+                                  error, size);
     return rc;
 }
 
-/* The report and the joined truth: by the process that started the ranks, or by a launcher's rank 0. */
+/* The report and the joined truth: by the process that started the ranks, or by a launcher's rank
+ * 0. */
 static int finish(const struct skew_job *job)
 {
     int rc = skew_rendezvous_collect(job->rendezvous);
     if (!rc && job->opt->truth)
         rc = skew_truth_join(job->opt->truth, job->opt->ranks);
     if (rc) {
-        fprintf(stderr, "skewscope-workload: cannot gather the ranks' results: %s\n", strerror(-rc));
+        fprintf(stderr, "skewscope-workload: cannot gather the ranks' results: %s\n",
+                strerror(-rc));
         return 1;
     }
     skew_report(job);
@@ -160,7 +164,10 @@ static int finish(const struct skew_job *job)
 
 static int run(struct skew_job *job, const struct skew_launcher *launcher)
 {
+    if (job->opt->share_gpu)
+        skew_launch_share_gpu();
     if (launcher) {
+        skew_launch_announce(job, launcher->rank, launcher->local_rank);
         skew_rank_run(job, launcher->rank, launcher->local_rank);
         return launcher->rank == 0 ? finish(job) : 0;
     }

@@ -36,7 +36,8 @@ static const char *parse_type(struct skew_npy *npy, const char *text)
     /* '|u1', '<u2', '<i4', …: byte order, kind, width */
     if (!text || text[0] != '\'' || !strchr("|<=", text[1]) || !text[1])
         return "the element type is not little endian; store uint8, int16, int32 or int64";
-    if ((text[2] != 'u' && text[2] != 'i') || !strchr("1248", text[3]) || !text[3] || text[4] != '\'')
+    if ((text[2] != 'u' && text[2] != 'i') || !strchr("1248", text[3]) || !text[3] ||
+        text[4] != '\'')
         return "the elements are not integers; store uint8, int16, int32 or int64";
     npy->is_signed = text[2] == 'i';
     npy->width = (unsigned)(text[3] - '0');

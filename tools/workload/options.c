@@ -26,12 +26,26 @@ struct option_row {
 };
 
 #define AT(field) offsetof(struct skew_options, field)
-#define SECTION(title) {.kind = HEAD, .help = title}
+#define SECTION(title)                                                                             \
+    {                                                                                              \
+        .kind = HEAD, .help = title                                                                \
+    }
 #define NUMBER(name, field, arg, initial, min, max, help)                                          \
-    {name, arg, initial, UINT, AT(field), min, max, NULL, help}
-#define TEXTUAL(name, field, arg, initial, help) {name, arg, initial, TEXT, AT(field), 0, 0, NULL, help}
-#define SWITCH(name, field, help) {name, NULL, NULL, FLAG, AT(field), 0, 0, NULL, help}
-#define CHOOSE(name, field, choices, help) {name, choices, NULL, CHOICE, AT(field), 0, 0, choices, help}
+    {                                                                                              \
+        name, arg, initial, UINT, AT(field), min, max, NULL, help                                  \
+    }
+#define TEXTUAL(name, field, arg, initial, help)                                                   \
+    {                                                                                              \
+        name, arg, initial, TEXT, AT(field), 0, 0, NULL, help                                      \
+    }
+#define SWITCH(name, field, help)                                                                  \
+    {                                                                                              \
+        name, NULL, NULL, FLAG, AT(field), 0, 0, NULL, help                                        \
+    }
+#define CHOOSE(name, field, choices, help)                                                         \
+    {                                                                                              \
+        name, choices, NULL, CHOICE, AT(field), 0, 0, choices, help                                \
+    }
 
 static const struct option_row table[] = {
     SECTION("Job"),
@@ -46,7 +60,8 @@ static const struct option_row table[] = {
     CHOOSE("comm-init", comm_init, "id|split",
            "each communicator from its own id, or split off one world communicator"),
     SECTION("Model"),
-    NUMBER("experts", experts, "E", "0", 1, 65535, "experts; default 8, or what the routing file needs"),
+    NUMBER("experts", experts, "E", "0", 1, 65535,
+           "experts; default 8, or what the routing file needs"),
     NUMBER("topk", topk, "K", "0", 1, 255, "experts a token; default 2, or what the file says"),
     NUMBER("layers", layers, "L", "0", 1, 65535, "MoE layers; default 2, or what the file says"),
     NUMBER("hidden", hidden, "H", "64", 1, 1 << 20, "elements of a token"),
@@ -93,6 +108,7 @@ static const struct option_row table[] = {
            "ncclAlltoAll, or the group that PyTorch built before NCCL 2.28 makes of it"),
     SECTION("Results"),
     TEXTUAL("truth", truth, "FILE", NULL, "write one JSON line an exchange, ranks in order"),
+    SWITCH("brief", brief, "print what ran and what was checked, without the tables"),
     SWITCH("timing", timing, "also print the time taken (stdout then differs between runs)"),
     TEXTUAL("rendezvous", rendezvous, "PATH", NULL,
             "under a launcher: a fresh path prefix that all ranks see; default in TMPDIR"),
@@ -122,8 +138,9 @@ static void print_row(const struct option_row *row)
 static void print_help(void)
 {
     printf("usage: skewscope-workload [options]\n\n"
-           "A Mixture-of-Experts expert-parallel job that calls NCCL just as the frameworks do, checks\n"
-           "that every token arrives where its router sent it, and prints what it exchanged.\n");
+           "A Mixture-of-Experts expert-parallel job that calls NCCL just as the frameworks do,\n"
+           "checks that every token arrives where its router sent it, and prints what it\n"
+           "exchanged.\n");
     for (size_t i = 0; i < ROWS; i++)
         print_row(&table[i]);
     printf("\nPatterns:\n");

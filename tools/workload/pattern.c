@@ -7,18 +7,12 @@
 #include "pattern.h"
 
 const struct skew_pattern *const skew_patterns[] = {
-    &skew_pattern_megatron,
-    &skew_pattern_torchtitan,
-    &skew_pattern_fastmoe,
-    &skew_pattern_deepspeed,
-    &skew_pattern_deepspeed_nodrop,
-    &skew_pattern_autoep,
-    &skew_pattern_colossalai,
-    &skew_pattern_tutel,
-    &skew_pattern_tutel_padded,
-    &skew_pattern_vllm,
-    &skew_pattern_xla_ragged,
-    NULL,
+    &skew_pattern_megatron,         &skew_pattern_torchtitan,
+    &skew_pattern_fastmoe,          &skew_pattern_deepspeed,
+    &skew_pattern_deepspeed_nodrop, &skew_pattern_autoep,
+    &skew_pattern_colossalai,       &skew_pattern_tutel,
+    &skew_pattern_tutel_padded,     &skew_pattern_vllm,
+    &skew_pattern_xla_ragged,       NULL,
 };
 
 const struct skew_pattern *skew_pattern_find(const char *name)
@@ -29,8 +23,8 @@ const struct skew_pattern *skew_pattern_find(const char *name)
     return NULL;
 }
 
-/* Tokens travel in --dtype; results and gradients in the type that results have (bf16 where tokens are
- * fp8, which no framework accumulates in). */
+/* Tokens travel in --dtype; results and gradients in the type that results have (bf16 where tokens
+ * are fp8, which no framework accumulates in). */
 static bool is_dispatch(enum skew_role role)
 {
     return role == SKEW_ROLE_DISPATCH;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The patterns that tell each other token counts and then exchange exactly that many tokens: Megatron-LM,
- * torchtitan, DeepSpeed AutoEP, ColossalAI and Tutel's batch_all_to_all_v. They differ in how the
- * counts travel and in what else does; tokens always go as one group of R sends and R receives, self and
- * zero sizes included, as PyTorch's all_to_all_single with split sizes issues them.
+ * The patterns that tell each other token counts and then exchange exactly that many tokens:
+ * Megatron-LM, torchtitan, DeepSpeed AutoEP, ColossalAI and Tutel's batch_all_to_all_v. They differ
+ * in how the counts travel and in what else does; tokens always go as one group of R sends and R
+ * receives, self and zero sizes included, as PyTorch's all_to_all_single with split sizes issues
+ * them.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -69,8 +70,8 @@ static uint32_t get(const uint8_t *at, ncclDataType_t type, size_t index)
 }
 
 /* The group that PyTorch makes of all_to_all_single: for each peer a send, then a receive. */
-static void call_group(struct skew_exchange *x, unsigned n, ncclDataType_t type, const uint32_t *send,
-                       const uint32_t *recv, size_t elements)
+static void call_group(struct skew_exchange *x, unsigned n, ncclDataType_t type,
+                       const uint32_t *send, const uint32_t *recv, size_t elements)
 {
     size_t send_at = 0, recv_at = 0, unit = elements * skew_nccl_type_size(type);
     skew_exchange_call(x, SKEW_CALL_GROUP_START, 0, type, 0, 0, 0);
@@ -91,8 +92,8 @@ static struct splits count_allgather(struct skew_rank *rank, const struct skew_a
     unsigned e_total = rank->job->opt->experts, g = skew_rank_experts(rank);
     size_t bytes = e_total * sizeof(int64_t);
     struct splits s = splits_new(rank);
-    struct skew_exchange *x = skew_exchange_open(rank, SKEW_ROLE_COUNT, SKEW_COMM_TP_EP, at, bytes,
-                                                 bytes * peers(rank));
+    struct skew_exchange *x =
+        skew_exchange_open(rank, SKEW_ROLE_COUNT, SKEW_COMM_TP_EP, at, bytes, bytes * peers(rank));
     for (unsigned p = 0; p < peers(rank); p++)
         for (unsigned e = 0; e < e_total; e++)
             put(x->expect.data, ncclInt64, (size_t)p * e_total + e, skew_layer_count(rank, p, e));
@@ -108,8 +109,8 @@ static struct splits count_allgather(struct skew_rank *rank, const struct skew_a
     return s;
 }
 
-/* An all-to-all of `width` numbers a peer: each rank learns what is meant for its own experts. Width 1
- * carries the sum over the experts (Tutel). */
+/* An all-to-all of `width` numbers a peer: each rank learns what is meant for its own experts.
+ * Width 1 carries the sum over the experts (Tutel). */
 static struct splits count_alltoall(struct skew_rank *rank, const struct skew_at *at,
                                     ncclDataType_t type, unsigned width, bool as_group)
 {
@@ -166,8 +167,9 @@ static uint32_t sum(const uint32_t *v, unsigned n)
 }
 
 /* One source's rows that have to do with one holder, as they look on this way. */
-static size_t write_way(const struct skew_rank *rank, const struct skew_at *at, const struct way *way,
-                        unsigned source, unsigned holder, uint8_t *to, size_t row_bytes)
+static size_t write_way(const struct skew_rank *rank, const struct skew_at *at,
+                        const struct way *way, unsigned source, unsigned holder, uint8_t *to,
+                        size_t row_bytes)
 {
     unsigned g = skew_rank_experts(rank);
     uint32_t first = skew_layer_start(rank, source, holder * g);
@@ -201,14 +203,15 @@ static void exchange_rows(struct skew_rank *rank, const struct skew_at *at, cons
     skew_exchange_run(rank, x);
 }
 
-static void exchange_forward(struct skew_rank *rank, const struct skew_at *at, const struct splits *s,
-                             bool probs, bool as_bytes)
+static void exchange_forward(struct skew_rank *rank, const struct skew_at *at,
+                             const struct splits *s, bool probs, bool as_bytes)
 {
     exchange_rows(rank, at, s,
                   &(struct way){SKEW_ROLE_DISPATCH, SKEW_STAGE_TO_EXPERT, true, false, as_bytes});
     if (probs)
-        exchange_rows(rank, at, s, &(struct way){SKEW_ROLE_DISPATCH_PROBS, SKEW_STAGE_TO_EXPERT, true,
-                                                 true, as_bytes});
+        exchange_rows(
+            rank, at, s,
+            &(struct way){SKEW_ROLE_DISPATCH_PROBS, SKEW_STAGE_TO_EXPERT, true, true, as_bytes});
     exchange_rows(rank, at, s,
                   &(struct way){SKEW_ROLE_COMBINE, SKEW_STAGE_FROM_EXPERT, false, false, as_bytes});
 }
@@ -219,13 +222,16 @@ static void exchange_backward(struct skew_rank *rank, const struct skew_at *at, 
                               bool as_bytes)
 {
     struct splits s = splits_kept(rank);
-    exchange_rows(rank, at, &s, &(struct way){SKEW_ROLE_COMBINE_BWD, SKEW_STAGE_GRAD_TO_EXPERT, true,
-                                              false, as_bytes});
+    exchange_rows(
+        rank, at, &s,
+        &(struct way){SKEW_ROLE_COMBINE_BWD, SKEW_STAGE_GRAD_TO_EXPERT, true, false, as_bytes});
     if (probs)
-        exchange_rows(rank, at, &s, &(struct way){SKEW_ROLE_PROBS_BWD, SKEW_STAGE_GRAD_FROM_EXPERT,
-                                                  false, true, as_bytes});
-    exchange_rows(rank, at, &s, &(struct way){SKEW_ROLE_DISPATCH_BWD, SKEW_STAGE_GRAD_FROM_EXPERT,
-                                              false, false, as_bytes});
+        exchange_rows(
+            rank, at, &s,
+            &(struct way){SKEW_ROLE_PROBS_BWD, SKEW_STAGE_GRAD_FROM_EXPERT, false, true, as_bytes});
+    exchange_rows(
+        rank, at, &s,
+        &(struct way){SKEW_ROLE_DISPATCH_BWD, SKEW_STAGE_GRAD_FROM_EXPERT, false, false, as_bytes});
     splits_free(&s);
 }
 

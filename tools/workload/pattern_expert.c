@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The patterns that send each expert's tokens apart, so that the wire shows per-expert sizes: FastMoE
- * (a group for each local expert, zero sizes skipped) and XLA's ragged all-to-all (one group, E/R sends
- * to each peer). Both lay received tokens out expert by expert.
+ * The patterns that send each expert's tokens apart, so that the wire shows per-expert sizes:
+ * FastMoE (a group for each local expert, zero sizes skipped) and XLA's ragged all-to-all (one
+ * group, E/R sends to each peer). Both lay received tokens out expert by expert.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +23,8 @@ static const struct way dispatch = {SKEW_ROLE_DISPATCH, SKEW_STAGE_TO_EXPERT, tr
                         combine_bwd = {SKEW_ROLE_COMBINE_BWD, SKEW_STAGE_GRAD_TO_EXPERT, true},
                         dispatch_bwd = {SKEW_ROLE_DISPATCH_BWD, SKEW_STAGE_GRAD_FROM_EXPERT, false};
 
-/* First row, in the expert-major layout of the holder, of what `source` sends to its `local` expert. */
+/* First row, in the expert-major layout of the holder, of what `source` sends to its `local`
+ * expert. */
 static uint32_t held_start(const struct skew_rank *rank, unsigned holder, unsigned source,
                            unsigned local)
 {
@@ -44,8 +45,8 @@ static void write_own(const struct skew_rank *rank, const struct skew_at *at, en
 }
 
 /* Rows that this rank's experts hold, expert by expert, source by source. */
-static void write_held(const struct skew_rank *rank, const struct skew_at *at, enum skew_stage stage,
-                       uint8_t *to, size_t row)
+static void write_held(const struct skew_rank *rank, const struct skew_at *at,
+                       enum skew_stage stage, uint8_t *to, size_t row)
 {
     unsigned g = skew_rank_experts(rank);
     for (unsigned e = 0; e < g; e++) {
@@ -61,7 +62,8 @@ static struct skew_exchange *open_way(struct skew_rank *rank, const struct skew_
 {
     size_t row = skew_row_bytes(rank, way->role);
     size_t own = skew_layer_start(rank, rank->ep_rank, rank->job->opt->experts) * row;
-    size_t held = held_start(rank, rank->ep_rank, rank->job->ep_size, skew_rank_experts(rank) - 1) * row;
+    size_t held =
+        held_start(rank, rank->ep_rank, rank->job->ep_size, skew_rank_experts(rank) - 1) * row;
     struct skew_exchange *x =
         skew_exchange_open(rank, way->role, SKEW_COMM_EP, at, way->to_experts ? own : held,
                            way->to_experts ? held : own);
@@ -195,8 +197,10 @@ static void xla_rows(struct skew_rank *rank, const struct skew_at *at, const str
     for (unsigned e = 0; e < skew_rank_experts(rank); e++) {
         for (unsigned p = 0; p < rank->job->ep_size; p++) {
             struct pair pair = pair_of(rank, way, p, e);
-            skew_exchange_call(x, SKEW_CALL_SEND, p, type, pair.send * hidden, pair.send_at * row, 0);
-            skew_exchange_call(x, SKEW_CALL_RECV, p, type, pair.recv * hidden, 0, pair.recv_at * row);
+            skew_exchange_call(x, SKEW_CALL_SEND, p, type, pair.send * hidden, pair.send_at * row,
+                               0);
+            skew_exchange_call(x, SKEW_CALL_RECV, p, type, pair.recv * hidden, 0,
+                               pair.recv_at * row);
         }
     }
     skew_exchange_call(x, SKEW_CALL_GROUP_END, 0, type, 0, 0, 0);
@@ -228,7 +232,8 @@ const struct skew_pattern skew_pattern_fastmoe = {
 
 const struct skew_pattern skew_pattern_xla_ragged = {
     .name = "xla-ragged",
-    .help = "all-gather of int32[E], a group of int64 offsets, then E/R sends to each peer in a group",
+    .help =
+        "all-gather of int32[E], a group of int64 offsets, then E/R sends to each peer in a group",
     .comms = 1u << SKEW_COMM_EP,
     .train = true,
     .bias = ncclFloat32,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The patterns that pad every expert to a capacity, so that all sizes are equal and say nothing about
- * the routing: DeepSpeed's MOELayer with and without dropping, and Tutel's default. Buffers are
- * [E][C][H]; an expert's tokens fill its slots from 0 upward and unused slots are zero.
+ * The patterns that pad every expert to a capacity, so that all sizes are equal and say nothing
+ * about the routing: DeepSpeed's MOELayer with and without dropping, and Tutel's default. Buffers
+ * are [E][C][H]; an expert's tokens fill its slots from 0 upward and unused slots are zero.
  */
 #include <math.h>
 #include <string.h>
@@ -20,8 +20,9 @@ struct way {
 };
 
 /* The slots of one expert that one source fills. */
-static void write_slots(const struct skew_rank *rank, const struct skew_at *at, enum skew_stage stage,
-                        unsigned source, unsigned physical, uint32_t capacity, uint8_t *to, size_t row)
+static void write_slots(const struct skew_rank *rank, const struct skew_at *at,
+                        enum skew_stage stage, unsigned source, unsigned physical,
+                        uint32_t capacity, uint8_t *to, size_t row)
 {
     uint32_t first = skew_layer_start(rank, source, physical);
     uint32_t rows = skew_layer_count(rank, source, physical);
@@ -30,7 +31,8 @@ static void write_slots(const struct skew_rank *rank, const struct skew_at *at, 
     memset(to + used, 0, capacity * row - used);
 }
 
-/* At the source: [E][C]. At the holder: [R][E/R][C]. Peer p's part is the same size on both sides. */
+/* At the source: [E][C]. At the holder: [R][E/R][C]. Peer p's part is the same size on both sides.
+ */
 static void exchange_padded(struct skew_rank *rank, const struct skew_at *at, uint32_t capacity,
                             const struct way *way)
 {
@@ -117,8 +119,8 @@ static uint32_t largest_of_all(const struct skew_rank *rank)
 static void nodrop_forward(struct skew_rank *rank, const struct skew_at *at)
 {
     int64_t mine = largest(rank, rank->ep_rank), agreed = largest_of_all(rank);
-    struct skew_exchange *x = skew_exchange_open(rank, SKEW_ROLE_CAPACITY, SKEW_COMM_EP, at,
-                                                 sizeof mine, sizeof agreed);
+    struct skew_exchange *x =
+        skew_exchange_open(rank, SKEW_ROLE_CAPACITY, SKEW_COMM_EP, at, sizeof mine, sizeof agreed);
     memcpy(x->send.data, &mine, sizeof mine);
     memcpy(x->expect.data, &agreed, sizeof agreed);
     x->in_place = true;

@@ -18,7 +18,7 @@ enum { HIDDEN, WEIGHTS, IDS, TENSORS };
 
 struct tensor {
     ncclDataType_t type;
-    size_t width;           /* elements a token */
+    size_t width; /* elements a token */
     size_t send_at, recv_at;
 };
 
@@ -78,7 +78,8 @@ static void write_tensor(const struct skew_rank *rank, const struct skew_at *at,
     }
 }
 
-static void call_gatherv(const struct skew_rank *rank, struct skew_exchange *x, const struct tensor *t)
+static void call_gatherv(const struct skew_rank *rank, struct skew_exchange *x,
+                         const struct tensor *t)
 {
     const unsigned *tokens = rank->layer->tokens;
     if (!with_sizes(rank)) {
@@ -89,8 +90,8 @@ static void call_gatherv(const struct skew_rank *rank, struct skew_exchange *x, 
     size_t at = t->recv_at;
     skew_exchange_call(x, SKEW_CALL_GROUP_START, 0, t->type, 0, 0, 0);
     for (unsigned root = 0; root < rank->job->ep_size; root++) {
-        skew_exchange_call(x, SKEW_CALL_BROADCAST, root, t->type, tokens[root] * t->width, t->send_at,
-                           at);
+        skew_exchange_call(x, SKEW_CALL_BROADCAST, root, t->type, tokens[root] * t->width,
+                           t->send_at, at);
         at += tokens[root] * token_bytes(t);
     }
     skew_exchange_call(x, SKEW_CALL_GROUP_END, 0, t->type, 0, 0, 0);
@@ -154,8 +155,8 @@ static void put_number(const struct skew_rank *rank, uint8_t *to, unsigned value
     memcpy(to, &half, 2);
 }
 
-/* What a rank's experts add to a token: a number for each of its choices that this rank holds. The sum
- * over ranks stays below 2^8, so that it is exact in bf16 in any order. */
+/* What a rank's experts add to a token: a number for each of its choices that this rank holds. The
+ * sum over ranks stays below 2^8, so that it is exact in bf16 in any order. */
 static unsigned share_of(const struct skew_rank *rank, const struct skew_at *at, unsigned source,
                          uint32_t token, unsigned holder)
 {
@@ -188,7 +189,8 @@ static void reduce(struct skew_rank *rank, const struct skew_at *at)
 {
     const unsigned *tokens = rank->layer->tokens;
     ncclDataType_t type = rank->job->combine_dtype;
-    size_t hidden = rank->job->opt->hidden, row = hidden * rank->job->combine_elem_bytes, at_byte = 0;
+    size_t hidden = rank->job->opt->hidden, row = hidden * rank->job->combine_elem_bytes,
+           at_byte = 0;
     struct skew_exchange *x =
         skew_exchange_open(rank, SKEW_ROLE_COMBINE, SKEW_COMM_EP, at, all_tokens(rank) * row,
                            tokens[rank->ep_rank] * row);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reads the placement: lines of 'expert rank' or 'layer expert rank', separated by blanks or commas;
+ * Reads the placement: lines of 'expert rank' or 'layer expert rank', separated by blanks or
+ * commas;
  * '#' starts a comment and a first line of names is skipped. Runs in the launching process.
  */
 #include <ctype.h>
@@ -41,7 +42,8 @@ static unsigned parse_line(char *line, long *value)
 }
 
 /* Sets rank_of[layers][experts] from one line; a message, or NULL when all is well. */
-static const char *place(const struct skew_placement *p, uint16_t *rank_of, const long *v, unsigned n)
+static const char *place(const struct skew_placement *p, uint16_t *rank_of, const long *v,
+                         unsigned n)
 {
     long layer = n == 3 ? v[0] : -1, expert = v[n - 2], rank = v[n - 1];
     if (layer >= (long)p->layers || expert >= (long)p->experts || rank >= (long)p->ranks)
@@ -56,8 +58,8 @@ static const char *place(const struct skew_placement *p, uint16_t *rank_of, cons
     return NULL;
 }
 
-static int read_file(const struct skew_placement *p, const char *path, uint16_t *rank_of, char *error,
-                     size_t size)
+static int read_file(const struct skew_placement *p, const char *path, uint16_t *rank_of,
+                     char *error, size_t size)
 {
     char line[256];
     long value[3];
@@ -70,7 +72,7 @@ static int read_file(const struct skew_placement *p, const char *path, uint16_t 
         if (number == 1 && isalpha((unsigned char)line[0]))
             continue;
         unsigned n = parse_line(line, value);
-        const char *wrong = n == 0   ? NULL
+        const char *wrong = n == 0             ? NULL
                             : n == 2 || n == 3 ? place(p, rank_of, value, n)
                                                : "is not 'expert rank' or 'layer expert rank'";
         if (wrong) {
@@ -125,7 +127,10 @@ int skew_placement_open(struct skew_placement **out, const char *path, unsigned 
     uint16_t *rank_of = malloc(cells * sizeof *rank_of);
     int rc = p && rank_of ? 0 : -ENOMEM;
     if (!rc) {
-        *p = (struct skew_placement){layers, experts, ranks, experts / ranks,
+        *p = (struct skew_placement){layers,
+                                     experts,
+                                     ranks,
+                                     experts / ranks,
                                      malloc(cells * sizeof(uint16_t)),
                                      malloc(cells * sizeof(uint16_t))};
         rc = p->physical && p->logical ? 0 : -ENOMEM;

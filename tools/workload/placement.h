@@ -11,8 +11,9 @@
 
 struct skew_placement {
     unsigned layers, experts, ranks, per_rank;
-    uint16_t *physical; /* [layers][experts]: logical id -> physical id; its rank is id / per_rank */
-    uint16_t *logical;  /* [layers][experts]: the inverse */
+    uint16_t
+        *physical;     /* [layers][experts]: logical id -> physical id; its rank is id / per_rank */
+    uint16_t *logical; /* [layers][experts]: the inverse */
 };
 
 /**
@@ -23,7 +24,8 @@ int skew_placement_open(struct skew_placement **out, const char *path, unsigned 
                         unsigned experts, unsigned ranks, char *error, size_t error_size);
 void skew_placement_close(struct skew_placement **p);
 
-static inline const uint16_t *skew_placement_physical(const struct skew_placement *p, unsigned layer)
+static inline const uint16_t *skew_placement_physical(const struct skew_placement *p,
+                                                      unsigned layer)
 {
     return p->physical + (size_t)layer * p->experts;
 }

@@ -107,7 +107,8 @@ static void run_pass(struct skew_rank *rank, unsigned step, const struct skew_pa
     }
 }
 
-static void run_step(struct skew_rank *rank, unsigned step, const struct skew_pass *pass, int passes)
+static void run_step(struct skew_rank *rank, unsigned step, const struct skew_pass *pass,
+                     int passes)
 {
     for (int i = 0; i < passes; i++)
         run_pass(rank, step, &pass[i]);
@@ -121,36 +122,6 @@ static void forward_step(struct skew_rank *rank, unsigned step)
     for (unsigned m = 0; m < rank->job->opt->micro_batches; m++)
         for (unsigned c = 0; c < rank->job->opt->pp_chunks; c++)
             run_pass(rank, step, &(struct skew_pass){false, m, c});
-}
-
-static void set_env(const char *name, unsigned value)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%u", value);
-    setenv(name, text, 0);
-}
-
-/* A process a rank says who it is, as launchers do. Threads share one environment, so they do not. */
-static void announce(const struct skew_rank *rank, unsigned local_rank)
-{
-    const struct skew_options *opt = rank->job->opt;
-    if (!opt->threads) {
-        set_env("RANK", rank->world_rank);
-        set_env("LOCAL_RANK", local_rank);
-        set_env("WORLD_SIZE", opt->ranks);
-    }
-    if (!opt->share_gpu)
-        return;
-    if (!opt->threads) {
-        char host[64];
-        snprintf(host, sizeof host, "skewscope-workload-%u", rank->world_rank);
-        setenv("NCCL_HOSTID", host, 0);        /* up to NCCL 2.29: each rank its own "host" */
-    }
-    setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0); /* from NCCL 2.30 */
-    setenv("NCCL_MNNVL_ENABLE", "0", 0);
-    setenv("NCCL_IB_DISABLE", "1", 0);
-    setenv("NCCL_NET", "Socket", 0);
-    setenv("NCCL_SOCKET_IFNAME", "lo", 0);
 }
 
 static uint64_t now_ns(void)
@@ -174,7 +145,6 @@ void skew_rank_run(struct skew_job *job, unsigned world_rank, unsigned local_ran
     int passes = skew_schedule_make(&pass, job->opt, job->backward, error, sizeof error);
     if (passes < 0)
         skew_rank_fail(&rank, "%s", error);
-    announce(&rank, local_rank);
     skew_device_open(&rank, local_rank);
     skew_comms_open(&rank, wanted_comms(job));
     skew_truth_open(&rank);

@@ -63,8 +63,8 @@ void skew_rendezvous_close(struct skew_rendezvous **r)
     }
 }
 
-static void file_name(const struct skew_rendezvous *r, const char *what, unsigned number, char *path,
-                      size_t size)
+static void file_name(const struct skew_rendezvous *r, const char *what, unsigned number,
+                      char *path, size_t size)
 {
     snprintf(path, size, "%s.%s.%u", r->prefix, what, number);
 }

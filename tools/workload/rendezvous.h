@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How ranks meet: unique ids go from one rank to the others, results from all to the one that reports.
- * Ranks that we start share a mapping made before the fork; under a launcher it is files beside a path
- * prefix that all ranks see.
+ * How ranks meet: unique ids go from one rank to the others, results from all to the one that
+ * reports. Ranks that we start share a mapping made before the fork; under a launcher it is files
+ * beside a path prefix that all ranks see.
  */
 #ifndef SKEW_WORKLOAD_RENDEZVOUS_H
 #define SKEW_WORKLOAD_RENDEZVOUS_H

@@ -32,7 +32,8 @@ uint64_t *skew_results_sent(struct skew_results *r, const struct skew_options *o
     return r->cell + (size_t)role * opt->ranks;
 }
 
-uint64_t *skew_results_tokens(struct skew_results *r, const struct skew_options *opt, unsigned layer)
+uint64_t *skew_results_tokens(struct skew_results *r, const struct skew_options *opt,
+                              unsigned layer)
 {
     return r->cell + (size_t)SKEW_ROLES * opt->ranks + (size_t)layer * opt->experts;
 }

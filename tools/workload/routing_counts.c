@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Routing from counts: a CSV says how many tokens each expert of each layer got, and tokens are given
- * experts so that exactly these counts come out once all tokens have been used.
+ * Routing from counts: a CSV says how many tokens each expert of each layer got, and tokens are
+ * given experts so that exactly these counts come out once all tokens have been used.
  *
  * With N tokens and K experts each there are N*K places; the experts fill them one after the other,
- * each as many as its count, and token t owns places t, t+N, t+2N, …. No count exceeds N, so no token
- * gets an expert twice. Which token is t-th is a seeded permutation of each layer.
+ * each as many as its count, and token t owns places t, t+N, t+2N, …. No count exceeds N, so no
+ * token gets an expert twice. Which token is t-th is a seeded permutation of each layer.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -22,11 +22,11 @@
 
 struct counts {
     unsigned layers, experts;
-    size_t tokens;        /* N */
-    int64_t *count;       /* [layers][experts], -1: no row yet */
-    uint16_t *order;      /* [layers][experts] */
-    uint64_t *place;      /* [layers][experts + 1]: first place of the i-th expert in order */
-    uint32_t *permuted;   /* [layers][tokens] */
+    size_t tokens;      /* N */
+    int64_t *count;     /* [layers][experts], -1: no row yet */
+    uint16_t *order;    /* [layers][experts] */
+    uint64_t *place;    /* [layers][experts + 1]: first place of the i-th expert in order */
+    uint32_t *permuted; /* [layers][tokens] */
 };
 
 struct row {
@@ -70,7 +70,8 @@ static int column(char **names, unsigned n, const char *name, size_t len)
     return -1;
 }
 
-/* 1 when the row has every COL=VALUE of --counts-select, 0 when not, -1 for a column that is not there. */
+/* 1 when the row has every COL=VALUE of --counts-select, 0 when not, -1 for a column that is not
+ * there. */
 static int selected(const char *select, char **names, char **cell, unsigned n)
 {
     for (const char *p = select; p && *p;) {
@@ -78,7 +79,8 @@ static int selected(const char *select, char **names, char **cell, unsigned n)
         int c = name < all ? column(names, n, p, name) : -1;
         if (c < 0)
             return -1;
-        if (strlen(cell[c]) != all - name - 1 || strncmp(cell[c], p + name + 1, all - name - 1) != 0)
+        if (strlen(cell[c]) != all - name - 1 ||
+            strncmp(cell[c], p + name + 1, all - name - 1) != 0)
             return 0;
         p += all + (p[all] == ',');
     }
@@ -90,8 +92,8 @@ static int add_row(struct rows *rows, const char *layer, const char *expert, con
     char *end[3];
     struct row row = {strtol(layer, &end[0], 10), strtol(expert, &end[1], 10),
                       strtoll(count, &end[2], 10)};
-    if (*end[0] || *end[1] || *end[2] || row.layer < 0 || row.layer >= MAX_LAYERS || row.expert < 0 ||
-        row.expert >= 65535 || row.count < 0)
+    if (*end[0] || *end[1] || *end[2] || row.layer < 0 || row.layer >= MAX_LAYERS ||
+        row.expert < 0 || row.expert >= 65535 || row.count < 0)
         return -EINVAL;
     if (rows->n == rows->room) {
         rows->room = rows->room ? 2 * rows->room : 1024;
@@ -112,7 +114,8 @@ static int read_rows(FILE *f, const char *path, const char *select, struct rows 
     int l = column(names, n, "layer", 5), e = column(names, n, "expert", 6),
         c = column(names, n, "count", 5);
     if (l < 0 || e < 0 || c < 0) {
-        snprintf(error, size, "%s: the first line must name the columns layer, expert and count", path);
+        snprintf(error, size, "%s: the first line must name the columns layer, expert and count",
+                 path);
         return -EINVAL;
     }
     for (unsigned number = 2; fgets(line, sizeof line, f); number++) {
@@ -122,11 +125,13 @@ static int read_rows(FILE *f, const char *path, const char *select, struct rows 
         }
         int use = selected(select, names, cell, n);
         if (use < 0) {
-            snprintf(error, size, "--counts-select: '%s' is not COLUMN=VALUE,… of %s", select, path);
+            snprintf(error, size, "--counts-select: '%s' is not COLUMN=VALUE,… of %s", select,
+                     path);
             return -EINVAL;
         }
         if (use && add_row(rows, cell[l], cell[e], cell[c])) {
-            snprintf(error, size, "%s:%u: layer, expert and count must be whole numbers", path, number);
+            snprintf(error, size, "%s:%u: layer, expert and count must be whole numbers", path,
+                     number);
             return -EINVAL;
         }
     }
@@ -169,8 +174,8 @@ static int tabulate(struct counts *s, const struct rows *rows, const char *path,
         int64_t *cell = &s->count[(size_t)index_of[row->layer] * s->experts + (size_t)row->expert];
         if (*cell >= 0) {
             snprintf(error, size,
-                     "%s: several rows for layer %ld, expert %ld; choose with --counts-select", path,
-                     row->layer, row->expert);
+                     "%s: several rows for layer %ld, expert %ld; choose with --counts-select",
+                     path, row->layer, row->expert);
             rc = -EINVAL;
         }
         *cell = row->count;
@@ -179,15 +184,16 @@ static int tabulate(struct counts *s, const struct rows *rows, const char *path,
     return rc;
 }
 
-static int check_counts(struct counts *s, const struct skew_options *opt, const char *path, char *error,
-                        size_t size)
+static int check_counts(struct counts *s, const struct skew_options *opt, const char *path,
+                        char *error, size_t size)
 {
     for (unsigned l = 0; l < s->layers; l++) {
         uint64_t sum = 0, most = 0;
         for (unsigned e = 0; e < s->experts; e++) {
             int64_t c = s->count[(size_t)l * s->experts + e];
             if (c < 0) {
-                snprintf(error, size, "%s: no row for expert %u of the %u-th layer", path, e, l + 1);
+                snprintf(error, size, "%s: no row for expert %u of the %u-th layer", path, e,
+                         l + 1);
                 return -EINVAL;
             }
             sum += (uint64_t)c;
@@ -195,14 +201,16 @@ static int check_counts(struct counts *s, const struct skew_options *opt, const 
         }
         size_t tokens = sum / opt->topk;
         if (sum % opt->topk || most > tokens || !tokens || tokens > UINT32_MAX) {
-            snprintf(error, size,
-                     "%s: the %u-th layer's counts sum to %llu with a largest of %llu: no number of "
-                     "tokens gives that with --topk %u",
-                     path, l + 1, (unsigned long long)sum, (unsigned long long)most, opt->topk);
+            snprintf(
+                error, size,
+                "%s: the %u-th layer's counts sum to %llu with a largest of %llu: no number of "
+                "tokens gives that with --topk %u",
+                path, l + 1, (unsigned long long)sum, (unsigned long long)most, opt->topk);
             return -EINVAL;
         }
         if (l && tokens != s->tokens) {
-            snprintf(error, size, "%s: the layers' counts add up to different numbers of tokens", path);
+            snprintf(error, size, "%s: the layers' counts add up to different numbers of tokens",
+                     path);
             return -EINVAL;
         }
         s->tokens = tokens;
@@ -223,7 +231,8 @@ static int arrange(struct counts *s, const struct skew_options *opt)
         uint32_t *permuted = s->permuted + l * s->tokens;
         const uint64_t expert_key[] = {KEY_EXPERTS, l}, token_key[] = {KEY_TOKENS, l};
         struct skew_rng rng = skew_rng_of(opt->seed, expert_key, 2);
-        for (unsigned i = 0; i < s->experts; i++) { /* the inside-out shuffle: order[i] = i, swapped */
+        for (unsigned i = 0; i < s->experts;
+             i++) { /* the inside-out shuffle: order[i] = i, swapped */
             unsigned j = (unsigned)skew_rng_below(&rng, i + 1);
             order[i] = order[j];
             order[j] = (uint16_t)i;
@@ -241,8 +250,8 @@ static int arrange(struct counts *s, const struct skew_options *opt)
     return 0;
 }
 
-static int counts_open(struct skew_routing *r, struct skew_options *opt, const char *path, char *error,
-                       size_t size)
+static int counts_open(struct skew_routing *r, struct skew_options *opt, const char *path,
+                       char *error, size_t size)
 {
     struct counts *s = r->state = calloc(1, sizeof *s);
     struct rows rows = {NULL, 0, 0};
@@ -262,8 +271,8 @@ static int counts_open(struct skew_routing *r, struct skew_options *opt, const c
     if (!rc)
         rc = check_counts(s, opt, path, error, size);
     if (!rc && ((opt->experts && opt->experts != s->experts) || opt->layers > s->layers)) {
-        snprintf(error, size, "%s lists %u experts and %u layers; --experts or --layers differ", path,
-                 s->experts, s->layers);
+        snprintf(error, size, "%s lists %u experts and %u layers; --experts or --layers differ",
+                 path, s->experts, s->layers);
         rc = -EINVAL;
     }
     if (!rc)

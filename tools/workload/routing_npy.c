@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Real routing: top-k ids from an .npy array whose axes are named by --npy-axes. With a request axis
- * (decoding) the requests are dealt to the ranks and a micro-batch is a run of positions; without one
- * (prefill) the tokens are dealt to the ranks and a micro-batch is a run of those. The whole array is
- * checked once, when it is opened.
+ * Real routing: top-k ids from an .npy array whose axes are named by --npy-axes. With a request
+ * axis (decoding) the requests are dealt to the ranks and a micro-batch is a run of positions;
+ * without one (prefill) the tokens are dealt to the ranks and a micro-batch is a run of those. The
+ * whole array is checked once, when it is opened.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -51,10 +51,11 @@ static int name_axes(struct ids *s, const char *names, char *error, size_t size)
             return 0;
         }
     }
-    snprintf(error, size,
-             "--npy-axes: '%s' does not name the array's %u axes; give request, token, layer, k once "
-             "each, token and k at least",
-             names, s->npy->ndim);
+    snprintf(
+        error, size,
+        "--npy-axes: '%s' does not name the array's %u axes; give request, token, layer, k once "
+        "each, token and k at least",
+        names, s->npy->ndim);
     return -EINVAL;
 }
 
@@ -70,8 +71,8 @@ static int check_row(const struct ids *s, size_t first, unsigned experts, const 
     for (size_t k = 0; k < s->size[TOPK]; k++) {
         int64_t id = skew_npy_at(s->npy, first + k * s->stride[TOPK]);
         if (id < 0 || id >= experts) {
-            snprintf(error, size, "%s: expert %lld is not one of --experts %u", where, (long long)id,
-                     experts);
+            snprintf(error, size, "%s: expert %lld is not one of --experts %u", where,
+                     (long long)id, experts);
             return -EINVAL;
         }
         for (size_t j = 0; j < k; j++) {
@@ -92,7 +93,8 @@ static int check_ids(const struct ids *s, const struct skew_options *opt, const 
     for (size_t q = 0; q < s->size[REQUEST]; q++) {
         for (size_t t = 0; t < s->size[TOKEN]; t++) {
             for (size_t l = 0; l < s->size[LAYER]; l++) {
-                snprintf(where, sizeof where, "%.200s: request %zu, token %zu, layer %zu", path, q, t, l);
+                snprintf(where, sizeof where, "%.200s: request %zu, token %zu, layer %zu", path, q,
+                         t, l);
                 int rc = check_row(s, index_of(s, q, t, l, 0), opt->experts, where, error, size);
                 if (rc)
                     return rc;
@@ -102,8 +104,8 @@ static int check_ids(const struct ids *s, const struct skew_options *opt, const 
     return 0;
 }
 
-/* The ids do not say how many experts there are, since the last ones may never have been chosen: the
- * fewest that the ranks of an EP group can share evenly are assumed. */
+/* The ids do not say how many experts there are, since the last ones may never have been chosen:
+ * the fewest that the ranks of an EP group can share evenly are assumed. */
 static unsigned fewest_experts(const struct ids *s, const struct skew_options *opt)
 {
     int64_t largest = 0;
@@ -117,7 +119,8 @@ static unsigned fewest_experts(const struct ids *s, const struct skew_options *o
     return ((unsigned)largest + ep) / ep * ep;
 }
 
-static int settle(struct ids *s, struct skew_options *opt, const char *path, char *error, size_t size)
+static int settle(struct ids *s, struct skew_options *opt, const char *path, char *error,
+                  size_t size)
 {
     if (!opt->experts)
         opt->experts = fewest_experts(s, opt);
@@ -134,7 +137,8 @@ static int settle(struct ids *s, struct skew_options *opt, const char *path, cha
     opt->topk = (unsigned)s->size[TOPK];
     opt->layers = opt->layers ? opt->layers : (unsigned)s->size[LAYER];
     if (opt->tokens_spread > 0) {
-        snprintf(error, size, "--tokens-spread is for synthetic routing; %s has its own tokens", path);
+        snprintf(error, size, "--tokens-spread is for synthetic routing; %s has its own tokens",
+                 path);
         return -EINVAL;
     }
     return check_ids(s, opt, path, error, size);
@@ -203,4 +207,5 @@ static void npy_fill(const struct skew_routing *r, unsigned block, unsigned laye
     }
 }
 
-const struct skew_routing_kind skew_routing_npy = {"npy", 1, npy_open, npy_close, npy_tokens, npy_fill};
+const struct skew_routing_kind skew_routing_npy = {"npy",     1,          npy_open,
+                                                   npy_close, npy_tokens, npy_fill};

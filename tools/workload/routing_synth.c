@@ -75,8 +75,8 @@ static int parse_real(const char *arg, double low, double high, double *out, con
         *out = v;
         return 0;
     }
-    snprintf(error, size, "--routing: %s needs a number from %g to %g after the colon, as in %s", what,
-             low, high, what);
+    snprintf(error, size, "--routing: %s needs a number from %g to %g after the colon, as in %s",
+             what, low, high, what);
     return -EINVAL;
 }
 
@@ -169,17 +169,18 @@ static int hot_expert_open(struct skew_routing *r, struct skew_options *opt, con
     return 0;
 }
 
-static int bursts_open(struct skew_routing *r, struct skew_options *opt, const char *arg, char *error,
-                       size_t size)
+static int bursts_open(struct skew_routing *r, struct skew_options *opt, const char *arg,
+                       char *error, size_t size)
 {
     double p = 0.5;
     unsigned period = 8, length = 2;
     char tail;
     if (arg && (sscanf(arg, "%lf:%u:%u%c", &p, &period, &length, &tail) < 1 || p < 0 || p > 1 ||
                 !period || length > period)) {
-        snprintf(error, size,
-                 "--routing: bursts takes P:PERIOD:LENGTH (0 <= P <= 1, LENGTH <= PERIOD), not '%s'",
-                 arg);
+        snprintf(
+            error, size,
+            "--routing: bursts takes P:PERIOD:LENGTH (0 <= P <= 1, LENGTH <= PERIOD), not '%s'",
+            arg);
         return -EINVAL;
     }
     (void)opt;

@@ -24,15 +24,17 @@ void skew_tag_describe(const uint8_t *row, char *text, size_t size)
 {
     struct skew_tag tag;
     memcpy(&tag, row, sizeof tag);
-    snprintf(text, size,
-             "token %u of rank %u for expert %u (step %u, micro-batch %u, layer %u, choice %u, stage "
-             "%u, held by %u)",
-             tag.token, tag.source, tag.expert, tag.step, tag.micro_batch, tag.layer, tag.slot,
-             tag.stage, tag.holder);
+    snprintf(
+        text, size,
+        "token %u of rank %u for expert %u (step %u, micro-batch %u, layer %u, choice %u, stage "
+        "%u, held by %u)",
+        tag.token, tag.source, tag.expert, tag.step, tag.micro_batch, tag.layer, tag.slot,
+        tag.stage, tag.holder);
 }
 
-size_t skew_rows_write(const struct skew_rank *rank, const struct skew_at *at, enum skew_stage stage,
-                       unsigned source, uint32_t first, uint32_t end, uint8_t *to, size_t row_bytes)
+size_t skew_rows_write(const struct skew_rank *rank, const struct skew_at *at,
+                       enum skew_stage stage, unsigned source, uint32_t first, uint32_t end,
+                       uint8_t *to, size_t row_bytes)
 {
     const struct skew_placement *p = rank->job->placement;
     const uint16_t *physical = skew_placement_physical(p, at->layer);

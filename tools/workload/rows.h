@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What travels: a row is one token's copy, `row_bytes` long, that starts with a tag saying whose token
- * it is and on which way, filled up with bytes that follow from the tag. So a row that arrives in the
- * wrong place, or cut, or at the wrong time, is seen and can be named.
+ * What travels: a row is one token's copy, `row_bytes` long, that starts with a tag saying whose
+ * token it is and on which way, filled up with bytes that follow from the tag. So a row that
+ * arrives in the wrong place, or cut, or at the wrong time, is seen and can be named.
  */
 #ifndef SKEW_WORKLOAD_ROWS_H
 #define SKEW_WORKLOAD_ROWS_H
@@ -45,8 +45,9 @@ void skew_tag_describe(const uint8_t *row, char *text, size_t size);
  * Writes rows [first, end) of a source as they are on the way given by `stage`.
  * @return bytes written: (end - first) * row_bytes
  */
-size_t skew_rows_write(const struct skew_rank *rank, const struct skew_at *at, enum skew_stage stage,
-                       unsigned source, uint32_t first, uint32_t end, uint8_t *to, size_t row_bytes);
+size_t skew_rows_write(const struct skew_rank *rank, const struct skew_at *at,
+                       enum skew_stage stage, unsigned source, uint32_t first, uint32_t end,
+                       uint8_t *to, size_t row_bytes);
 
 /** Likewise the gate's probability of each row: one fp32. */
 size_t skew_rows_write_probs(const struct skew_rank *rank, const struct skew_at *at,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Pipeline schedules as Megatron-LM defines them (core/pipeline_parallel/schedules.py): all forwards
- * then all backwards (gpipe); one forward one backward after P-1-I warm-up forwards (1f1b); the same
- * over model chunks (interleaved). With one stage, 1f1b is plain gradient accumulation.
+ * Pipeline schedules as Megatron-LM defines them (core/pipeline_parallel/schedules.py): all
+ * forwards then all backwards (gpipe); one forward one backward after P-1-I warm-up forwards
+ * (1f1b); the same over model chunks (interleaved). With one stage, 1f1b is plain gradient
+ * accumulation.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,7 +16,8 @@ static struct skew_pass interleave(const struct skew_options *opt, unsigned n, b
 {
     unsigned p = opt->pp_stages, v = opt->pp_chunks, within = n % (p * v);
     unsigned chunk = within / p;
-    return (struct skew_pass){backward, n / (p * v) * p + within % p, backward ? v - 1 - chunk : chunk};
+    return (struct skew_pass){backward, n / (p * v) * p + within % p,
+                              backward ? v - 1 - chunk : chunk};
 }
 
 static struct skew_pass nth_pass(const struct skew_options *opt, unsigned n, bool backward)
@@ -41,14 +43,15 @@ static int check(const struct skew_options *opt, char *error, unsigned long size
         snprintf(error, size, "--pp-stage: %u is not one of --pp-stages %u", opt->pp_stage,
                  opt->pp_stages);
     else if (opt->layers % opt->pp_chunks)
-        snprintf(error, size, "--pp-chunks: %u layers cannot be cut into %u equal chunks", opt->layers,
-                 opt->pp_chunks);
+        snprintf(error, size, "--pp-chunks: %u layers cannot be cut into %u equal chunks",
+                 opt->layers, opt->pp_chunks);
     else if (opt->pp_chunks > 1 && opt->schedule != SKEW_SCHEDULE_INTERLEAVED)
         snprintf(error, size, "--pp-chunks is for --schedule interleaved");
     else if (opt->schedule == SKEW_SCHEDULE_INTERLEAVED && opt->micro_batches % opt->pp_stages)
-        snprintf(error, size,
-                 "--microbatches: the interleaved schedule needs a multiple of --pp-stages %u, not %u",
-                 opt->pp_stages, opt->micro_batches);
+        snprintf(
+            error, size,
+            "--microbatches: the interleaved schedule needs a multiple of --pp-stages %u, not %u",
+            opt->pp_stages, opt->micro_batches);
     else
         return 0;
     return -EINVAL;

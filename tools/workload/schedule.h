@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The order in which a pipeline stage runs the forward and backward passes of a step's micro-batches.
+ * The order in which a pipeline stage runs the forward and backward passes of a step's
+ * micro-batches.
  */
 #ifndef SKEW_WORKLOAD_SCHEDULE_H
 #define SKEW_WORKLOAD_SCHEDULE_H

@@ -136,8 +136,8 @@ static void write_tokens(const struct skew_rank *rank)
     free(tokens);
 }
 
-static void write_span(const struct skew_rank *rank, const struct skew_exchange *x, struct span span,
-                       unsigned ordinal)
+static void write_span(const struct skew_rank *rank, const struct skew_exchange *x,
+                       struct span span, unsigned ordinal)
 {
     FILE *f = rank->truth->file;
     const struct skew_call *c = NULL;
@@ -152,9 +152,9 @@ static void write_span(const struct skew_rank *rank, const struct skew_exchange 
     } else {
         bool p2p = c->kind == SKEW_CALL_SEND || c->kind == SKEW_CALL_RECV;
         fprintf(f, ",\"op\":\"%s\",\"datatype\":%d",
-                p2p                             ? "sendrecv"
-                : span.end - span.first > 1     ? "collectives"
-                                                : skew_call_name(c->kind),
+                p2p                         ? "sendrecv"
+                : span.end - span.first > 1 ? "collectives"
+                                            : skew_call_name(c->kind),
                 (int)c->type);
         if (!p2p)
             fprintf(f, ",\"count\":%zu", c->count);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The ground truth: one JSON line for each outermost NCCL group, or single call, that the workload made
- * (docs/workload.md). Every rank writes its own part; the reporter joins them in the order of ranks.
+ * The ground truth: one JSON line for each outermost NCCL group, or single call, that the workload
+ * made (docs/workload.md). Every rank writes its own part; the reporter joins them in the order of
+ * ranks.
  */
 #ifndef SKEW_WORKLOAD_TRUTH_H
 #define SKEW_WORKLOAD_TRUTH_H

@@ -3,8 +3,8 @@
  * The objects that the parts of the workload share: the job (one, read-only once ranks run), a rank
  * (one a process or thread, used by that alone) and where in the training a rank is.
  *
- * A rank that fails says so on stderr and ends its process, as it would under a launcher: nothing in
- * here unwinds errors of a running rank.
+ * A rank that fails says so on stderr and ends its process, as it would under a launcher: nothing
+ * in here unwinds errors of a running rank.
  */
 #ifndef SKEW_WORKLOAD_H
 #define SKEW_WORKLOAD_H
@@ -54,12 +54,12 @@ enum skew_role {
 
 /* Communicators by what they are for; names and members in comms.c. */
 enum skew_comm_role {
-    SKEW_COMM_WORLD,  /* all ranks; only there to be split */
-    SKEW_COMM_EP,     /* the EP group's payload */
-    SKEW_COMM_TP_EP,  /* the same ranks, Megatron's communicator for the counts */
-    SKEW_COMM_SP,     /* the same ranks, sequence parallel */
-    SKEW_COMM_PP,     /* pipeline: equal ranks of all EP groups, or all ranks if there is one group */
-    SKEW_COMM_DP,     /* all ranks: gradients and expert bias */
+    SKEW_COMM_WORLD, /* all ranks; only there to be split */
+    SKEW_COMM_EP,    /* the EP group's payload */
+    SKEW_COMM_TP_EP, /* the same ranks, Megatron's communicator for the counts */
+    SKEW_COMM_SP,    /* the same ranks, sequence parallel */
+    SKEW_COMM_PP, /* pipeline: equal ranks of all EP groups, or all ranks if there is one group */
+    SKEW_COMM_DP, /* all ranks: gradients and expert bias */
     SKEW_COMM_MOE_DP, /* equal ranks of all EP groups: copies of the same experts */
     SKEW_COMMS
 };
@@ -88,11 +88,11 @@ struct skew_rank {
     unsigned world_rank, ep_group, ep_rank;
     cudaStream_t stream;
     struct skew_comm comm[SKEW_COMMS];
-    struct skew_layer *layer;          /* routing of the EP group where the rank is now */
-    struct skew_exchange *eager;       /* reused by every exchange outside a graph */
-    struct skew_exchange **recorded;   /* exchanges of the step that a graph holds */
+    struct skew_layer *layer;        /* routing of the EP group where the rank is now */
+    struct skew_exchange *eager;     /* reused by every exchange outside a graph */
+    struct skew_exchange **recorded; /* exchanges of the step that a graph holds */
     unsigned n_recorded, room_recorded;
-    bool recording;                    /* exchanges are prepared, not run */
+    bool recording; /* exchanges are prepared, not run */
     struct skew_results *results;
     struct skew_truth *truth; /* NULL without --truth */
 };

@@ -281,6 +281,8 @@ size_t sn_ring_write(struct sn_ring *ring, size_t size, const void *from, size_t
     size_t n = bytes < room ? bytes : room, at = (size_t)(head % size);
     size_t first = n < size - at ? n : size - at;
 
+    if (n == 0) /* also when there is no room, and of empty messages, whose buffer may be NULL */
+        return 0;
     memcpy(ring->data + at, from, first);
     memcpy(ring->data, (const char *)from + first, n - first);
     atomic_store_explicit(&ring->head, head + n, memory_order_release);
@@ -295,7 +297,7 @@ size_t sn_ring_read(struct sn_ring *ring, size_t size, void *to, size_t bytes)
     size_t n = bytes < used ? bytes : used, at = (size_t)(tail % size);
     size_t first = n < size - at ? n : size - at;
 
-    if (to) {
+    if (to && n) {
         memcpy(to, ring->data + at, first);
         memcpy((char *)to + first, ring->data, n - first);
     }

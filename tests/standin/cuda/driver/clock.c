@@ -44,6 +44,13 @@ void si_clock_saw(uint64_t engine_ns)
         ;
 }
 
+uint64_t si_clock_host(void)
+{
+    if (si_options.clock != SI_CLOCK_VIRTUAL)
+        return si_clock_monotonic();
+    return si_thread.host_ns > SI_VIRTUAL_EPOCH ? si_thread.host_ns : SI_VIRTUAL_EPOCH;
+}
+
 uint64_t si_clock_latest(void)
 {
     if (si_options.clock != SI_CLOCK_VIRTUAL)

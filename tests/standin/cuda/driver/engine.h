@@ -68,6 +68,7 @@ void si_clock_sleep_until(uint64_t monotonic_ns);
 uint64_t si_clock_device(uint64_t engine_ns); /* what the device's own clock shows at that time */
 void si_clock_saw(uint64_t engine_ns);        /* virtual: something ended at that time */
 uint64_t si_clock_latest(void);
+uint64_t si_clock_host(void); /* nothing that the calling thread submits starts earlier */
 
 /* ---- Work and ops (work.c, op.c) ---- */
 

@@ -294,7 +294,7 @@ CUresult si_stream_put(CUstream stream, struct si_op *op, bool sync)
         si_op_unref(op);
         return err;
     }
-    op->ready_ns = si_options.clock == SI_CLOCK_VIRTUAL ? si_thread.host_ns : si_clock_monotonic();
+    op->ready_ns = si_clock_host();
     op->traced = atomic_load_explicit(&si_tracer, memory_order_relaxed) != NULL;
     if (op->traced && op->correlation == 0)
         op->correlation = si_trace_correlation();

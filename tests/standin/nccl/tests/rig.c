@@ -29,13 +29,18 @@ _Noreturn void rig_fail_eq(const char *file, int line, const char *what, long lo
     _exit(1);
 }
 
+static pthread_once_t driver_once = PTHREAD_ONCE_INIT;
+static void *driver_handle;
+
+static void open_driver(void)
+{
+    driver_handle = dlopen("libcuda.so.1", RTLD_NOW);
+}
+
 void *rig_driver(const char *name)
 {
-    static void *handle;
-
-    if (!handle)
-        handle = dlopen("libcuda.so.1", RTLD_NOW);
-    void *f = handle ? dlsym(handle, name) : NULL;
+    pthread_once(&driver_once, open_driver);
+    void *f = driver_handle ? dlsym(driver_handle, name) : NULL;
     if (!f) {
         fprintf(stderr, "libcuda.so.1 lacks %s: %s\n", name, dlerror());
         _exit(1);

@@ -36,6 +36,13 @@ static void event_record(void *event, cudaStream_t stream)
     CHECK_EQ(record(event, stream), 0);
 }
 
+static void event_destroy(void *event)
+{
+    int (*destroy)(void *) = (int (*)(void *))rig_driver("cuEventDestroy_v2");
+
+    CHECK_EQ(destroy(event), 0);
+}
+
 static double elapsed_ns(void *from, void *to)
 {
     float ms;
@@ -98,7 +105,12 @@ static double run(struct rig *rig, ncclComm_t comm, bool neighbours)
     OK(ncclGroupEnd());
     event_record(after, rig->stream);
     rig_sync(rig->stream);
-    return elapsed_ns(before, after);
+    double ns = elapsed_ns(before, after);
+    event_destroy(before);
+    event_destroy(after);
+    rig_free(send);
+    rig_free(recv);
+    return ns;
 }
 
 /* Each rank is a new process, so its model time starts at the common epoch. */

@@ -67,7 +67,7 @@ static void body(struct rig *rig)
 {
     ncclComm_t comms[2];
     cudaStream_t streams[2] = {rig->stream}; /* with one for both ranks, NCCL would deadlock */
-    char *p = rig_alloc(64);
+    char *p = rig_alloc(128);
     int count, version;
 
     OK(((ncclResult_t(*)(int *))real("ncclGetVersion"))(&version));
@@ -91,7 +91,7 @@ static void body(struct rig *rig)
     clear();
     OK(ncclGroupStart());
     for (int r = 0; r < 2; r++)
-        OK(ncclBcast(p, 8, ncclInt8, 0, comms[r], streams[r]));
+        OK(ncclBcast(p + 8 * r, 8, ncclInt8, 0, comms[r], streams[r]));
     OK(ncclGroupEnd());
     EXPECT(bcast, 2);
     EXPECT(broadcast, 2);
@@ -101,8 +101,8 @@ static void body(struct rig *rig)
     clear();
     OK(ncclGroupStart());
     for (int r = 0; r < 2; r++) {
-        OK(ncclSend(p, 8, ncclInt8, !r, comms[r], streams[r]));
-        OK(ncclRecv(p, 8, ncclInt8, !r, comms[r], streams[r]));
+        OK(ncclSend(p + 8 * r, 8, ncclInt8, !r, comms[r], streams[r]));
+        OK(ncclRecv(p + 16 + 8 * r, 8, ncclInt8, !r, comms[r], streams[r]));
     }
     OK(ncclGroupEnd());
     EXPECT(send, 2);
@@ -115,7 +115,7 @@ static void body(struct rig *rig)
     clear();
     OK(ncclGroupStart());
     for (int r = 0; r < 2; r++)
-        OK(ncclAlltoAll(p, p + 32, 8, ncclInt8, comms[r], streams[r]));
+        OK(ncclAlltoAll(p + 32 * r, p + 64 + 32 * r, 8, ncclInt8, comms[r], streams[r]));
     OK(ncclGroupEnd());
     EXPECT(alltoall, 2);
     EXPECT(send, 0);
