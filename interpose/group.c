@@ -313,7 +313,13 @@ void skew_group_discard(struct skew_thread *t)
 void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, uintptr_t address,
                       uintptr_t frame, ncclResult_t result)
 {
-    if (!t->depth || --t->depth)
+    if (skew_unlikely(!t->depth)) {
+        skew_diag_once(SKEW_DIAG_UNBALANCED_GROUP,
+                       "ncclGroupEnd was called on a thread whose ncclGroupStart was not seen: the calls before "
+                       "it are recorded as if each had been made outside a group");
+        return;
+    }
+    if (--t->depth)
         return;
     if (t->rec && !simulated && skew_result_ok(result))
         skew_group_commit(t, call_ns, address, frame, result);

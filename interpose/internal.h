@@ -168,6 +168,7 @@ struct skew_process {
 
     /* diag.c, graph.c */
     uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
+    const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
 };
 
@@ -239,7 +240,6 @@ void skew_capture_bind(void);
 #define SKEW_SLOTS 2u /* NCCL libraries of one process that are told apart */
 void skew_bind(void);                                     /* make sure slot 0 has its functions */
 void skew_bind_at_load(void);
-uint32_t skew_bind_module(void *address);                 /* slot of the NCCL that `address` lies in; SKEW_SLOTS: none left */
 extern uint32_t skew_bound[SKEW_SLOTS];
 const char *skew_bind_route(void);
 const char *skew_bind_path(void);
@@ -247,22 +247,28 @@ uint32_t skew_bind_version(void);
 
 /* ---- elf.c ---- */
 void *skew_elf_lookup(const struct dl_phdr_info *info, const char *name);
-void *skew_elf_first(const char *name, bool after_self, struct dl_phdr_info *found);
+void *skew_elf_first(const char *name, bool after_self);
+void *skew_elf_first_of(const char *const names[], bool after_self, struct dl_phdr_info *found);
+bool skew_elf_contains(const struct dl_phdr_info *info, const void *address);
 bool skew_elf_module_of(const void *address, struct dl_phdr_info *found);
-int skew_elf_hide(const char *name);
+bool skew_elf_at_start(void);
+int skew_elf_hide(const char *const names[], unsigned count);
+void skew_elf_drop_weak(void *(*unwanted)(const char *name));
 
 /* ---- dlsym.c ---- */
 void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */
 void skew_dlerror_clear(void);
 void *skew_dlsym_in(const char *name);            /* RTLD_DEFAULT by hand: dlopen and the like */
 
-void *skew_dlsym_answer(void *handle, const char *name);
+void *skew_dlsym_by(const void *address, const char *name);
+void *skew_dlsym_answer(int function, void *handle, const void *caller); /* bind.c; enum skew_api */
 bool skew_dlsym_wanted(void);
 #define SKEW_DLSYM_ABSENT ((void *)-1) /* the answer is that there is no such symbol */
 
 /* ---- diag.c ---- */
 void skew_diag(enum skew_diag code, const char *text);      /* every time */
-void skew_diag_once(enum skew_diag code, const char *text); /* once a process */
+void skew_diag_once(enum skew_diag code, const char *text); /* once a process; `text` must be static */
+void skew_diag_flush(struct skew_process *proc);            /* hold the lock */
 void skew_stderr_line(const char *what, int err, const char *advice); /* once, and by one rank of a node */
 const char *skew_error_text(int err);
 

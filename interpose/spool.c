@@ -319,6 +319,7 @@ int skew_spool_ensure(struct skew_process *proc, uint64_t now)
     }
     loss_move(proc);
     skew_describe_process(proc);
+    skew_diag_flush(proc);
     return 0;
 }
 

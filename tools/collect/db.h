@@ -82,11 +82,11 @@ enum skew_stmt {
 };
 
 /* What a statement's parameters hold, since binding the same again costs as much as anything else. */
-#define SKEW_BOUND     20
+#define SKEW_PARAMETERS     20
 #define SKEW_BIND_NULL INT64_MIN
 struct skew_bound {
-    int64_t value[SKEW_BOUND];
-    bool known[SKEW_BOUND];
+    int64_t value[SKEW_PARAMETERS];
+    bool known[SKEW_PARAMETERS];
 };
 
 /** Binds a number, or NULL for SKEW_BIND_NULL, unless it is bound already. */
