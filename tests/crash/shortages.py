@@ -190,10 +190,10 @@ def test_output_full_beside_a_live_collector():
 def test_output_cannot_be_written():
     """Only LD_PRELOAD is set and the output directory is read-only: one line, and nothing is lost."""
     with harness.Mount("16m") as disk:
-        for environment, lines in ((dict(), 1), (dict(LOCAL_RANK=0), 1), (dict(LOCAL_RANK=3), 0),
-                                   (dict(SLURM_LOCALID=0), 1), (dict(SKEWSCOPE_QUIET="on"), 0),
-                                   (dict(SKEWSCOPE_RUN_ID="some-run"), 0)):
-            with harness.Job(out=os.path.join(disk.path, "-".join(["out", *environment])), **OFF) as job:
+        cases = ((dict(), 1), (dict(LOCAL_RANK=0), 1), (dict(LOCAL_RANK=3), 0), (dict(SLURM_LOCALID=0), 1),
+                 (dict(SKEWSCOPE_QUIET="on"), 0), (dict(SKEWSCOPE_RUN_ID="some-run"), 0))
+        for number, (environment, lines) in enumerate(cases):
+            with harness.Job(out=os.path.join(disk.path, f"out{number}"), **OFF) as job:
                 disk.read_only()
                 rank = job.start(tag="ro-0", limit=3000, env=environment)
                 rank.finish()
