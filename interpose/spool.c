@@ -163,7 +163,7 @@ static int create_in(struct skew_process *proc, const char *dir, struct skew_spo
         *(struct skew_spool_head *)proc->base = *id;
         err = grow(proc, (struct skew_spool_head *)proc->base, fd, SEGMENTS_AT_START);
         proc->spool_small = err < (int)SEGMENTS_AT_START && err < (int)id->seg_cap;
-        proc->spool_disk = !is_memory(fd);
+        proc->spool_disk = !is_memory(fd) && !*skew_option_text(SKEW_OPT_SPOOL); /* not by choice */
         /* One for definitions and one for a thread, or it is of no use. */
         if (err >= 0 && err < 2)
             err = -ENOSPC;
@@ -272,8 +272,7 @@ void skew_spool_tell(struct skew_process *proc)
         size_t at = skew_text_add(text, sizeof(text), 0, "the spool lies on a disk (");
         at = skew_text_add(text, sizeof(text), at, proc->spool_path);
         skew_text_add(text, sizeof(text), at,
-                      "): now and then a call takes milliseconds longer there than on a tmpfs; /dev/shm has no room, or "
-                      "SKEWSCOPE_SPOOL names another place");
+                      "), because /dev/shm could not be used: now and then a call takes milliseconds longer there");
         skew_diag_once(SKEW_DIAG_SPOOL_DISK, text);
     }
     if (proc->spool_small) {
