@@ -9,7 +9,8 @@
 
 #include "call.h"
 
-/* Not 0, which CUPTI uses for "unknown"; the same in every process, so that ranks can be compared. */
+/* Not 0, which CUPTI uses for "unknown"; the same in every process, so that ranks can be compared.
+ */
 #define SI_VIRTUAL_EPOCH UINT64_C(1000000000)
 
 static _Atomic(uint64_t) latest = SI_VIRTUAL_EPOCH;

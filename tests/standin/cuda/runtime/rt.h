@@ -228,10 +228,10 @@ cudaError_t rt_enter(struct rt_call *call, uint32_t cbid, const char *name, cons
 cudaError_t rt_leave(struct rt_call *call, cudaError_t result);
 cudaError_t rt_unsupported(void);
 
-cudaError_t rt_load(void);           /* the driver; once */
-cudaError_t rt_context(void);        /* makes a context current if none is */
+cudaError_t rt_load(void);    /* the driver; once */
+cudaError_t rt_context(void); /* makes a context current if none is */
 cudaError_t rt_use_device(int device);
-void rt_forget_device(int device);   /* after its primary context was reset */
+void rt_forget_device(int device); /* after its primary context was reset */
 
 /* The stream that a stream argument means to the driver. */
 static inline CUstream rt_stream(cudaStream_t stream)
