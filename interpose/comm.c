@@ -136,6 +136,7 @@ static void after_first(struct skew_process *proc)
         return;
     skew_capture_bind();
     skew_options_tell(proc);
+    skew_spool_tell(proc);
     skew_modules_update(proc);
     skew_collector_start(proc);
 }

@@ -85,10 +85,11 @@ static void commit_part(struct skew_process *proc, struct skew_thread *t)
 {
     struct skew_rec_group *rec = t->rec;
     size_t bytes = (size_t)((uint8_t *)t->cell - (uint8_t *)rec);
-    rec->head = (struct skew_rec){.bytes = (uint32_t)bytes, .type = SKEW_REC_GROUP_PART};
-    rec->group = t->groups + 1;
-    rec->cells = (uint32_t)(t->cell - skew_cells_of(rec));
-    rec->lanes = 0;
+    *rec = (struct skew_rec_group){
+        .head = {.bytes = (uint32_t)bytes, .type = SKEW_REC_GROUP_PART},
+        .group = t->groups + 1,
+        .cells = (uint32_t)(t->cell - skew_cells_of(rec)),
+    };
     __atomic_store_n(&t->seg->committed, sizeof(*t->seg) + bytes, __ATOMIC_RELEASE);
     skew_part_hold(proc, t);
 }

@@ -137,6 +137,7 @@ struct skew_process {
     size_t reserved_bytes;
     uint64_t retry_ns;            /* when to try again after a failure to create the spool */
     uint32_t spool_failures;
+    bool spool_disk, spool_small; /* told once it exists */
     uint32_t grow_failed;         /* errno of the last growth that failed */
     uint32_t grow_lock;           /* its own, since definitions grow the spool too */
     struct skew_seg_head *defs;
@@ -193,6 +194,7 @@ int skew_spool_ensure(struct skew_process *proc, uint64_t now); /* 0, or the enu
 int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t seq, uint32_t *index,
                          struct skew_seg_head **seg);
 void skew_segment_seal(struct skew_process *proc, uint32_t index);
+void skew_spool_tell(struct skew_process *proc);
 /* Writes one definition: head, then a fixed part, then a tail (may be NULL). Takes no lock: hold it. */
 int skew_defs_put(struct skew_process *proc, const struct skew_rec *rec, size_t fixed_bytes,
                   const void *tail, size_t tail_bytes);
