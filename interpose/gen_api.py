@@ -169,6 +169,9 @@ CTOR_AFTER = {
     "grow": "skew_comm_on_grow(&derive, result, newcomm, config, nRanks, uniqueId, rank);",
 }
 CTOR_BEFORE = {
+    "init_rank": "skew_comm_settle();\n    ",
+    "init_scalable": "skew_comm_settle();\n    ",
+    "init_all": "skew_comm_settle();\n    ",
     "split": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_SPLIT, color, key);\n    ",
     "shrink": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_SHRINK, 0, 0);\n    ",
     "grow": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_GROW, 0, 0);\n    ",
