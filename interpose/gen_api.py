@@ -283,8 +283,8 @@ def gen_coverage(functions):
         since = {"rccl": "RCCL"}.get(f.since, f"NCCL {f.since}" if f.is_nccl() else f"CUDA {f.since}")
         out.append(f"| `{f.name}` | {since} | {f.cls} | {f.record} | {WHAT[f.cls]} |\n")
     out.append(f"\n{len(functions)} functions. Not wrapped, because they launch nothing and take or return structures "
-               "by value: `ncclTeam*`, `ncclLsaBarrier*`, `ncclGinBarrier*`, `ncclLLA2A*` and the other helpers of the "
-               "device API. Transfers that kernels start themselves have no host call at all; "
+               "by value: `ncclTeam*`, `ncclLsaBarrier*`, `ncclGinBarrier*`, `ncclLLA2A*`, "
+               "`ncclCommQueryProperties` and the other helpers of the device API, and `ncclParamDumpAll`. Transfers that kernels start themselves have no host call at all; "
                "`ncclDevCommCreate` and `ncclCommWindowRegister` show that there are some.\n")
     return "".join(out)
 

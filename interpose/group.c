@@ -323,7 +323,10 @@ void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, u
     }
     if (--t->depth)
         return;
-    if (t->rec && !simulated && skew_result_ok(result))
+    /* A simulated group of non-blocking communicators is launched all the same: NCCL's background thread does not
+     * get the simulation's argument (group.cc, ncclGroupEndInternal, 2.28 to 2.30). */
+    bool launched = simulated ? result == ncclInProgress : skew_result_ok(result);
+    if (t->rec && launched)
         skew_group_commit(t, call_ns, address, frame, result);
     else if (t->rec)
         skew_group_discard(t);
