@@ -166,7 +166,7 @@ struct skew_process {
     uint32_t site_id[2 * SKEW_SITES_MAX];
     unsigned long long modules_added;
     int (*unwind)(void **, int); /* unw_backtrace, or NULL */
-    uint32_t unwind_tried;
+    uint32_t unwind_state;       /* unwind.c */
 
     /* diag.c, graph.c */
     uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
@@ -236,6 +236,9 @@ void skew_comm_group_ended(const struct skew_thread *thread, bool succeeded);
 uint32_t skew_site_slow(struct skew_thread *thread, struct skew_site_key *entry, uintptr_t address,
                         uintptr_t frame);
 void skew_modules_update(struct skew_process *proc);
+
+/* ---- unwind.c ---- */
+int skew_unwind(struct skew_process *proc, void **frames, int count);
 
 /* ---- graph.c ---- */
 void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id);
