@@ -348,6 +348,27 @@ int skew_find_local(struct skew_node *c, char *path, size_t size)
     return -ENOENT;
 }
 
+int skew_find_work(struct skew_node *c, const char *name, char *path, size_t size)
+{
+    const char *root[ROOTS];
+    char hash[2][20], dir[PATH_MAX];
+    struct stat st;
+    size_t root_count = roots(root), hash_count = hashes(c, hash);
+    for (size_t h = 0; h < hash_count; h++) {
+        for (size_t i = 0; i < root_count; i++) {
+            snprintf(dir, sizeof dir, "%s/skewscope-%u/%s", root[i], (unsigned)geteuid(), hash[h]);
+            int fd = open_spool_dir(-1, dir, &st);
+            if (fd < 0)
+                continue;
+            bool there = fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
+            close(fd);
+            if (there && (size_t)snprintf(path, size, "%s/%s", dir, name) < size)
+                return 0;
+        }
+    }
+    return -ENOENT;
+}
+
 /* A process that was killed while it made its spool left a file of another name. */
 static void drop_unfinished(const struct skew_node *c, int dir)
 {

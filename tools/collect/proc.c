@@ -352,6 +352,7 @@ static int commit(struct skew_proc *proc)
     int error = store_progress(proc);
     if (!error)
         error = store_counters(proc);
+    proc->touched |= proc->db->in_transaction;
     if (!error)
         error = skew_db_commit(proc->db);
     for (size_t i = 0; !error && !proc->damaged && i < proc->file->views; i++) {
