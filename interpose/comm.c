@@ -136,6 +136,7 @@ static void after_first(struct skew_process *proc)
         return;
     skew_capture_bind();
     skew_options_tell(proc);
+    skew_spool_tell(proc);
     skew_modules_update(proc);
     skew_collector_start(proc);
 }
@@ -447,17 +448,15 @@ void skew_comm_left(struct skew_comm *comm, enum skew_comm_end how, ncclResult_t
 /* Kernels of the application can now move bytes by themselves: no host call will tell. */
 void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle)
 {
-    char text[512];
+    static const char devcomm[] =
+        "ncclDevCommCreate was called: kernels of the application can exchange data on this communicator "
+        "without any NCCL call; such traffic is not in this trace";
+    static const char window[] =
+        "ncclCommWindowRegister registered a window: one-sided transfers by kernels into it are not in this trace";
     (void)handle;
     if (result != ncclSuccess && result != ncclInProgress)
         return;
     int saved = errno;
-    bool devcomm = strcmp(function, "ncclDevCommCreate") == 0;
-    size_t at = skew_text_add(text, sizeof(text), 0, function);
-    skew_text_add(text, sizeof(text), at,
-                  devcomm ? " was called: kernels of the application can exchange data on this communicator "
-                            "without any NCCL call; such traffic is not in this trace"
-                          : " registered a window: one-sided transfers by kernels into it are not in this trace");
-    skew_diag_once(SKEW_DIAG_DEVICE_API, text);
+    skew_diag_once(SKEW_DIAG_DEVICE_API, strcmp(function, "ncclDevCommCreate") == 0 ? devcomm : window);
     errno = saved;
 }

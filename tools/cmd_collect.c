@@ -172,6 +172,7 @@ int skew_cmd_collect(int argc, char **argv)
     if (!args.out)
         args.out = default_out(buffer, sizeof buffer);
     umask(077);
+    skew_db_one_thread();
     unsetenv("DEBUGINFOD_URLS"); /* symbols come from this machine only */
     return args.follow ? follow(&args) : once(&args);
 }

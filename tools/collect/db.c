@@ -85,6 +85,16 @@ int skew_db_run(struct skew_db *db, sqlite3_stmt *stmt)
     return error;
 }
 
+int skew_db_insert(struct skew_db *db, sqlite3_stmt *stmt, int64_t id)
+{
+    int error = skew_db_run(db, stmt);
+    if (!error && sqlite3_last_insert_rowid(db->sql) != id) {
+        snprintf(db->error, sizeof db->error, "somebody else writes to the collector's database");
+        error = -EIO;
+    }
+    return error;
+}
+
 int skew_db_row(struct skew_db *db, sqlite3_stmt *stmt)
 {
     int code = sqlite3_step(stmt);
@@ -210,20 +220,28 @@ int skew_db_vector(struct skew_db *db, const struct skew_vector *v, int64_t *id)
         error = extend_ordinals(db, (int64_t)v->cells);
     if (error)
         return error;
-    sqlite3_bind_int64(stmt, 1, *id);
-    sqlite3_bind_int64(stmt, 2, (int64_t)v->cells);
-    sqlite3_bind_int64(stmt, 3, (int64_t)v->total);
-    sqlite3_bind_int64(stmt, 4, (int64_t)v->largest);
-    sqlite3_bind_int(stmt, 5, v->size_width);
-    sqlite3_bind_int(stmt, 6, v->size_stride);
-    sqlite3_bind_int(stmt, 7, v->peer_width);
-    sqlite3_bind_int(stmt, 8, v->peer_stride);
-    sqlite3_bind_blob(stmt, 9, v->sizes, (int)v->sizes_bytes, SQLITE_STATIC);
-    if (v->peers)
-        sqlite3_bind_blob(stmt, 10, v->peers, (int)v->peers_bytes, SQLITE_STATIC);
-    else
-        sqlite3_bind_null(stmt, 10);
-    return skew_db_run(db, stmt);
+    struct skew_bound *bound = &db->vector;
+    skew_bind(stmt, bound, 1, (int64_t)v->cells);
+    skew_bind(stmt, bound, 2, (int64_t)v->total);
+    skew_bind(stmt, bound, 3, (int64_t)v->largest);
+    skew_bind(stmt, bound, 4, v->size_width);
+    skew_bind(stmt, bound, 5, v->size_stride);
+    skew_bind(stmt, bound, 6, v->peer_width);
+    skew_bind(stmt, bound, 7, v->peer_stride);
+    sqlite3_bind_blob(stmt, 8, v->sizes, (int)v->sizes_bytes, SQLITE_STATIC);
+    if (v->peers) {
+        bound->known[9] = false;
+        sqlite3_bind_blob(stmt, 9, v->peers, (int)v->peers_bytes, SQLITE_STATIC);
+    } else {
+        skew_bind(stmt, bound, 9, SKEW_BIND_NULL);
+    }
+    return skew_db_insert(db, stmt, *id);
+}
+
+void skew_db_one_thread(void)
+{
+    sqlite3_config(SQLITE_CONFIG_SINGLETHREAD);
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
 }
 
 /* ---- opening ---------------------------------------------------------------------------------- */

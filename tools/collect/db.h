@@ -16,11 +16,11 @@
 
 /* Everything the collector asks of the database while it stores. */
 #define SKEW_STMT_LIST(X)                                                                          \
-    X(VECTOR, "INSERT INTO vector(vector_id, cells, total, largest, size_width, size_stride, "     \
-              "peer_width, peer_stride, sizes, peers) VALUES(?,?,?,?,?,?,?,?,?,?)")                \
-    X(EXCHANGE, "INSERT INTO exchange(exchange_id, member_id, seq, op, start_ns, enqueue_ns, "     \
-                "dtype, send_vector, recv_vector, send_unit, recv_unit, stream_id, site_id, "      \
-                "thread, group_seq, flags, capture_id) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)") \
+    X(VECTOR, "INSERT INTO vector(cells, total, largest, size_width, size_stride, peer_width, "    \
+              "peer_stride, sizes, peers) VALUES(?,?,?,?,?,?,?,?,?)")                              \
+    X(EXCHANGE, "INSERT INTO exchange(member_id, seq, op, start_ns, enqueue_ns, dtype, "           \
+                "send_vector, recv_vector, send_unit, recv_unit, stream_id, site_id, thread, "     \
+                "group_seq, flags, capture_id) VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")           \
     X(OPERATION, "INSERT INTO operation(member_id, seq, op, start_ns, enqueue_ns, dtype, count, "  \
                  "bytes, root, stream_id, site_id, thread, group_seq, flags, capture_id) "         \
                  "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")                                          \
@@ -46,6 +46,7 @@
     X(COMM_KNOW, "UPDATE communicator SET kind = CASE WHEN ?2 = 'unknown' THEN kind ELSE ?2 END, " \
                  "ranks = coalesce(?3, ranks), parent_id = coalesce(?4, parent_id), "              \
                  "color = coalesce(?5, color) WHERE comm_id = ?1")                                 \
+    X(COMM_RANKS, "SELECT ranks FROM communicator WHERE comm_id = ? AND ranks IS NOT NULL")        \
     X(COMM_DROP, "DELETE FROM communicator WHERE comm_id = ?1 AND NOT EXISTS (SELECT 1 FROM "      \
                  "member WHERE comm_id = ?1) AND NOT EXISTS (SELECT 1 FROM communicator "          \
                  "WHERE parent_id = ?1)")                                                          \
@@ -80,16 +81,41 @@ enum skew_stmt {
         SKEW_STMT_COUNT
 };
 
+/* What a statement's parameters hold, since binding the same again costs as much as anything else. */
+#define SKEW_PARAMETERS     20
+#define SKEW_BIND_NULL INT64_MIN
+struct skew_bound {
+    int64_t value[SKEW_PARAMETERS];
+    bool known[SKEW_PARAMETERS];
+};
+
+/** Binds a number, or NULL for SKEW_BIND_NULL, unless it is bound already. */
+static inline void skew_bind(sqlite3_stmt *stmt, struct skew_bound *bound, int column, int64_t value)
+{
+    if (bound->known[column] && bound->value[column] == value)
+        return;
+    bound->known[column] = true;
+    bound->value[column] = value;
+    if (value == SKEW_BIND_NULL)
+        sqlite3_bind_null(stmt, column);
+    else
+        sqlite3_bind_int64(stmt, column, value);
+}
+
 struct skew_db {
     sqlite3 *sql;
     sqlite3_stmt *stmt[SKEW_STMT_COUNT];
     char path[PATH_MAX];
     char error[512]; /* of the latest failure, for a person */
-    int64_t next_exchange, next_vector;
+    struct skew_bound exchange, operation, vector; /* parameters of these three statements */
+    int64_t next_exchange, next_vector;            /* ids that SQLite will give */
     int64_t ordinals; /* rows of `ordinal`: 0 … ordinals − 1 */
     bool in_transaction;
     struct skew_vector_set vectors;
 };
+
+/** Makes SQLite faster in a process that uses it from one thread only. Before anything else of SQLite. */
+void skew_db_one_thread(void);
 
 /** Opens for writing an existing database of ours at `path`, or makes a new one. The caller owns *out. */
 int skew_db_open(struct skew_db **out, const char *path, char *why, size_t why_size);
@@ -107,6 +133,9 @@ int skew_db_exec(struct skew_db *db, const char *sql);
 
 /** Runs a statement that returns no row, and resets it. @return 0 or negative errno, text in db->error. */
 int skew_db_run(struct skew_db *db, sqlite3_stmt *stmt);
+
+/** Runs an INSERT that leaves the id to SQLite, which is faster than giving it, and must choose `id`. */
+int skew_db_insert(struct skew_db *db, sqlite3_stmt *stmt, int64_t id);
 
 /** Runs a statement that may return one row. @return 1 a row (reset it yourself), 0 none, negative errno. */
 int skew_db_row(struct skew_db *db, sqlite3_stmt *stmt);

@@ -289,6 +289,29 @@ int skew_defs_comm(struct skew_proc *proc, uint32_t number, struct skew_local_co
     return 0;
 }
 
+int skew_defs_settle(struct skew_proc *proc)
+{
+    int error = 0;
+    for (size_t i = 0; !error && i < proc->comms.slots; i++) {
+        if (!proc->comms.used[i])
+            continue;
+        struct skew_local_comm *local = (void *)(uintptr_t)proc->comms.values[i];
+        sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_COMM_RANKS];
+        if (!local->pending)
+            continue;
+        sqlite3_bind_int64(stmt, 1, local->comm);
+        error = skew_db_row(proc->db, stmt);
+        if (error == 1) {
+            local->ranks = sqlite3_column_int(stmt, 0);
+            sqlite3_reset(stmt);
+            error = skew_db_begin(proc->db);
+        }
+        if (!error)
+            error = skew_group_settle(proc, local);
+    }
+    return error;
+}
+
 static int comm_end_record(struct skew_proc *proc, const struct skew_rec_comm_end *rec)
 {
     static const char *const how[] = {"", "finalize", "destroy", "abort", "revoke"};

@@ -48,6 +48,8 @@ struct exchange {
     unsigned flags;
     uint32_t first_lane, last_lane;
     bool any, multi_dtype;
+    uint8_t cell_dtype, element; /* of the latest cell, with its bytes an element */
+    uint16_t cell_lane;
 };
 
 static int ensure(void **array, size_t *room, size_t need, size_t size)
@@ -113,29 +115,28 @@ static unsigned group_flags(const struct group *group, const struct skew_local_c
     return comm->nonblocking || group->rec->result != ncclSuccess ? SKEW_EX_NONBLOCKING : 0;
 }
 
-static void bind_or_null(sqlite3_stmt *stmt, int column, int64_t id)
+static int64_t or_null(int64_t id)
 {
-    if (id)
-        sqlite3_bind_int64(stmt, column, id);
-    else
-        sqlite3_bind_null(stmt, column);
+    return id ? id : SKEW_BIND_NULL;
 }
 
 /* Columns stream_id … capture_id, alike in `exchange` and `operation`. */
-static int bind_tail(struct skew_proc *proc, sqlite3_stmt *stmt, int column, const struct group *group,
-                     const struct skew_lane *lane, unsigned flags)
+static int bind_tail(struct skew_proc *proc, sqlite3_stmt *stmt, struct skew_bound *bound, int column,
+                     const struct group *group, const struct skew_lane *lane, unsigned flags)
 {
     int64_t stream, capture = 0;
     int error = skew_stream_id(proc, lane->stream, &stream);
     if (!error && lane->flags & SKEW_LANE_CAPTURED && lane->capture)
         error = skew_capture_id(proc, lane->capture, &capture);
-    sqlite3_bind_int64(stmt, column, stream);
-    bind_or_null(stmt, column + 1, group->site);
-    sqlite3_bind_int64(stmt, column + 2, group->stream);
-    sqlite3_bind_int64(stmt, column + 3, (int64_t)group->rec->group);
-    sqlite3_bind_int(stmt, column + 4, (int)flags);
-    bind_or_null(stmt, column + 5, capture);
-    return error;
+    if (error)
+        return error;
+    skew_bind(stmt, bound, column, stream);
+    skew_bind(stmt, bound, column + 1, or_null(group->site));
+    skew_bind(stmt, bound, column + 2, group->stream);
+    skew_bind(stmt, bound, column + 3, (int64_t)group->rec->group);
+    skew_bind(stmt, bound, column + 4, flags);
+    skew_bind(stmt, bound, column + 5, or_null(capture));
+    return 0;
 }
 
 static int insert_exchange(struct skew_proc *proc, const struct group *group, struct slot *slot,
@@ -143,23 +144,23 @@ static int insert_exchange(struct skew_proc *proc, const struct group *group, st
 {
     struct skew_db *db = proc->db;
     sqlite3_stmt *stmt = db->stmt[SKEW_STMT_EXCHANGE];
+    struct skew_bound *bound = &db->exchange;
     const struct skew_rec_group *rec = group->rec;
     int64_t id = db->next_exchange++;
     if (ex->flags & SKEW_EX_RANKS_UNKNOWN && !slot->comm->pending)
         slot->comm->pending = id;
-    sqlite3_bind_int64(stmt, 1, id);
-    sqlite3_bind_int64(stmt, 2, slot->comm->member);
-    sqlite3_bind_int64(stmt, 3, (int64_t)slot->exchange_seq++);
-    sqlite3_bind_int(stmt, 4, ex->op);
-    sqlite3_bind_int64(stmt, 5, (int64_t)rec->call_ns);
-    sqlite3_bind_int64(stmt, 6, (int64_t)(rec->return_ns - rec->call_ns));
-    sqlite3_bind_int(stmt, 7, ex->multi_dtype ? -2 : ex->dtype);
-    bind_or_null(stmt, 8, send);
-    bind_or_null(stmt, 9, recv);
-    sqlite3_bind_int64(stmt, 10, send ? (int64_t)scratch.send_vector.unit : 1);
-    sqlite3_bind_int64(stmt, 11, recv ? (int64_t)scratch.recv_vector.unit : 1);
-    int error = bind_tail(proc, stmt, 12, group, &group->lanes[ex->last_lane], ex->flags);
-    return error ? error : skew_db_run(db, stmt);
+    skew_bind(stmt, bound, 1, slot->comm->member);
+    skew_bind(stmt, bound, 2, (int64_t)slot->exchange_seq++);
+    skew_bind(stmt, bound, 3, ex->op);
+    skew_bind(stmt, bound, 4, (int64_t)rec->call_ns);
+    skew_bind(stmt, bound, 5, (int64_t)(rec->return_ns - rec->call_ns));
+    skew_bind(stmt, bound, 6, ex->multi_dtype ? -2 : ex->dtype);
+    skew_bind(stmt, bound, 7, or_null(send));
+    skew_bind(stmt, bound, 8, or_null(recv));
+    skew_bind(stmt, bound, 9, send ? (int64_t)scratch.send_vector.unit : 1);
+    skew_bind(stmt, bound, 10, recv ? (int64_t)scratch.recv_vector.unit : 1);
+    int error = bind_tail(proc, stmt, bound, 11, group, &group->lanes[ex->last_lane], ex->flags);
+    return error ? error : skew_db_insert(db, stmt, id);
 }
 
 static int store_exchange(struct skew_proc *proc, const struct group *group, struct slot *slot,
@@ -242,6 +243,7 @@ static int store_operation(struct skew_proc *proc, const struct group *group, st
                            const struct skew_cell *cell)
 {
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_OPERATION];
+    struct skew_bound *bound = &proc->db->operation;
     const struct skew_lane *lane = &group->lanes[cell->lane];
     unsigned flags = lane_flags(lane) | group_flags(group, slot->comm);
     bool sized = cell->op != SKEW_OP_SIGNAL && cell->op != SKEW_OP_WAITSIGNAL;
@@ -251,38 +253,49 @@ static int store_operation(struct skew_proc *proc, const struct group *group, st
         snprintf(sql, sizeof sql, "INSERT OR IGNORE INTO op_name VALUES(%u, 'op_%u')", cell->op, cell->op);
         skew_db_exec(proc->db, sql);
     }
-    sqlite3_bind_int64(stmt, 1, slot->comm->member);
-    sqlite3_bind_int64(stmt, 2, (int64_t)slot->op_seq++);
-    sqlite3_bind_int(stmt, 3, cell->op);
-    sqlite3_bind_int64(stmt, 4, (int64_t)group->rec->call_ns);
-    sqlite3_bind_int64(stmt, 5, (int64_t)(group->rec->return_ns - group->rec->call_ns));
-    sqlite3_bind_int(stmt, 6, cell->dtype == 255 ? -1 : cell->dtype);
-    sqlite3_bind_int64(stmt, 7, (int64_t)cell->count);
-    sqlite3_bind_int64(stmt, 8, (int64_t)bytes);
-    if (has_root(cell->op))
-        sqlite3_bind_int64(stmt, 9, cell->peer);
-    else
-        sqlite3_bind_null(stmt, 9);
-    int error = bind_tail(proc, stmt, 10, group, lane, flags);
+    skew_bind(stmt, bound, 1, slot->comm->member);
+    skew_bind(stmt, bound, 2, (int64_t)slot->op_seq++);
+    skew_bind(stmt, bound, 3, cell->op);
+    skew_bind(stmt, bound, 4, (int64_t)group->rec->call_ns);
+    skew_bind(stmt, bound, 5, (int64_t)(group->rec->return_ns - group->rec->call_ns));
+    skew_bind(stmt, bound, 6, cell->dtype == 255 ? -1 : cell->dtype);
+    skew_bind(stmt, bound, 7, (int64_t)cell->count);
+    skew_bind(stmt, bound, 8, (int64_t)bytes);
+    skew_bind(stmt, bound, 9, has_root(cell->op) ? cell->peer : SKEW_BIND_NULL);
+    int error = bind_tail(proc, stmt, bound, 10, group, lane, flags);
     return error ? error : skew_db_run(proc->db, stmt);
 }
 
-static int add_cell(struct skew_proc *proc, const struct group *group, struct exchange *ex,
-                    const struct skew_cell *cell, bool send)
+/* The first cell of an exchange, one of another data type or stream than the one before, or one whose
+ * bytes cannot be told: what the fast way below does not do. */
+static void add_cell_slow(struct skew_proc *proc, const struct group *group, struct exchange *ex,
+                          const struct skew_cell *cell)
 {
     int dtype = cell->dtype == 255 ? -1 : cell->dtype;
     if (!ex->any) {
-        ex->any = true;
         ex->dtype = dtype;
         ex->first_lane = ex->last_lane = cell->lane;
-        ex->flags |= lane_flags(&group->lanes[cell->lane]);
-    } else if (cell->lane != ex->last_lane) {
-        ex->flags |= lane_flags(&group->lanes[cell->lane]);
-        ex->first_lane = cell->lane < ex->first_lane ? cell->lane : ex->first_lane;
-        ex->last_lane = cell->lane > ex->last_lane ? cell->lane : ex->last_lane;
     }
+    ex->any = true;
     ex->multi_dtype |= dtype != ex->dtype;
-    return skew_cells_add(send ? ex->send : ex->recv, bytes_of(proc, cell, &ex->flags), cell->peer);
+    ex->first_lane = cell->lane < ex->first_lane ? cell->lane : ex->first_lane;
+    ex->last_lane = cell->lane > ex->last_lane ? cell->lane : ex->last_lane;
+    ex->flags |= lane_flags(&group->lanes[cell->lane]);
+    ex->cell_dtype = cell->dtype;
+    ex->cell_lane = cell->lane;
+    ex->element = cell->dtype == 255 ? 0 : skew_nccl_type_size(cell->dtype);
+    skew_cells_add(cell->op == SKEW_OP_SEND || cell->op == SKEW_OP_ALLTOALLV_SEND ? ex->send : ex->recv,
+                   bytes_of(proc, cell, &ex->flags), cell->peer);
+}
+
+static inline void add_cell(struct skew_proc *proc, const struct group *group, struct exchange *ex,
+                            const struct skew_cell *cell, bool send)
+{
+    if (ex->any && cell->dtype == ex->cell_dtype && cell->lane == ex->cell_lane && ex->element &&
+        cell->count < 1ull << 59)
+        skew_cells_add(send ? ex->send : ex->recv, cell->count * ex->element, cell->peer);
+    else
+        add_cell_slow(proc, group, ex, cell);
 }
 
 /* Each call is an exchange: its sends come before its receives, so a send after a receive is the next. */
@@ -304,8 +317,7 @@ static int store_alltoallv(struct skew_proc *proc, const struct group *group, st
             ex = fresh;
             scratch.send.count = scratch.recv.count = 0;
         }
-        if (!error)
-            error = add_cell(proc, group, &ex, cell, send);
+        add_cell(proc, group, &ex, cell, send);
     }
     return error ? error : store_exchange(proc, group, slot, &ex);
 }
@@ -316,12 +328,14 @@ static int store_cells(struct skew_proc *proc, const struct group *group, struct
 {
     struct exchange ex = {.op = SKEW_OP_SEND, .send = &scratch.send, .recv = &scratch.recv};
     bool alltoall = false, alltoallv = false;
-    int error = 0;
+    int error = skew_cells_reserve(&scratch.send, to - from);
+    if (!error)
+        error = skew_cells_reserve(&scratch.recv, to - from);
     scratch.send.count = scratch.recv.count = 0;
     for (uint32_t i = from; !error && i < to; i++) {
         const struct skew_cell *cell = &group->cells[order ? order[i] : i];
         if (cell->op <= SKEW_OP_RECV)
-            error = add_cell(proc, group, &ex, cell, cell->op == SKEW_OP_SEND);
+            add_cell(proc, group, &ex, cell, cell->op == SKEW_OP_SEND);
         else if (cell->op == SKEW_OP_ALLTOALL)
             alltoall = true;
         else if (cell->op == SKEW_OP_ALLTOALLV_SEND || cell->op == SKEW_OP_ALLTOALLV_RECV)

@@ -119,6 +119,8 @@ int skew_defs_load(struct skew_proc *proc);
 void skew_defs_free(struct skew_proc *proc);
 /** The communicator of that number; one that was never defined is made up, and said. */
 int skew_defs_comm(struct skew_proc *proc, uint32_t local, struct skew_local_comm **out);
+/** Asks for ranks that other processes may have told, for all-to-alls that wait for them. */
+int skew_defs_settle(struct skew_proc *proc);
 
 /* groups.c */
 int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const struct skew_rec *rec);

@@ -11,22 +11,19 @@
 
 #define PREFIX 16u /* widths, strides, cells: hashed before the bytes */
 
-int skew_cells_add(struct skew_cells *cells, uint64_t bytes, uint32_t peer)
+int skew_cells_reserve(struct skew_cells *cells, size_t room)
 {
-    if (cells->count == cells->room) {
-        size_t room = cells->room ? cells->room * 2 : 128;
-        uint64_t *more_bytes = realloc(cells->bytes, room * sizeof *more_bytes);
-        if (!more_bytes)
-            return -ENOMEM;
-        cells->bytes = more_bytes;
-        uint32_t *more_peers = realloc(cells->peers, room * sizeof *more_peers);
-        if (!more_peers)
-            return -ENOMEM;
-        cells->peers = more_peers;
-        cells->room = room;
-    }
-    cells->bytes[cells->count] = bytes;
-    cells->peers[cells->count++] = peer;
+    if (room <= cells->room)
+        return 0;
+    uint64_t *more_bytes = realloc(cells->bytes, room * 2 * sizeof *more_bytes);
+    if (!more_bytes)
+        return -ENOMEM;
+    cells->bytes = more_bytes;
+    uint32_t *more_peers = realloc(cells->peers, room * 2 * sizeof *more_peers);
+    if (!more_peers)
+        return -ENOMEM;
+    cells->peers = more_peers;
+    cells->room = room * 2;
     return 0;
 }
 

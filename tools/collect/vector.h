@@ -30,7 +30,15 @@ struct skew_vector {
     size_t used, room;
 };
 
-int skew_cells_add(struct skew_cells *cells, uint64_t bytes, uint32_t peer);
+/** Makes room for so many cells in all. @return 0 or −ENOMEM */
+int skew_cells_reserve(struct skew_cells *cells, size_t room);
+
+/** Adds a cell to an array with room for it. */
+static inline void skew_cells_add(struct skew_cells *cells, uint64_t bytes, uint32_t peer)
+{
+    cells->bytes[cells->count] = bytes;
+    cells->peers[cells->count++] = peer;
+}
 void skew_cells_free(struct skew_cells *cells);
 
 /** Encodes at least one cell. Reuses out->buffer. @return 0 or −ENOMEM. */

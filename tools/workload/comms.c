@@ -10,13 +10,22 @@
 #include "nccl_decls.h"
 #include "rendezvous.h"
 
-/* ncclConfig_t as of NCCL 2.18; newer libraries take it by its size and fill in the rest. */
+/* ncclConfig_t as of NCCL 2.18; newer libraries take it by its size and fill in the rest. Flat,
+ * since skew_nccl_config_head ends in padding where cga_cluster_size stands. */
 struct config {
-    struct skew_nccl_config_head head;
-    int cga_cluster_size, min_ctas, max_ctas;
+    size_t size;
+    unsigned int magic, version;
+    int blocking, cga_cluster_size, min_ctas, max_ctas;
     const char *net_name;
     int split_share;
 };
+
+_Static_assert(offsetof(struct config, blocking) ==
+                       offsetof(struct skew_nccl_config_head, blocking) &&
+                   offsetof(struct config, cga_cluster_size) == 20 &&
+                   offsetof(struct config, net_name) == 32 &&
+                   offsetof(struct config, split_share) == 40,
+               "the layout of NCCL's ncclConfig_t");
 
 static const char *const names[SKEW_COMMS] = {"world", "ep", "tp_ep", "sp", "pp", "dp", "moe_dp"};
 
@@ -107,12 +116,15 @@ void skew_comms_open(struct skew_rank *rank, unsigned mask)
         struct skew_comm *comm = &rank->comm[role];
         unsigned color;
         struct config config = {
-            {sizeof config, NCCL_CONFIG_MAGIC, 21800, opt->nonblocking ? 0 : 1},
-            NCCL_CONFIG_UNDEF_INT,
-            NCCL_CONFIG_UNDEF_INT,
-            NCCL_CONFIG_UNDEF_INT,
-            NULL,
-            NCCL_CONFIG_UNDEF_INT,
+            /* without the padding behind it, where newer versions have another member */
+            .size = offsetof(struct config, split_share) + sizeof config.split_share,
+            .magic = NCCL_CONFIG_MAGIC,
+            .version = 21800,
+            .blocking = !opt->nonblocking,
+            .cga_cluster_size = NCCL_CONFIG_UNDEF_INT,
+            .min_ctas = NCCL_CONFIG_UNDEF_INT,
+            .max_ctas = NCCL_CONFIG_UNDEF_INT,
+            .split_share = NCCL_CONFIG_UNDEF_INT,
         };
         if (!(mask & 1u << role))
             continue;

@@ -108,6 +108,7 @@ static const struct option_row table[] = {
            "ncclAlltoAll, or the group that PyTorch built before NCCL 2.28 makes of it"),
     SECTION("Results"),
     TEXTUAL("truth", truth, "FILE", NULL, "write one JSON line an exchange, ranks in order"),
+    SWITCH("brief", brief, "print what ran and what was checked, without the tables"),
     SWITCH("timing", timing, "also print the time taken (stdout then differs between runs)"),
     TEXTUAL("rendezvous", rendezvous, "PATH", NULL,
             "under a launcher: a fresh path prefix that all ranks see; default in TMPDIR"),

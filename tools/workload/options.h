@@ -46,7 +46,7 @@ struct skew_options {
     bool nonblocking, threads, share_gpu;
 
     const char *truth, *rendezvous, *corrupt;
-    bool timing;
+    bool brief, timing;
 };
 
 /**

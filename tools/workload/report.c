@@ -121,10 +121,23 @@ static void print_layer(const struct skew_job *job, unsigned layer, uint64_t *to
         printf("  %5u  %12d  no tokens\n", layer, 0);
 }
 
-void skew_report(const struct skew_job *job)
+static void print_tables(const struct skew_job *job)
 {
     const struct skew_options *opt = job->opt;
     uint64_t *tokens = skew_xrealloc(NULL, opt->experts * sizeof *tokens);
+    printf("\nexperts, all ranks and steps together:\n  layer   assignments      Gini   max/mean  "
+           "hottest\n");
+    for (unsigned l = 0; l < opt->layers; l++)
+        print_layer(job, l, tokens);
+    printf("\nbytes sent, rows are sources, columns destinations:\n");
+    for (int role = 0; role < SKEW_ROLES; role++)
+        print_role(job, role);
+    free(tokens);
+}
+
+void skew_report(const struct skew_job *job)
+{
+    const struct skew_options *opt = job->opt;
     uint64_t rows = 0, dropped = 0, launches = 0, slowest = 0;
     for (unsigned r = 0; r < opt->ranks; r++) {
         rows += results(job, r)->rows_sent;
@@ -133,13 +146,8 @@ void skew_report(const struct skew_job *job)
         slowest = results(job, r)->wall_ns > slowest ? results(job, r)->wall_ns : slowest;
     }
     print_head(job);
-    printf("\nexperts, all ranks and steps together:\n  layer   assignments      Gini   max/mean  "
-           "hottest\n");
-    for (unsigned l = 0; l < opt->layers; l++)
-        print_layer(job, l, tokens);
-    printf("\nbytes sent, rows are sources, columns destinations:\n");
-    for (int role = 0; role < SKEW_ROLES; role++)
-        print_role(job, role);
+    if (!opt->brief)
+        print_tables(job);
     printf("\nchecked: %" PRIu64 " token copies reached their experts and came back",
            rows - dropped);
     if (dropped)
@@ -149,5 +157,4 @@ void skew_report(const struct skew_job *job)
     printf("\n");
     if (opt->timing)
         printf("time: %.3f s in steps, slowest rank\n", (double)slowest / 1e9);
-    free(tokens);
 }
