@@ -11,7 +11,7 @@ cold and coldest mean.
 import argparse
 import os
 import shutil
-import subprocess
+import sqlite3
 import sys
 import tempfile
 
@@ -38,16 +38,15 @@ def parse():
 class Run:
     """One benchmark run: its arms, its scratch directory on tmpfs and its collector."""
 
-    def __init__(self, options, scratch):
+    def __init__(self, options, scratch, trace):
         self.options = options
         self.scratch = scratch
         self.core, self.other = benchlib.cores()
-        self.trace = os.path.join(scratch, "out")
-        os.mkdir(self.trace)
+        self.trace = trace
         self.clean = {k: v for k, v in os.environ.items() if not k.startswith(("SKEWSCOPE_", "LD_PRELOAD"))}
         self.preloaded = dict(self.clean, LD_PRELOAD=os.path.abspath(options.library), SKEWSCOPE_OUT=self.trace,
                               SKEWSCOPE_SPOOL=os.path.join(scratch, "spool"), SKEWSCOPE_COLLECTOR="off",
-                              SKEWSCOPE_SPOOL_MB="64" if options.tool else "1024")
+                              SKEWSCOPE_SPOOL_MB="256" if options.tool else "1024")
         os.mkdir(os.path.join(scratch, "spool"))
 
     def one(self, arm, what, how, session):
@@ -80,6 +79,15 @@ def collector(run):
         return None
     return benchlib.start_on(run.other, [run.options.tool, "collect", "--follow", "--out", run.trace], run.clean,
                              os.path.join(run.scratch, "collector.log"))
+
+
+def coverage(trace):
+    """What became of all groups, from the trace itself."""
+    path = os.path.join(trace, "trace.db")
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    returned, stored, lost = db.execute("SELECT sum(returned_groups), sum(stored_groups), sum(lost_groups) FROM coverage").fetchone()
+    db.close()
+    return f"captured {stored} of {returned} exchanges, {lost} counted as lost"
 
 
 def added(rounds, arm):
@@ -143,8 +151,9 @@ def main():
     why_not = "the build found no lttng-ust" if not options.rival else rival.available()
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     status = 0
-    with tempfile.TemporaryDirectory(prefix="skewscope-bench-", dir=shm) as scratch:
-        run = Run(options, scratch)
+    with tempfile.TemporaryDirectory(prefix="skewscope-bench-", dir=shm) as scratch, \
+            tempfile.TemporaryDirectory(prefix="skewscope-bench-") as trace:
+        run = Run(options, scratch, trace)
         drain = collector(run)
         try:
             if why_not:
@@ -163,7 +172,9 @@ def main():
                     raise SystemExit("the rival's session discarded events with the largest buffers too; no result")
         finally:
             benchlib.stop(drain)
-    draining = "a collector draining on the other core" if options.tool else "no collector: the spool takes everything"
+        draining = "no collector: the spool takes everything"
+        if options.tool:
+            draining = f"a collector draining on the other core ({coverage(trace)})"
     title = ("one ncclSend or ncclRecv inside a group (mean of 64 and 64)" if options.what == "send"
              else "a 64-peer exchange: group, 64 sends, 64 receives, record")
     print(f"\n{title}; {options.rounds} rounds, {draining}; medians with 95 % intervals over rounds")

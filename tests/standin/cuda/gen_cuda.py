@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate the exported functions of the stand-in CUDA from an API list (driver.api, runtime.api).
 
-usage: gen_cuda.py driver|runtime impl|wrap|map|protos|cbids LIST [UNSUPPORTED] -o FILE
+usage: gen_cuda.py driver|runtime impl|decl|wrap|map|protos LIST [UNSUPPORTED] -o FILE
+       gen_cuda.py cupti wrap|map UNSUPPORTED -o FILE
 
   impl    prototypes of the bodies, drv_... or rt_...
+  decl    prototypes of the exported functions, for callers without CUDA headers
   wrap    the exported functions around them, and (driver) the table behind cuGetProcAddress
   map     the linker's version script
   protos  the same functions declared again, to be compiled after the real headers
-  cbids   a check of each callback id against the real CUPTI headers
 
 A line of a list is: symbol, first CUDA version (driver only), CUPTI callback id, traits joined by
 commas or '-', and the parameters. Traits: noinit, unsafe (see driver/call.h), noctx, nolatch (see
@@ -134,6 +135,19 @@ def impl(functions, driver):
     return out + [f"{result} {lower}_{f.symbol}({f.params});" for f in functions]
 
 
+def decl(functions, driver):
+    result = "CUresult" if driver else "cudaError_t"
+    out = ["/* Generated from the API list by gen_cuda.py. */", "#pragma once",
+           f'#include "abi/{"driver" if driver else "runtime"}.h"']
+    for function in functions:
+        for suffix in ("", function.suffix) if function.suffix else ("",):
+            out.append(f"{result} {function.symbol}{suffix}({function.params});")
+    if not driver:
+        out += ["const char *cudaGetErrorName(cudaError_t error);",
+                "const char *cudaGetErrorString(cudaError_t error);"]
+    return out
+
+
 def version_map(functions, unsupported, driver, node):
     out = [f"{node} {{" if node else "{", "    global:"]
     for function in functions:
@@ -152,39 +166,48 @@ def protos(functions, driver):
     return ['extern "C" {'] + [f"{result} {f.symbol}({f.params});" for f in functions] + ["}"]
 
 
-def cbids(functions, driver):
-    stem = "CUPTI_DRIVER_TRACE_CBID_" if driver else "CUPTI_RUNTIME_TRACE_CBID_"
-    out = []
-    for function in functions:
-        for symbol, cbid in ((function.symbol, function.cbid),
-                             (f"{function.symbol}{function.suffix}", function.suffix_cbid)):
-            if cbid and not symbol.endswith("None"):
-                out.append(f'CBID("{stem}{symbol}", {cbid})')
+def read_names(path):
+    with open(path, encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip() and not line.startswith("#")]
+
+
+def cupti(what, names, node):
+    """CUPTI is written by hand but for what it refuses."""
+    if what == "map":
+        return [f"{node} {{", "    global: cupti*;", "    local: *;", "};"]
+    out = ['#include "cupti/cupti.h"', ""]
+    for name in names:
+        out += [f"SI_EXPORT CUptiResult {name}(void);", f"SI_EXPORT CUptiResult {name}(void)", "{",
+                "    return CUPTI_ERROR_NOT_SUPPORTED;", "}", ""]
     return out
+
+
+def write(path, lines):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("api", choices=["driver", "runtime"])
-    parser.add_argument("what", choices=["impl", "wrap", "map", "protos", "cbids"])
+    parser.add_argument("api", choices=["driver", "runtime", "cupti"])
+    parser.add_argument("what", choices=["impl", "decl", "wrap", "map", "protos"])
     parser.add_argument("list")
     parser.add_argument("unsupported", nargs="?")
     parser.add_argument("-o", dest="output", required=True)
     parser.add_argument("--node", default="")
     args = parser.parse_args()
+    if args.api == "cupti":
+        write(args.output, cupti(args.what, read_names(args.list), args.node))
+        return
     driver = args.api == "driver"
     functions = read(args.list, driver)
-    unsupported = []
-    if args.unsupported:
-        with open(args.unsupported, encoding="utf-8") as file:
-            unsupported = [l.strip() for l in file if l.strip() and not l.startswith("#")]
+    unsupported = read_names(args.unsupported) if args.unsupported else []
     lines = {"impl": lambda: impl(functions, driver),
+             "decl": lambda: decl(functions, driver),
              "wrap": lambda: wrap(functions, unsupported, driver),
              "map": lambda: version_map(functions, unsupported, driver, args.node),
-             "protos": lambda: protos(functions, driver),
-             "cbids": lambda: cbids(functions, driver)}[args.what]()
-    with open(args.output, "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+             "protos": lambda: protos(functions, driver)}[args.what]()
+    write(args.output, lines)
 
 
 if __name__ == "__main__":

@@ -148,9 +148,10 @@ SN_EXPORT(ncclResult_t, ncclRedOpDestroy, (ncclRedOp_t op, ncclComm_t comm))
 
 SN_EXPORT(ncclResult_t, ncclMemAlloc, (void **ptr, size_t size))
 {
-    if (!ptr || size == 0)
+    if (!ptr)
         return sn_fail(ncclInvalidArgument, "invalid argument to ncclMemAlloc");
-    return sn_cu_alloc(ptr, size);
+    *ptr = NULL;
+    return size ? sn_cu_alloc(ptr, size) : ncclSuccess; /* as cudaMalloc(0) */
 }
 
 SN_EXPORT(ncclResult_t, ncclMemFree, (void *ptr))

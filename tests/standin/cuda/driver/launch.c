@@ -10,7 +10,8 @@
 #include "drv_impl.h"
 #include "module.h"
 
-/* The arguments are not looked at: there is no code to hand them to, and their size is not known. */
+/* The arguments are not looked at: there is no code to hand them to, and their size is not known.
+ */
 static CUresult launch(CUstream stream, CUfunction func, const unsigned grid[3],
                        const unsigned block[3], unsigned shared)
 {
@@ -80,58 +81,87 @@ CUresult drv_cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData)
     return si_submit(hStream, work);
 }
 
-/* What a hook call checks that a generated wrapper would have checked. */
-static CUresult hook_ready(const char *kernel_name, const char **interned)
+/*
+ * The hooks. NCCL launches its kernels with cuLaunchKernelEx, and so it is as a call of that
+ * function that CUPTI hears of them.
+ */
+struct hook {
+    struct drv_call call;
+    CUlaunchConfig config;
+    struct {
+        const CUlaunchConfig *config;
+        CUfunction f;
+        void **kernelParams;
+        void **extra;
+    } params;
+};
+
+enum { CBID_LAUNCH_KERNEL_EX = 652 };
+
+static CUresult hook_enter(struct hook *hook, CUstream stream, const char *kernel_name)
 {
-    if (atomic_load(&si_state) != 1)
-        return si_state_error();
-    if (kernel_name == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    *interned = si_name_intern(kernel_name);
-    return *interned != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    *hook = (struct hook){.config = {1, 1, 1, 1, 1, 1, 0, stream, NULL, 0}};
+    hook->params.config = &hook->config;
+    if (kernel_name != NULL)
+        hook->params.f = si_function_named(kernel_name);
+    CUresult err =
+        drv_enter(&hook->call, CBID_LAUNCH_KERNEL_EX, "cuLaunchKernelEx", &hook->params, 0);
+    if (err == CUDA_SUCCESS && hook->params.f == NULL)
+        err = kernel_name == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_OUT_OF_MEMORY;
+    return err;
 }
 
-static void show_as(struct si_kernel *kernel, const char *name)
+static void show_as(struct si_kernel *kernel, CUfunction function)
 {
-    kernel->name = name;
+    kernel->func = function;
+    kernel->name = function->name;
     for (int i = 0; i < 3; i++)
         kernel->grid[i] = kernel->block[i] = 1;
     kernel->context = si_context_current();
 }
 
-SI_EXPORT int standin_device_op(struct CUstream_st *stream, const char *kernel_name,
-                                standin_run_fn run, void *user, void (*destroy)(void *user))
+static CUresult put_device_op(CUstream stream, CUfunction function, standin_run_fn run, void *user,
+                              void (*destroy)(void *user))
 {
-    const char *name = NULL;
-    CUresult err = run == NULL ? CUDA_ERROR_INVALID_VALUE : hook_ready(kernel_name, &name);
-    if (err != CUDA_SUCCESS)
-        return err;
     struct si_work *work = si_work_new(SI_WORK_DEVICE_OP);
     if (work == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    show_as(&work->device_op.shown, name);
+    show_as(&work->device_op.shown, function);
     work->device_op.run = run;
     work->device_op.user = user;
     /* Until the op is accepted `user` stays the caller's, so it must not be destroyed with work. */
     si_work_ref(work);
-    err = si_submit(stream, work);
+    CUresult err = si_submit(stream, work);
     if (err == CUDA_SUCCESS)
         work->device_op.destroy = destroy;
     si_work_unref(work);
     return err;
 }
 
+SI_EXPORT int standin_device_op(struct CUstream_st *stream, const char *kernel_name,
+                                standin_run_fn run, void *user, void (*destroy)(void *user))
+{
+    struct hook hook;
+    CUresult err = hook_enter(&hook, stream, kernel_name);
+    if (err == CUDA_SUCCESS && run == NULL)
+        err = CUDA_ERROR_INVALID_VALUE;
+    if (err == CUDA_SUCCESS)
+        err = put_device_op(stream, hook.params.f, run, user, destroy);
+    return drv_leave(&hook.call, err);
+}
+
 SI_EXPORT int standin_device_work(struct CUstream_st *stream, const char *kernel_name,
                                   uint64_t duration_ns)
 {
-    const char *name = NULL;
-    CUresult err = hook_ready(kernel_name, &name);
-    if (err != CUDA_SUCCESS)
-        return err;
-    struct si_work *work = si_work_new(SI_WORK_KERNEL);
-    if (work == NULL)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    show_as(&work->kernel, name);
-    work->kernel.duration_ns = duration_ns;
-    return si_submit(stream, work);
+    struct hook hook;
+    CUresult err = hook_enter(&hook, stream, kernel_name);
+    struct si_work *work = err == CUDA_SUCCESS ? si_work_new(SI_WORK_KERNEL) : NULL;
+    if (work != NULL) {
+        show_as(&work->kernel, hook.params.f);
+        work->kernel.duration_ns = duration_ns;
+        err = si_submit(stream, work);
+    } else if (err == CUDA_SUCCESS) {
+        err = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    return drv_leave(&hook.call, err);
 }

@@ -104,6 +104,13 @@ static CUresult module_function(CUmodule module, const char *name, CUfunction *f
     return f != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
+CUfunction si_function_named(const char *name)
+{
+    static struct CUmod_st module = {.magic = SI_MAGIC_MODULE, .lock = PTHREAD_MUTEX_INITIALIZER};
+    CUfunction function = NULL;
+    return module_function(&module, name, &function) == CUDA_SUCCESS ? function : NULL;
+}
+
 CUresult drv_cuModuleLoad(CUmodule *module, const char *fname)
 {
     if (fname == NULL)
@@ -146,8 +153,7 @@ CUresult drv_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *n
     return module_function(hmod, name, hfunc);
 }
 
-CUresult drv_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
-                                  const char *name)
+CUresult drv_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name)
 {
     (void)dptr;
     (void)bytes;

@@ -12,6 +12,7 @@ struct CUmod_st {
 };
 
 CUresult si_function_check(CUfunction function);
-const char *si_name_intern(const char *name); /* lives for ever; NULL out of memory */
+CUfunction si_function_named(const char *name); /* of no module that anyone loaded */
+const char *si_name_intern(const char *name);   /* lives for ever; NULL out of memory */
 
 #endif

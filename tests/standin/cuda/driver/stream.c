@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Streams: the queue, its worker thread, and CUDA's ordering rules (a stream is in order; the legacy
- * default stream waits for, and is waited for by, every blocking stream of its context). Workers
- * start with the first op that cannot be done at once, sleep on a futex while there is nothing to
- * do, and take no signals of the application's.
+ * Streams: the queue, its worker thread, and CUDA's ordering rules (a stream is in order; the
+ * legacy default stream waits for, and is waited for by, every blocking stream of its context).
+ * Workers start with the first op that cannot be done at once, sleep on a futex while there is
+ * nothing to do, and take no signals of the application's.
  */
 #include <errno.h>
 #include <linux/futex.h>
@@ -294,7 +294,7 @@ CUresult si_stream_put(CUstream stream, struct si_op *op, bool sync)
         si_op_unref(op);
         return err;
     }
-    op->ready_ns = si_options.clock == SI_CLOCK_VIRTUAL ? si_thread.host_ns : si_clock_monotonic();
+    op->ready_ns = si_clock_host();
     op->traced = atomic_load_explicit(&si_tracer, memory_order_relaxed) != NULL;
     if (op->traced && op->correlation == 0)
         op->correlation = si_trace_correlation();
