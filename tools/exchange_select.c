@@ -13,7 +13,8 @@
 
 #include "spool.h"
 
-/* ---- the options -------------------------------------------------------------------------------- */
+/* ---- the options
+ * -------------------------------------------------------------------------------- */
 
 enum { KEY_COMM = 0x1000, KEY_LAYER, KEY_STEP, KEY_LAYERS, KEY_CALLS, KEY_SEQ, KEY_OP, KEY_ROLE };
 
@@ -21,17 +22,22 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Which exchanges:", 1},
     {"comm", KEY_COMM, "ID", 0,
      "of this communicator: its number or the beginning of its key, as skewscope info shows them "
-     "(default: the one that moved the most bytes)", 1},
+     "(default: the one that moved the most bytes)",
+     1},
     {"seq", KEY_SEQ, "A[..B]", 0, "the A-th to B-th call on the communicator, counted from 0", 1},
     {"op", KEY_OP, "NAME", 0, "sendrecv, alltoall or alltoallv", 1},
     {"layer", KEY_LAYER, "N", 0, "of this layer", 1},
     {"step", KEY_STEP, "N", 0, "of this step", 1},
     {"role", KEY_ROLE, "NAME", 0, "dispatch, combine, …: as an analysis has labelled them", 1},
     {"layers", KEY_LAYERS, "L", 0,
-     "--layer and --step by your own count: the calls on the communicator are layer 0, layer 1, … and "
-     "after L layers a new step begins; a backward pass counts as a step of its own, whose layers run "
-     "backwards", 1},
-    {"calls-per-layer", KEY_CALLS, "C", 0, "with --layers: each layer makes C calls (default 2)", 1},
+     "--layer and --step by your own count: the calls on the communicator are layer 0, layer 1, … "
+     "and "
+     "after L layers a new step begins; a backward pass counts as a step of its own, whose layers "
+     "run "
+     "backwards",
+     1},
+    {"calls-per-layer", KEY_CALLS, "C", 0, "with --layers: each layer makes C calls (default 2)",
+     1},
     {0}};
 
 static void parse_seq(struct argp_state *state, struct skew_filter *filter, const char *text)
@@ -44,8 +50,10 @@ static void parse_seq(struct argp_state *state, struct skew_filter *filter, cons
     filter->by_seq = true;
     if (!copy || !skew_parse_int(copy, 0, INT64_MAX, &filter->seq_from) ||
         (dots && !skew_parse_int(dots + 2, filter->seq_from, INT64_MAX, &filter->seq_to)))
-        argp_error(state, "--seq: '%s' is not allowed; it takes A or A..B, counted from 0, A not after "
-                          "B", text);
+        argp_error(state,
+                   "--seq: '%s' is not allowed; it takes A or A..B, counted from 0, A not after "
+                   "B",
+                   text);
     if (!dots)
         filter->seq_to = filter->seq_from;
     free(copy);
@@ -101,9 +109,11 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 const struct argp skew_selection_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
-/* ---- the communicator ----------------------------------------------------------------------------- */
+/* ---- the communicator
+ * ----------------------------------------------------------------------------- */
 
-int skew_selection_resolve(struct skew_selection *s, const char *path, const struct skew_reading *reading)
+int skew_selection_resolve(struct skew_selection *s, const char *path,
+                           const struct skew_reading *reading)
 {
     int result = skew_labels_check(&s->filter, path, reading);
 
@@ -111,12 +121,13 @@ int skew_selection_resolve(struct skew_selection *s, const char *path, const str
         result = skew_candidates_collect(&s->candidates, reading);
     if (result < 0)
         return result;
-    const struct skew_candidate *chosen =
-        skew_candidates_choose(&s->candidates, path, s->comm, reading->count, s->why, sizeof s->why);
+    const struct skew_candidate *chosen = skew_candidates_choose(
+        &s->candidates, path, s->comm, reading->count, s->why, sizeof s->why);
     if (!chosen)
         return -ENOENT;
     if (chosen->comm.ranks == 0) {
-        skew_tell("communicator %" PRId64 " (key %s): its size was never learned, so there is no matrix",
+        skew_tell("communicator %" PRId64
+                  " (key %s): its size was never learned, so there is no matrix",
                   chosen->comm.id, chosen->comm.key);
         return -ENOENT;
     }
@@ -125,7 +136,8 @@ int skew_selection_resolve(struct skew_selection *s, const char *path, const str
     if (s->filter.count_layers && !s->filter.count_calls)
         s->filter.count_calls = 2;
     snprintf(s->nothing, sizeof s->nothing,
-             "no exchange of communicator %" PRId64 " (key %s) is selected; it made %" PRIu64 " on %u ranks",
+             "no exchange of communicator %" PRId64 " (key %s) is selected; it made %" PRIu64
+             " on %u ranks",
              chosen->comm.id, chosen->comm.key, chosen->exchanges, chosen->members);
     return 0;
 }
@@ -137,7 +149,8 @@ void skew_selection_free(struct skew_selection *selection)
     selection->chosen = NULL;
 }
 
-/* ---- their sum ------------------------------------------------------------------------------------ */
+/* ---- their sum
+ * ------------------------------------------------------------------------------------ */
 
 static int take_exchange(void *exchanged, const struct skew_exchange *exchange)
 {
@@ -193,7 +206,8 @@ int skew_selection_sum(const struct skew_selection *s, const struct skew_reading
     return result;
 }
 
-/* ---- each: the databases side by side, in the order of seq ------------------------------------------ */
+/* ---- each: the databases side by side, in the order of seq
+ * ------------------------------------------ */
 
 struct cursor {
     struct skew_exchange_iter *iter;
@@ -262,7 +276,8 @@ int skew_selection_each(const struct skew_selection *s, const struct skew_readin
         result = -ENOENT;
     }
     if (result == 0)
-        while ((result = take_next(s->chosen->comm.ranks, cursors, reading->count, take, context)) == 1)
+        while ((result =
+                    take_next(s->chosen->comm.ranks, cursors, reading->count, take, context)) == 1)
             ;
     for (size_t i = 0; cursors && i < reading->count; i++)
         skew_exchange_iter_close(&cursors[i].iter);
