@@ -293,14 +293,16 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
     proc->checked_ns = now;
     enum skew_alive alive = skew_process_alive(&proc->file->head, proc->dir, proc->name);
     proc->gone = alive == SKEW_GONE;
-    if (proc->ended || !(proc->gone || exited || (alive == SKEW_UNKNOWN && c->last_round)))
+    if (!proc->gone && (proc->ended || !(exited || (alive == SKEW_UNKNOWN && c->last_round))))
         return 0;
-    /* What it wrote between our look and its end. */
+    /* What it wrote between our look and its end, also after its exit handlers: threads may go on. */
     bytes = skew_proc_drain(proc);
     if (bytes < 0)
         return (int)bytes;
     c->result.bytes += (uint64_t)bytes;
     c->changed = true;
+    if (proc->ended)
+        return 0;
     exited = proc->file->head.state == SKEW_SPOOL_EXITED;
     return skew_proc_end(proc, exited ? "exited" : proc->gone ? "killed" : "unknown");
 }
