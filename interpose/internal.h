@@ -114,8 +114,9 @@ struct skew_thread {
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
 
 struct skew_pending_ctor {
-    ncclComm_t *where; /* NCCL stores the new communicator here, some time; 0: entry is free */
+    ncclComm_t *where; /* NCCL stores the new communicator here, some time */
     struct skew_comm *comm;
+    int32_t tid; /* the thread whose open group holds the call; 0: none */
 };
 
 struct skew_comm_entry {
@@ -225,7 +226,8 @@ void skew_thread_seal(struct skew_thread *thread);
 struct skew_comm *skew_comm_find(struct skew_process *proc, ncclComm_t handle);
 struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle); /* after a call on it succeeded */
 bool skew_comm_announce(struct skew_process *proc, struct skew_comm *comm);
-void skew_comm_settle(void); /* at the end of an outermost group: constructors inside it are done */
+void skew_comm_settle(void); /* before a constructor: earlier ones may have got their pointer */
+void skew_comm_group_ended(const struct skew_thread *thread, bool succeeded);
 
 /* ---- site.c ---- */
 uint32_t skew_site_slow(struct skew_thread *thread, struct skew_site_key *entry, uintptr_t address,

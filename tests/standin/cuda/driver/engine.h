@@ -64,6 +64,7 @@ uint64_t si_options_kernel_ns(const char *name);
 
 /* ---- Clock (clock.c) ---- */
 
+void si_clock_begin(void); /* once, from cuInit, after the options */
 uint64_t si_clock_monotonic(void);
 void si_clock_sleep_until(uint64_t monotonic_ns);
 uint64_t si_clock_device(uint64_t engine_ns); /* what the device's own clock shows at that time */

@@ -60,6 +60,7 @@ CUresult drv_cuInit(unsigned int flags)
         } else if (si_devices_init() < 0) {
             err = CUDA_ERROR_OUT_OF_MEMORY;
         } else {
+            si_clock_begin();
             pthread_atfork(NULL, NULL, after_fork_in_child);
             atexit(at_exit);
             atomic_store(&si_state, STATE_READY);

@@ -201,7 +201,7 @@ struct rt_driver {
     RT_DRIVER(RT_MEMBER)
 #undef RT_MEMBER
     __typeof__(drv_cuGetProcAddress_v2) *cuGetProcAddress_v2;
-    __typeof__(standin_api_enter) *api_enter; /* NULL over a driver that is not ours */
+    __typeof__(standin_api_enter) *api_enter; /* by these two it knows the driver for ours */
     __typeof__(standin_api_exit) *api_exit;
 };
 
