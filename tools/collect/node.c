@@ -28,6 +28,21 @@ uint64_t skew_node_now_ns(void)
     return (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
 }
 
+/* Whether a collector before us has told the trace the same. */
+static bool is_told(struct skew_node *c, const char *code, const char *text)
+{
+    sqlite3_stmt *stmt;
+    bool told = false;
+    if (sqlite3_prepare_v2(c->db->sql, "SELECT 1 FROM diagnostic WHERE process_id IS NULL AND code = ? AND text = ?",
+                           -1, &stmt, NULL) != SQLITE_OK)
+        return false;
+    sqlite3_bind_text(stmt, 1, code, -1, SQLITE_STATIC);
+    sqlite3_bind_text(stmt, 2, text, -1, SQLITE_STATIC);
+    told = sqlite3_step(stmt) == SQLITE_ROW;
+    sqlite3_finalize(stmt);
+    return told;
+}
+
 void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
 {
     char text[PATH_MAX * 2] = "";
@@ -46,7 +61,8 @@ void skew_node_say(struct skew_node *c, const char *severity, const char *code, 
     }
     if (c->messages && (!c->follow || strcmp(severity, "error") == 0))
         fprintf(c->messages, "skewscope: %s\n", text);
-    if (code && c->db && skew_db_diag(c->db, 0, 0, severity, code, (int64_t)skew_node_now_ns(), text) == 0)
+    if (code && c->db && !is_told(c, code, text) &&
+        skew_db_diag(c->db, 0, 0, severity, code, (int64_t)skew_node_now_ns(), text) == 0)
         c->changed = true;
 }
 
@@ -288,7 +304,7 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
         c->moved += (uint64_t)bytes;
     }
     bool exited = proc->file->head.state == SKEW_SPOOL_EXITED;
-    if (proc->gone || (c->follow && !exited && now - proc->checked_ns < SECOND))
+    if (proc->gone || (c->follow && !c->last_round && !exited && now - proc->checked_ns < SECOND))
         return 0;
     proc->checked_ns = now;
     enum skew_alive alive = skew_process_alive(&proc->file->head, proc->dir, proc->name);
@@ -326,9 +342,9 @@ static int try_round(struct skew_node *c)
     uint64_t now = skew_node_now_ns();
     int error = 0;
     c->moved = 0;
-    skew_find_dirs(c);
     if (!c->db)
         error = skew_work_open(c);
+    skew_find_dirs(c); /* has something to say to the trace, perhaps */
     for (size_t i = 0; !error && i < c->dir_count; i++)
         error = scan_dir(c, &c->dirs[i]);
     for (size_t i = 0; !error && i < c->proc_count; i++) {
