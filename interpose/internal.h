@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
 #include "nccl_abi.h"
@@ -184,6 +185,8 @@ void skew_lock(struct skew_process *proc);
 void skew_unlock(struct skew_process *proc);
 
 /* ---- options.c ---- */
+void skew_options_keep(void);
+const char *skew_start_directory(void); /* "" when there was none */
 void skew_options_read(struct skew_process *proc);
 bool skew_option_on(const struct skew_process *proc, enum skew_option option);
 const char *skew_option_text(enum skew_option option); /* "" when unset */
@@ -279,6 +282,11 @@ void skew_collector_start(struct skew_process *proc);
 
 /* ---- sys.c: what libc would do with symbols newer than GLIBC_2.28, or not safely here ---- */
 int32_t skew_sys_tid(void);
+int skew_sys_open(const char *path, int flags, unsigned mode); /* close-on-exec, never 0 to 2; or −errno */
+void skew_sys_close(int fd);
+ssize_t skew_sys_write(int fd, const void *data, size_t bytes);
+int skew_sys_allocate(int fd, uint64_t from, uint64_t bytes); /* 0 or −errno */
+int skew_sys_mkdir(const char *path);                         /* mode 0700; 0 or −errno */
 int skew_sys_read_file(const char *path, char *buffer, size_t bytes); /* length, terminated; or −errno */
 uint64_t skew_sys_inode(const char *path);                            /* 0: unknown */
 size_t skew_text_add(char *buffer, size_t bytes, size_t at, const char *text);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,6 +173,7 @@ int skew_cmd_collect(int argc, char **argv)
     if (!args.out)
         args.out = default_out(buffer, sizeof buffer);
     umask(077);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of write(), not our end */
     skew_db_one_thread();
     unsetenv("DEBUGINFOD_URLS"); /* symbols come from this machine only */
     return args.follow ? follow(&args) : once(&args);

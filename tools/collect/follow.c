@@ -40,7 +40,6 @@ static void catch_signals(sigset_t *before)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
     sigaction(SIGHUP, &ignore, NULL);
-    sigaction(SIGXFSZ, &ignore, NULL); /* a file size limit is an error of write(), not an end */
     sigemptyset(&block);
     sigaddset(&block, SIGTERM);
     sigaddset(&block, SIGINT);
@@ -62,6 +61,8 @@ static int ask_holder(struct skew_node *c, const char *what, const sigset_t *sig
 {
     uint64_t start = skew_node_now_ns();
     int error = skew_node_request(c, what);
+    if (error)
+        return skew_node_lock(c) == 0 ? 0 : error; /* it went with its directory: our turn */
     while (!error && skew_node_requested(c, what) && skew_node_now_ns() - start < ANSWER_WAIT) {
         doze(POLL_NORMAL / 2, signals);
         error = skew_node_lock(c);
