@@ -139,16 +139,6 @@ def test_under_run():
         job.check_clean()
 
 
-def links(pid):
-    found = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-        except OSError:
-            pass
-    return found
-
-
 def test_the_collector_holds_nothing_of_the_application():
     """Its parent, session, descriptors, environment, directory and signal handling are its own. In particular
     a reader of the application's pipe sees its end when the application ends, not when the collector does."""
@@ -171,7 +161,7 @@ def test_the_collector_holds_nothing_of_the_application():
         # Between its start and its first steps it may still be as the library left it: that must do, too.
         stat = open(f"/proc/{pid}/stat", encoding="utf-8").read().rpartition(")")[2].split()
         demand(int(stat[1]) != process.pid and int(stat[3]) == pid, "parent and session", stat[1], stat[3])
-        shared = [link for link in links(pid) if link.startswith("pipe:")]
+        shared = [link for link in harness.links(pid) if link.startswith("pipe:")]
         demand(not shared, "the collector holds", shared)
         environment = open(f"/proc/{pid}/environ", "rb").read().split(b"\0")
         demand(not [one for one in environment if one.startswith(b"LD_PRELOAD=")], "it is preloaded itself")
