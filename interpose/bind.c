@@ -99,6 +99,10 @@ static void slot_finish(uint32_t slot)
         if (slot == 0)
             skew_elf_hide(api[i].name);
     }
+    skew_hot.real[slot][SKEW_HOT_SEND] = skew_real[slot][SKEW_API_ncclSend];
+    skew_hot.real[slot][SKEW_HOT_RECV] = skew_real[slot][SKEW_API_ncclRecv];
+    skew_hot.real[slot][SKEW_HOT_START] = skew_real[slot][SKEW_API_ncclGroupStart];
+    skew_hot.real[slot][SKEW_HOT_END] = skew_real[slot][SKEW_API_ncclGroupEnd];
     __atomic_store_n(&skew_bound[slot], 1, __ATOMIC_RELEASE);
 }
 
