@@ -4,17 +4,22 @@
  * further slots are NCCLs that an application opened by itself and asks by dlsym(). What a real
  * library lacks is hidden from our exports, so that feature tests see it as absent.
  *
- * A slot's table is complete before skew_bound[slot] is set and never changes after that. Any thread.
+ * A slot's table is complete before skew_bound[slot] is set and never changes after that; its library is
+ * kept from being unloaded. No lock of ours is held while the loader is asked: it has locks too, and its
+ * callers may hold them when they come to us. Any thread.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <sched.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bind.h"
 
-/* Any function of every NCCL: where it is, NCCL is. */
-#define WITNESS "ncclCommInitRank"
+/* What makes a library an NCCL: single functions may be wrapped by another tool as well. */
+static const char *const nccl_names[] = {"ncclCommInitRank", "ncclCommDestroy", "ncclGroupStart",
+                                         "ncclAllReduce", "ncclGetVersion", NULL};
+#define WITNESS nccl_names[0]
 
 void *skew_real[SKEW_SLOTS][SKEW_API_COUNT];
 uint32_t skew_bound[SKEW_SLOTS];
@@ -88,98 +93,155 @@ uint32_t skew_bind_version(void)
     return (uint32_t)version;
 }
 
-/* Publishes a slot whose NCCL entries are filled in; the absent ones get their stand-ins. */
-static void slot_finish(uint32_t slot)
+/* What is going to be a slot. */
+struct binding {
+    struct dl_phdr_info module;
+    const char *route;
+    void *real[SKEW_API_COUNT];
+};
+
+static bool is_nccl(const struct dl_phdr_info *module)
+{
+    for (const char *const *name = nccl_names; *name; name++)
+        if (!skew_elf_lookup(module, *name))
+            return false;
+    return true;
+}
+
+/* The next definition in the global scope, unless it is another NCCL's: another tool's wrapper, which
+ * stays in the chain. */
+static void *next_wrapper(const struct binding *binding, const char *name)
+{
+    struct dl_phdr_info owner;
+    void *next = skew_dlsym(RTLD_NEXT, name);
+    if (!next || skew_elf_contains(&binding->module, next))
+        return NULL;
+    return skew_elf_module_of(next, &owner) && is_nccl(&owner) ? NULL : next;
+}
+
+static void fill(struct binding *binding, bool with_wrappers)
 {
     for (unsigned i = 0; i < SKEW_API_COUNT; i++) {
-        if (!api[i].is_nccl || skew_real[slot][i])
+        void *next = api[i].is_nccl && with_wrappers ? next_wrapper(binding, api[i].name) : NULL;
+        binding->real[i] = next ? next : api[i].is_nccl ? skew_elf_lookup(&binding->module, api[i].name) : NULL;
+    }
+}
+
+static void *open_library(const char *path, int mode)
+{
+    void *(*loader_open)(const char *, int) = (void *(*)(const char *, int))skew_dlsym_in("dlopen");
+    return loader_open ? loader_open(path, mode) : NULL;
+}
+
+/* We were named as the NCCL library itself (VLLM_NCCL_SO_PATH): the real one is ours to open, once. */
+static void *named_library(void)
+{
+    static void *handle;
+    void *found = __atomic_load_n(&handle, __ATOMIC_ACQUIRE);
+    if (!found) {
+        const char *path = skew_option_text(SKEW_OPT_NCCL);
+        found = open_library(*path ? path : "libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+        __atomic_store_n(&handle, found, __ATOMIC_RELEASE);
+    }
+    return found;
+}
+
+static bool find_named(struct binding *binding)
+{
+    void *handle = named_library();
+    void *witness = handle ? skew_dlsym(handle, WITNESS) : NULL;
+    binding->route = "named";
+    if (witness && skew_elf_module_of(witness, &binding->module))
+        return true;
+    skew_stderr_line("this library was loaded as if it were NCCL, but the real one cannot be opened", ELIBACC,
+                     " (set SKEWSCOPE_NCCL to the path of libnccl.so.2)");
+    return false;
+}
+
+/* The NCCL that the loader would have bound callers to without us; else any that is loaded, if only
+ * RTLD_LOCAL: Python opens extension modules, and with them torch's NCCL, that way. */
+static bool find_loaded(struct binding *binding)
+{
+    void *next = skew_dlsym(RTLD_NEXT, WITNESS);
+    binding->route = "next";
+    if (next && skew_elf_module_of(next, &binding->module) && is_nccl(&binding->module))
+        return true;
+    binding->route = "handle";
+    return skew_elf_first_of(nccl_names, false, &binding->module) != NULL;
+}
+
+/* Who named us as their NCCL has the word; who preloaded us has an NCCL of their own. */
+static bool find_first(struct binding *binding, bool open_it)
+{
+    if (!skew_elf_at_start() && *skew_option_text(SKEW_OPT_NCCL))
+        return find_named(binding);
+    return find_loaded(binding) || (open_it && find_named(binding));
+}
+
+/* The holder's process id: a lock that a fork has left behind is nobody's. */
+static void bind_lock_take(void)
+{
+    uint32_t self = (uint32_t)getpid(), holder = 0;
+    while (!__atomic_compare_exchange_n(&bind_lock, &holder, self, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+        if (holder == self) {
+            sched_yield();
+            holder = 0;
+        }
+    }
+}
+
+/* Publishes a slot, unless somebody was faster. What the library lacks gets its stand-in. */
+static void publish(uint32_t slot, const struct binding *binding)
+{
+    const char *missing[SKEW_API_COUNT];
+    const char *path = binding->module.dlpi_name;
+    unsigned n = 0;
+    for (unsigned i = 0; i < SKEW_API_COUNT; i++)
+        if (api[i].is_nccl && !binding->real[i])
+            missing[n++] = api[i].name;
+    bind_lock_take();
+    bool first = !skew_bound[slot];
+    for (unsigned i = 0; i < SKEW_API_COUNT && first; i++) {
+        if (!api[i].is_nccl)
+            continue;
+        skew_real[slot][i] = binding->real[i];
+        if (binding->real[i])
             continue;
         absent[slot][i / 64] |= 1ull << (i % 64);
         skew_real[slot][i] = api[i].returns_text ? (void *)absent_text : (void *)absent_function;
-        if (slot == 0)
-            skew_elf_hide(api[i].name);
     }
-    skew_hot.real[slot][SKEW_HOT_SEND] = skew_real[slot][SKEW_API_ncclSend];
-    skew_hot.real[slot][SKEW_HOT_RECV] = skew_real[slot][SKEW_API_ncclRecv];
-    skew_hot.real[slot][SKEW_HOT_START] = skew_real[slot][SKEW_API_ncclGroupStart];
-    skew_hot.real[slot][SKEW_HOT_END] = skew_real[slot][SKEW_API_ncclGroupEnd];
-    __atomic_store_n(&skew_bound[slot], 1, __ATOMIC_RELEASE);
-}
-
-static void slot_from_module(uint32_t slot, const struct dl_phdr_info *module)
-{
-    for (unsigned i = 0; i < SKEW_API_COUNT; i++)
-        if (api[i].is_nccl)
-            skew_real[slot][i] = skew_elf_lookup(module, api[i].name);
-    module_base[slot] = module->dlpi_addr;
-    slot_finish(slot);
-}
-
-/* Notes where slot 0 comes from, by the address of one of its functions. */
-static void describe(void *address, const char *how)
-{
-    struct dl_phdr_info module;
-    route = how;
-    if (!skew_elf_module_of(address, &module))
-        return;
-    module_base[0] = module.dlpi_addr;
-    skew_text_add(module_path, sizeof(module_path), 0,
-                  module.dlpi_name && *module.dlpi_name ? module.dlpi_name : "the executable itself");
-}
-
-/* The next definition in the global scope: keeps other preloaded NCCL wrappers in the chain. */
-static bool bind_next(void)
-{
-    void *witness = skew_dlsym(RTLD_NEXT, WITNESS);
-    if (!witness)
-        return false;
-    for (unsigned i = 0; i < SKEW_API_COUNT; i++)
-        if (api[i].is_nccl)
-            skew_real[0][i] = skew_dlsym(RTLD_NEXT, api[i].name);
-    describe(witness, "next");
-    slot_finish(0);
-    return true;
-}
-
-/* Loaded, but RTLD_LOCAL: Python opens extension modules, and with them torch's NCCL, that way. */
-static bool bind_loaded(void)
-{
-    struct dl_phdr_info module;
-    void *witness = skew_elf_first(WITNESS, false, &module);
-    if (!witness)
-        return false;
-    describe(witness, "handle");
-    slot_from_module(0, &module);
-    return true;
-}
-
-/* We were named as the NCCL library itself (VLLM_NCCL_SO_PATH): the real one is ours to open. */
-static bool bind_named(void)
-{
-    void *(*open_library)(const char *, int) = (void *(*)(const char *, int))skew_dlsym_in("dlopen");
-    const char *path = skew_option_text(SKEW_OPT_NCCL);
-    void *handle = open_library ? open_library(*path ? path : "libnccl.so.2", RTLD_NOW | RTLD_LOCAL) : NULL;
-    void *witness = handle ? skew_dlsym(handle, WITNESS) : NULL;
-    struct dl_phdr_info module;
-    if (!witness || !skew_elf_module_of(witness, &module))
-        return false;
-    describe(witness, "named");
-    slot_from_module(0, &module);
-    return true;
+    if (first) {
+        skew_hot.real[slot][SKEW_HOT_SEND] = skew_real[slot][SKEW_API_ncclSend];
+        skew_hot.real[slot][SKEW_HOT_RECV] = skew_real[slot][SKEW_API_ncclRecv];
+        skew_hot.real[slot][SKEW_HOT_START] = skew_real[slot][SKEW_API_ncclGroupStart];
+        skew_hot.real[slot][SKEW_HOT_END] = skew_real[slot][SKEW_API_ncclGroupEnd];
+        module_base[slot] = binding->module.dlpi_addr;
+        if (slot == 0) {
+            route = binding->route;
+            skew_text_add(module_path, sizeof(module_path), 0, path && *path ? path : "the executable itself");
+        }
+        __atomic_store_n(&skew_bound[slot], 1, __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&bind_lock, 0, __ATOMIC_RELEASE);
+    if (first && slot == 0)
+        skew_elf_hide(missing, n);
+    if (first && path && *path)
+        open_library(path, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE); /* never to be unloaded under us */
 }
 
 static void bind(bool open_it)
 {
+    struct binding binding = {.route = "none"};
     int saved = errno;
-    while (__atomic_exchange_n(&bind_lock, 1, __ATOMIC_ACQUIRE))
-        sched_yield();
-    if (!skew_bound[0] && !bind_next() && !bind_loaded() && open_it && !bind_named()) {
-        /* Nobody can have called us through NCCL's own names, and yet somebody did. */
-        describe(NULL, "none");
-        slot_finish(0);
-    }
+    bool found = find_first(&binding, open_it);
+    if (found)
+        fill(&binding, skew_elf_at_start());
+    else
+        binding = (struct binding){.route = "none"};
+    /* When nothing is found, nobody can have called us through NCCL's own names, and yet somebody did. */
+    if (found || open_it)
+        publish(0, &binding);
     skew_dlerror_clear();
-    __atomic_store_n(&bind_lock, 0, __ATOMIC_RELEASE);
     errno = saved;
 }
 
@@ -197,40 +259,47 @@ static bool bind_if_loaded(void)
     return __atomic_load_n(&skew_bound[0], __ATOMIC_ACQUIRE);
 }
 
+/* Which of our functions nobody may see under this name, since nobody else defines it. */
+static void *unwanted(const char *name)
+{
+    if (strncmp(name, "nccl", 4) != 0 && strncmp(name, "cu", 2) != 0)
+        return NULL;
+    int function = skew_api_find(name);
+    return function < 0 || skew_elf_first(name, false) ? NULL : skew_wrapper[0][function];
+}
+
 /* In the constructor. A preloaded library stands in the global scope; one that was opened as if it were
  * NCCL does not, and has to know now what it must not seem to have. */
 void skew_bind_at_load(void)
 {
-    void *global = skew_dlsym(RTLD_DEFAULT, WITNESS);
-    skew_dlerror_clear();
-    if (global == skew_wrapper[0][SKEW_API_ncclCommInitRank]) {
-        if (skew_elf_first(WITNESS, false, NULL))
-            bind_if_loaded();
-    } else {
+    if (!skew_elf_at_start()) {
         bind(true);
+        return;
     }
+    if (skew_elf_first_of(nccl_names, false, NULL))
+        bind_if_loaded();
+    skew_elf_drop_weak(unwanted);
 }
 
 /**
  * Which slot answers for the NCCL that holds `address`; a free one is bound to it.
  * @return the slot; SKEW_SLOTS when there is none left: that NCCL is passed through.
  */
-uint32_t skew_bind_module(void *address)
+static uint32_t bind_module(const struct dl_phdr_info *module)
 {
-    struct dl_phdr_info module;
     uint32_t slot = 0;
-    if (!skew_elf_module_of(address, &module) || !skew_elf_lookup(&module, WITNESS))
-        return SKEW_SLOTS;
     bind_if_loaded();
-    int saved = errno;
-    while (__atomic_exchange_n(&bind_lock, 1, __ATOMIC_ACQUIRE))
-        sched_yield();
-    while (slot < SKEW_SLOTS && skew_bound[slot] && module_base[slot] != module.dlpi_addr)
-        slot++;
-    if (slot < SKEW_SLOTS && !skew_bound[slot])
-        slot_from_module(slot, &module);
-    __atomic_store_n(&bind_lock, 0, __ATOMIC_RELEASE);
-    errno = saved;
+    for (; slot < SKEW_SLOTS; slot++) {
+        if (!__atomic_load_n(&skew_bound[slot], __ATOMIC_ACQUIRE)) {
+            struct binding binding = {.module = *module, .route = "handle"};
+            int saved = errno;
+            fill(&binding, false);
+            publish(slot, &binding);
+            errno = saved;
+        }
+        if (module_base[slot] == module->dlpi_addr)
+            break;
+    }
     return slot;
 }
 
@@ -239,41 +308,73 @@ uint32_t skew_bind_module(void *address)
 /* A name of CUDA's graph API: one library a process, found when first needed. */
 static void *answer_cuda(int function, void *real)
 {
-    if (!skew_real[0][function])
-        __atomic_store_n(&skew_real[0][function], real, __ATOMIC_RELEASE);
-    return skew_real[0][function] == real ? skew_wrapper[0][function] : real;
+    void *bound = NULL;
+    if (__atomic_compare_exchange_n(&skew_real[0][function], &bound, real, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
+        bound = real;
+    return bound == real ? skew_wrapper[0][function] : real;
 }
 
-/**
- * The answer to dlsym(handle, name) of an application, for names that we wrap.
- * @return our wrapper; NULL: whatever the real dlsym says.
- */
-void *skew_dlsym_answer(void *handle, const char *name)
+/* A function of some NCCL: our wrapper for that one. NULL: of none that is wrapped. */
+static void *answer_nccl(int function, void *real)
 {
-    if (!name || (strncmp(name, "nccl", 4) != 0 && strncmp(name, "cu", 2) != 0))
+    struct dl_phdr_info module;
+    if (!skew_elf_module_of(real, &module)) {
+        skew_diag_once(SKEW_DIAG_SECOND_NCCL, "an NCCL in another namespace of the loader (dlmopen) is passed "
+                                              "through and not recorded");
         return NULL;
-    int function = skew_api_find(name);
-    /* RTLD_NEXT is for interposers, and relative to its caller: only the real dlsym can tell. */
-    if (function < 0 || handle == RTLD_NEXT || !skew_dlsym_wanted())
-        return NULL;
-    void *ours = skew_wrapper[0][function];
-    void *real = skew_dlsym(handle, name);
-    if (!real)
-        return NULL;
-    if (real == ours) {
-        /* Ours was found first, in the global scope: it stands for a real one or must look absent. */
-        bool there = api[function].is_nccl ? bind_if_loaded() && !skew_api_absent(0, (enum skew_api)function)
-                                           : skew_elf_first(name, false, NULL) != NULL;
-        return there ? ours : SKEW_DLSYM_ABSENT;
     }
-    if (!api[function].is_nccl)
-        return answer_cuda(function, real);
-    uint32_t slot = skew_bind_module(real);
-    if (slot == SKEW_SLOTS) {
+    if (!is_nccl(&module))
+        return NULL;
+    uint32_t slot = bind_module(&module);
+    if (slot == SKEW_SLOTS)
         skew_diag_once(SKEW_DIAG_SECOND_NCCL,
                        "more NCCL libraries are loaded in one process than can be told apart; calls to "
                        "the last one are passed through and not recorded");
+    return slot == SKEW_SLOTS ? NULL : skew_wrapper[slot][function];
+}
+
+/* Whether the application asks us by name, as if we were its NCCL. A handle is the loader's link map. */
+static bool is_own_handle(void *handle)
+{
+    struct dl_phdr_info self;
+    return handle != RTLD_DEFAULT && skew_elf_module_of((void *)bind, &self) &&
+           ((const struct link_map *)handle)->l_addr == self.dlpi_addr;
+}
+
+/* Ours was found first, in the global scope or by our own handle: it stands for the one that would have been
+ * found without us, or must look absent. That may be visible to the caller only (RTLD_LOCAL). */
+static void *answer_own(int function, void *handle, const void *caller)
+{
+    const char *name = api[function].name;
+    bool named = is_own_handle(handle);
+    void *library = named ? named_library() : NULL;
+    void *real = library ? skew_dlsym(library, name) : named ? NULL : skew_dlsym(RTLD_NEXT, name);
+    if (!real && handle == RTLD_DEFAULT)
+        real = skew_dlsym_by(caller, name);
+    if (!real)
+        return SKEW_DLSYM_ABSENT;
+    if (!api[function].is_nccl)
+        return answer_cuda(function, real);
+    void *answer = answer_nccl(function, real);
+    /* Another tool's wrapper is called by ours. */
+    if (!answer && !named && bind_if_loaded() && skew_real[0][function] == real)
+        answer = skew_wrapper[0][function];
+    return answer ? answer : real;
+}
+
+/**
+ * The answer to dlsym(handle, name) of an application, for the names that we wrap.
+ * @return our wrapper; NULL: whatever the real dlsym says.
+ */
+void *skew_dlsym_answer(int function, void *handle, const void *caller)
+{
+    void *real = skew_dlsym(handle, api[function].name);
+    if (!real)
         return NULL;
-    }
-    return skew_wrapper[slot][function];
+    if (real == skew_wrapper[0][function])
+        return answer_own(function, handle, caller);
+    if (!skew_dlsym_wanted())
+        return NULL;
+    return api[function].is_nccl ? answer_nccl(function, real) : answer_cuda(function, real);
 }

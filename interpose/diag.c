@@ -13,28 +13,49 @@
 
 #include "internal.h"
 
-void skew_diag(enum skew_diag code, const char *text)
+/* Hold the lock. */
+static void put(struct skew_process *proc, enum skew_diag code, const char *text)
 {
-    struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
-    if (!proc)
-        return;
     struct skew_rec_text rec = {
         .head = {.type = SKEW_REC_DIAG},
         .what = code,
         .length = (uint32_t)strlen(text),
         .ns = skew_now(),
     };
-    skew_lock(proc);
     skew_defs_put(proc, &rec.head, sizeof(rec), text, rec.length);
+}
+
+void skew_diag(enum skew_diag code, const char *text)
+{
+    struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
+    if (!proc)
+        return;
+    skew_lock(proc);
+    put(proc, code, text);
     skew_unlock(proc);
 }
 
 void skew_diag_once(enum skew_diag code, const char *text)
 {
-    struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
+    struct skew_process *proc = skew_process_get();
     uint32_t bit = 1u << (code % 32);
-    if (proc && proc->head && !(__atomic_fetch_or(&proc->told[code / 32], bit, __ATOMIC_RELAXED) & bit))
-        skew_diag(code, text);
+    if (!proc || (__atomic_fetch_or(&proc->told[code / 32], bit, __ATOMIC_RELAXED) & bit))
+        return;
+    skew_lock(proc);
+    if (proc->head)
+        put(proc, code, text);
+    else
+        proc->tell_later[code] = text;
+    skew_unlock(proc);
+}
+
+/** Says what could not be said before there was a spool. Hold the lock. */
+void skew_diag_flush(struct skew_process *proc)
+{
+    for (unsigned code = 0; code < SKEW_DIAG_COUNT; code++)
+        if (proc->tell_later[code])
+            put(proc, (enum skew_diag)code, proc->tell_later[code]);
+    memset(proc->tell_later, 0, sizeof(proc->tell_later));
 }
 
 /** The few errors that a user can do something about, in words; strerror() may allocate. */
@@ -56,6 +77,8 @@ const char *skew_error_text(int err)
         return "only network file systems";
     case ENOMEM:
         return "out of memory";
+    case ELIBACC:
+        return "no such library";
     default:
         return "no usable directory";
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * dlsym(handle, name): asks skew_dlsym_decide(), then either returns its answer or jumps to the real
- * dlsym with the caller's own return address and arguments, as if we had not been there.
+ * dlsym(handle, name): asks skew_dlsym_decide(handle, name, &answer, caller), then either returns its answer or
+ * jumps to the real dlsym with the caller's own return address and arguments, as if we had not been there.
  */
     .text
     .globl dlsym
@@ -10,6 +10,7 @@
 dlsym:
     .cfi_startproc
     endbr64
+    movq (%rsp), %rcx
     pushq %rdi
     .cfi_adjust_cfa_offset 8
     pushq %rsi
@@ -43,6 +44,7 @@ dlsym:
     stp x0, x1, [sp, #16]
     str xzr, [sp, #32]
     add x2, sp, #32
+    mov x3, x30
     bl skew_dlsym_decide
     mov x16, x0
     ldr x9, [sp, #32]

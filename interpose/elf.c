@@ -2,7 +2,8 @@
 /*
  * Symbol look-up in loaded objects, by reading their dynamic symbol tables. It finds what dlsym
  * cannot give us: dlsym itself (its symbol version differs between glibc releases, and ours stands in
- * front of it), and NCCL where it was loaded RTLD_LOCAL. Any thread; no state but what the loader has.
+ * front of it), and NCCL where it was loaded RTLD_LOCAL. And the two ways to look absent: taking exports of
+ * ours out of our table, and weak references back. Any thread; no state but what the loader has.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "internal.h"
 
 struct tables {
+    const ElfW(Dyn) *dynamic;
     const ElfW(Sym) *symbols;
     const char *strings;
     const uint32_t *gnu_hash;
@@ -31,6 +33,7 @@ static bool tables_of(const struct dl_phdr_info *info, struct tables *out)
         if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
             dyn = (const ElfW(Dyn) *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
     memset(out, 0, sizeof(*out));
+    out->dynamic = dyn;
     for (; dyn && dyn->d_tag != DT_NULL; dyn++) {
         const void *at = table_at(info, dyn->d_un.d_ptr);
         switch (dyn->d_tag) {
@@ -134,35 +137,57 @@ static bool contains(const struct dl_phdr_info *info, const void *address)
 }
 
 struct search {
-    const char *name;
+    const char *const *names; /* all of these must be defined; ended by NULL */
     const void *address;
     bool after_self, seen_self;
-    void *result;
+    void *result; /* of the first name */
     struct dl_phdr_info *found;
 };
 
-static int visit_symbol(struct dl_phdr_info *info, size_t size, void *user)
+static int visit_symbols(struct dl_phdr_info *info, size_t size, void *user)
 {
     struct search *s = user;
+    struct tables t;
     (void)size;
     if (contains(info, (void *)skew_elf_first)) {
         s->seen_self = true;
         return 0;
     }
-    if (s->after_self && !s->seen_self)
+    if ((s->after_self && !s->seen_self) || !tables_of(info, &t))
         return 0;
-    s->result = skew_elf_lookup(info, s->name);
-    if (s->result && s->found)
+    for (const char *const *name = s->names; *name; name++)
+        if (!find(&t, *name))
+            return 0;
+    s->result = (void *)(info->dlpi_addr + t.symbols[find(&t, s->names[0])].st_value);
+    if (s->found)
         *s->found = *info;
-    return s->result != NULL;
+    return 1;
 }
 
-/** The first object in load order that defines `name`, this library left out. @return its address. */
-void *skew_elf_first(const char *name, bool after_self, struct dl_phdr_info *found)
+/** The first object in load order, this library left out, that defines all `names` (ended by NULL).
+ * `after_self`: that comes after this library. @return the address of the first name. */
+void *skew_elf_first_of(const char *const names[], bool after_self, struct dl_phdr_info *found)
 {
-    struct search s = {.name = name, .after_self = after_self, .found = found};
-    dl_iterate_phdr(visit_symbol, &s);
+    struct search s = {.names = names, .after_self = after_self, .found = found};
+    dl_iterate_phdr(visit_symbols, &s);
     return s.result;
+}
+
+void *skew_elf_first(const char *name, bool after_self)
+{
+    const char *const names[] = {name, NULL};
+    return skew_elf_first_of(names, after_self, NULL);
+}
+
+bool skew_elf_contains(const struct dl_phdr_info *info, const void *address)
+{
+    return contains(info, address);
+}
+
+/** Whether the loader itself brought this library at the start of the process: then libc comes after it. */
+bool skew_elf_at_start(void)
+{
+    return skew_elf_first("__libc_start_main", true) != NULL;
 }
 
 static int visit_address(struct dl_phdr_info *info, size_t size, void *user)
@@ -182,28 +207,134 @@ bool skew_elf_module_of(const void *address, struct dl_phdr_info *found)
     return dl_iterate_phdr(visit_address, &s) != 0;
 }
 
+/* What the memory at an address may be used for, as its object says and the loader has made it. */
+static int protection(const struct dl_phdr_info *info, uintptr_t address)
+{
+    int may = PROT_READ;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+        uintptr_t start = info->dlpi_addr + ph->p_vaddr;
+        if (address < start || address >= start + ph->p_memsz)
+            continue;
+        if (ph->p_type == PT_GNU_RELRO)
+            return PROT_READ;
+        if (ph->p_type == PT_LOAD)
+            may = ((ph->p_flags & PF_R) ? PROT_READ : 0) | ((ph->p_flags & PF_W) ? PROT_WRITE : 0) |
+                  ((ph->p_flags & PF_X) ? PROT_EXEC : 0);
+    }
+    return may;
+}
+
+/* Makes a range of one segment writable, or (`done`) what it was. */
+static int writable(const struct dl_phdr_info *info, uintptr_t first, uintptr_t end, bool done)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = first & ~(page - 1);
+    int may = protection(info, first);
+    if (may & PROT_WRITE)
+        return 0;
+    return mprotect((void *)start, end - start, done ? may : may | PROT_WRITE) == 0 ? 0 : -errno;
+}
+
 /**
- * Takes one of this library's own exports out of its symbol table, so that look-ups no longer see it:
+ * Takes some of this library's own exports out of its symbol table, so that look-ups no longer see them:
  * what the real NCCL lacks has to look absent. The table is a private mapping of ours.
- * @return 0, -ENOENT when there is no such export, or -errno.
+ * @return 0 or -errno; names that are no exports are passed over.
  */
-int skew_elf_hide(const char *name)
+int skew_elf_hide(const char *const names[], unsigned count)
 {
     struct dl_phdr_info self;
     struct tables t;
-    if (!skew_elf_module_of((void *)skew_elf_hide, &self) || !tables_of(&self, &t))
-        return -ENOENT;
-    uint32_t index = find(&t, name);
-    if (!index)
-        return -ENOENT;
-    ElfW(Sym) *sym = (ElfW(Sym) *)&t.symbols[index];
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t start = (uintptr_t)sym & ~(page - 1);
-    size_t bytes = (uintptr_t)(sym + 1) - start;
-    if (mprotect((void *)start, bytes, PROT_READ | PROT_WRITE) != 0)
-        return -errno;
-    __atomic_store_n(&sym->st_value, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&sym->st_shndx, SHN_UNDEF, __ATOMIC_RELEASE);
-    mprotect((void *)start, bytes, PROT_READ);
+    uintptr_t first = UINTPTR_MAX, end = 0;
+    if (!count || !skew_elf_module_of((void *)skew_elf_hide, &self) || !tables_of(&self, &t))
+        return count ? -ENOENT : 0;
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t index = find(&t, names[i]);
+        uintptr_t at = (uintptr_t)&t.symbols[index];
+        first = index && at < first ? at : first;
+        end = index && at + sizeof(*t.symbols) > end ? at + sizeof(*t.symbols) : end;
+    }
+    int err = end ? writable(&self, first, end, false) : 0;
+    if (err || !end)
+        return err;
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t index = find(&t, names[i]);
+        ElfW(Sym) *sym = (ElfW(Sym) *)&t.symbols[index];
+        if (!index)
+            continue;
+        __atomic_store_n(&sym->st_value, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&sym->st_shndx, SHN_UNDEF, __ATOMIC_RELEASE);
+    }
+    return writable(&self, first, end, true);
+}
+
+/* ---- weak references ----------------------------------------------------------------------- */
+
+struct weak_walk {
+    void *(*unwanted)(const char *name);
+};
+
+/* Where one table of relocations says that a weak reference was bound to us, it becomes NULL again. */
+static void drop_weak_in(const struct dl_phdr_info *info, const struct tables *t, const ElfW(Rela) *rela,
+                         size_t count, void *(*unwanted)(const char *))
+{
+    for (; count; count--, rela++) {
+        const ElfW(Sym) *sym = &t->symbols[ELF64_R_SYM(rela->r_info)];
+        if (sym->st_shndx != SHN_UNDEF || sym->st_info >> 4 != STB_WEAK)
+            continue;
+        void *ours = unwanted(t->strings + sym->st_name);
+        void **place = (void **)(info->dlpi_addr + rela->r_offset);
+        if (!ours || *place != ours)
+            continue;
+        if (writable(info, (uintptr_t)place, (uintptr_t)(place + 1), false) == 0) {
+            *place = NULL;
+            writable(info, (uintptr_t)place, (uintptr_t)(place + 1), true);
+        }
+    }
+}
+
+static int visit_weak(struct dl_phdr_info *info, size_t size, void *user)
+{
+    const struct weak_walk *walk = user;
+    const ElfW(Rela) *rela = NULL, *plt = NULL;
+    size_t rela_bytes = 0, plt_bytes = 0, relative = 0;
+    struct tables t;
+    (void)size;
+    const ElfW(Dyn) *dyn = tables_of(info, &t) ? t.dynamic : NULL;
+    for (; dyn && dyn->d_tag != DT_NULL; dyn++) {
+        switch (dyn->d_tag) {
+        case DT_RELA:
+            rela = table_at(info, dyn->d_un.d_ptr);
+            break;
+        case DT_RELASZ:
+            rela_bytes = dyn->d_un.d_val;
+            break;
+        case DT_RELACOUNT:
+            relative = dyn->d_un.d_val;
+            break;
+        case DT_JMPREL:
+            plt = table_at(info, dyn->d_un.d_ptr);
+            break;
+        case DT_PLTRELSZ:
+            plt_bytes = dyn->d_un.d_val;
+            break;
+        default:
+            break;
+        }
+    }
+    if (rela && rela_bytes / sizeof(*rela) > relative)
+        drop_weak_in(info, &t, rela + relative, rela_bytes / sizeof(*rela) - relative, walk->unwanted);
+    if (plt)
+        drop_weak_in(info, &t, plt, plt_bytes / sizeof(*plt), walk->unwanted);
     return 0;
+}
+
+/**
+ * Undoes what the loader has done with weak references to us before our constructor could run: where nobody
+ * else defines the function, the reference is NULL without us, and applications test that.
+ * @param unwanted which of our functions a name must not lead to; NULL: not concerned
+ */
+void skew_elf_drop_weak(void *(*unwanted)(const char *name))
+{
+    struct weak_walk walk = {unwanted};
+    dl_iterate_phdr(visit_weak, &walk);
 }

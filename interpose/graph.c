@@ -18,7 +18,7 @@ void skew_capture_bind(void)
                                         "cuStreamGetCaptureInfo", NULL};
     void *found = NULL;
     for (unsigned i = 0; names[i] && !found; i++)
-        found = skew_elf_first(names[i], false, NULL);
+        found = skew_elf_first(names[i], false);
     __atomic_store_n(&skew_hot.ask_driver, (skew_capture_info)found, __ATOMIC_RELEASE);
     if (!found)
         skew_diag_once(SKEW_DIAG_NO_CAPTURE_QUERY,
@@ -55,7 +55,7 @@ static SKEW_COLD void bind_function(enum skew_api function)
     int saved = errno;
     void *real = skew_dlsym(RTLD_NEXT, skew_api_name(function));
     if (!real)
-        real = skew_elf_first(skew_api_name(function), false, NULL);
+        real = skew_elf_first(skew_api_name(function), false);
     skew_dlerror_clear();
     __atomic_store_n(&skew_real[0][function], real ? real : (void *)not_supported, __ATOMIC_RELEASE);
     errno = saved;

@@ -84,10 +84,11 @@ static void commit_part(struct skew_process *proc, struct skew_thread *t)
 {
     struct skew_rec_group *rec = t->rec;
     size_t bytes = (size_t)((uint8_t *)t->cell - (uint8_t *)rec);
-    rec->head = (struct skew_rec){.bytes = (uint32_t)bytes, .type = SKEW_REC_GROUP_PART};
-    rec->group = t->groups + 1;
-    rec->cells = (uint32_t)(t->cell - skew_cells_of(rec));
-    rec->lanes = 0;
+    *rec = (struct skew_rec_group){
+        .head = {.bytes = (uint32_t)bytes, .type = SKEW_REC_GROUP_PART},
+        .group = t->groups + 1,
+        .cells = (uint32_t)(t->cell - skew_cells_of(rec)),
+    };
     publish(t, (uint8_t *)rec + bytes);
     skew_part_hold(proc, t);
 }
@@ -168,7 +169,9 @@ void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t
                         ncclComm_t handle, cudaStream_t stream)
 {
     struct skew_process *proc = skew_proc;
+    int saved = errno;
     struct skew_comm *comm = skew_comm_need(proc, handle);
+    errno = saved;
     if (!comm)
         comm = skew_comm_find(proc, handle); /* known, but the trace has no room for it */
     int ranks = comm ? comm->ranks : 0;
@@ -360,16 +363,25 @@ void skew_group_discard(struct skew_thread *t)
 SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, uintptr_t address,
                       uintptr_t frame, ncclResult_t result)
 {
-    if (!t->depth || --t->depth)
+    if (skew_unlikely(!t->depth)) {
+        skew_diag_once(SKEW_DIAG_UNBALANCED_GROUP,
+                       "ncclGroupEnd was called on a thread whose ncclGroupStart was not seen: the calls before "
+                       "it are recorded as if each had been made outside a group");
         return;
+    }
+    if (--t->depth)
+        return;
+    /* A simulated group of non-blocking communicators is launched all the same: NCCL's background thread does not
+     * get the simulation's argument (group.cc, ncclGroupEndInternal, 2.28 to 2.30). */
+    bool launched = simulated ? result == ncclInProgress : skew_result_ok(result);
     if (!t->rec || skew_unlikely(skew_record_is_empty(t)))
         skew_record_close(t);
-    else if (skew_likely(!simulated && skew_result_ok(result)))
+    else if (skew_likely(launched))
         skew_group_commit(t, call_ns, address, frame, result);
     else
         skew_group_discard(t);
-    if (skew_unlikely(t->proc->pendings))
-        skew_comm_settle();
+    if (skew_unlikely(__atomic_load_n(&t->proc->pendings, __ATOMIC_RELAXED)))
+        skew_comm_group_ended(t, !simulated && skew_result_ok(result));
 }
 
 /* ---- graph launches, end of the thread ----------------------------------------------------- */

@@ -129,8 +129,9 @@ struct skew_thread {
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
 
 struct skew_pending_ctor {
-    ncclComm_t *where; /* NCCL stores the new communicator here, some time; 0: entry is free */
+    ncclComm_t *where; /* NCCL stores the new communicator here, some time */
     struct skew_comm *comm;
+    int32_t tid; /* the thread whose open group holds the call; 0: none */
 };
 
 struct skew_comm_entry {
@@ -154,6 +155,7 @@ struct skew_process {
     size_t reserved_bytes;
     uint64_t retry_ns;            /* when to try again after a failure to create the spool */
     uint32_t spool_failures;
+    bool spool_disk, spool_small; /* told once it exists */
     uint32_t grow_failed;         /* errno of the last growth that failed */
     uint32_t grow_lock;           /* its own, since definitions grow the spool too */
     struct skew_seg_head *defs;
@@ -183,6 +185,7 @@ struct skew_process {
 
     /* diag.c, graph.c */
     uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
+    const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
 };
 
@@ -223,6 +226,7 @@ int skew_spool_ensure(struct skew_process *proc, uint64_t now); /* 0, or the enu
 int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t seq, uint32_t *index,
                          struct skew_seg_head **seg);
 void skew_segment_seal(struct skew_process *proc, uint32_t index);
+void skew_spool_tell(struct skew_process *proc);
 /* Writes one definition: head, then a fixed part, then a tail (may be NULL). Takes no lock: hold it. */
 int skew_defs_put(struct skew_process *proc, const struct skew_rec *rec, size_t fixed_bytes,
                   const void *tail, size_t tail_bytes);
@@ -253,7 +257,8 @@ void skew_thread_seal(struct skew_thread *thread);
 struct skew_comm *skew_comm_find(struct skew_process *proc, ncclComm_t handle);
 struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle); /* after a call on it succeeded */
 bool skew_comm_announce(struct skew_process *proc, struct skew_comm *comm);
-void skew_comm_settle(void); /* at the end of an outermost group: constructors inside it are done */
+void skew_comm_settle(void); /* before a constructor: earlier ones may have got their pointer */
+void skew_comm_group_ended(const struct skew_thread *thread, bool succeeded);
 
 /* ---- site.c ---- */
 uint32_t skew_site_slow(struct skew_thread *thread, struct skew_site_key *entry, uintptr_t address,
@@ -267,7 +272,6 @@ void skew_capture_bind(void);
 /* ---- bind.c: the real functions ---- */
 void skew_bind(void);                                     /* make sure slot 0 has its functions */
 void skew_bind_at_load(void);
-uint32_t skew_bind_module(void *address);                 /* slot of the NCCL that `address` lies in; SKEW_SLOTS: none left */
 extern uint32_t skew_bound[SKEW_SLOTS];
 const char *skew_bind_route(void);
 const char *skew_bind_path(void);
@@ -275,22 +279,28 @@ uint32_t skew_bind_version(void);
 
 /* ---- elf.c ---- */
 void *skew_elf_lookup(const struct dl_phdr_info *info, const char *name);
-void *skew_elf_first(const char *name, bool after_self, struct dl_phdr_info *found);
+void *skew_elf_first(const char *name, bool after_self);
+void *skew_elf_first_of(const char *const names[], bool after_self, struct dl_phdr_info *found);
+bool skew_elf_contains(const struct dl_phdr_info *info, const void *address);
 bool skew_elf_module_of(const void *address, struct dl_phdr_info *found);
-int skew_elf_hide(const char *name);
+bool skew_elf_at_start(void);
+int skew_elf_hide(const char *const names[], unsigned count);
+void skew_elf_drop_weak(void *(*unwanted)(const char *name));
 
 /* ---- dlsym.c ---- */
 void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */
 void skew_dlerror_clear(void);
 void *skew_dlsym_in(const char *name);            /* RTLD_DEFAULT by hand: dlopen and the like */
 
-void *skew_dlsym_answer(void *handle, const char *name);
+void *skew_dlsym_by(const void *address, const char *name);
+void *skew_dlsym_answer(int function, void *handle, const void *caller); /* bind.c; enum skew_api */
 bool skew_dlsym_wanted(void);
 #define SKEW_DLSYM_ABSENT ((void *)-1) /* the answer is that there is no such symbol */
 
 /* ---- diag.c ---- */
 void skew_diag(enum skew_diag code, const char *text);      /* every time */
-void skew_diag_once(enum skew_diag code, const char *text); /* once a process */
+void skew_diag_once(enum skew_diag code, const char *text); /* once a process; `text` must be static */
+void skew_diag_flush(struct skew_process *proc);            /* hold the lock */
 void skew_stderr_line(const char *what, int err, const char *advice); /* once, and by one rank of a node */
 const char *skew_error_text(int err);
 

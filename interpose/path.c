@@ -92,12 +92,16 @@ static int own_dir(const char *path)
 /* Makes the output directory with its parents; these may be anybody's. */
 static int make_out(char *path)
 {
+    int err = 0; /* of a parent: it says more than that the parent is missing */
     for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        mkdir(path, 0700);
+        if (mkdir(path, 0700) != 0 && errno != EEXIST && errno != ENOENT)
+            err = -errno;
         *slash = '/';
     }
-    return mkdir(path, 0700) != 0 && errno != EEXIST ? -errno : 0;
+    if (mkdir(path, 0700) == 0 || errno == EEXIST)
+        return 0;
+    return errno == ENOENT && err ? err : -errno;
 }
 
 static int state_dir(struct skew_process *proc, char *dir, size_t bytes)

@@ -132,6 +132,12 @@ static size_t file_name(const struct skew_spool_head *id, char *name, size_t byt
     return skew_text_add(name, bytes, at, SKEW_SPOOL_SUFFIX);
 }
 
+static bool is_memory(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 && (uint32_t)fs.f_type == 0x01021994; /* tmpfs */
+}
+
 /* Creates and maps the spool in one directory. The head comes before everything else, and the name
  * last, so that a reader never meets half a file. */
 static int create_in(struct skew_process *proc, const char *dir, struct skew_spool_head *id)
@@ -156,6 +162,8 @@ static int create_in(struct skew_process *proc, const char *dir, struct skew_spo
     if (!err) {
         *(struct skew_spool_head *)proc->base = *id;
         err = grow(proc, (struct skew_spool_head *)proc->base, fd, SEGMENTS_AT_START);
+        proc->spool_small = err < (int)SEGMENTS_AT_START && err < (int)id->seg_cap;
+        proc->spool_disk = !is_memory(fd) && !*skew_option_text(SKEW_OPT_SPOOL); /* not by choice */
         /* One for definitions and one for a thread, or it is of no use. */
         if (err >= 0 && err < 2)
             err = -ENOSPC;
@@ -256,6 +264,28 @@ static int create(struct skew_process *proc)
     return err ? err : -ENOENT;
 }
 
+/** What is special about the spool, for the trace. Not under the lock. */
+void skew_spool_tell(struct skew_process *proc)
+{
+    char text[SKEW_PATH_BYTES + 256];
+    if (proc->spool_disk) {
+        size_t at = skew_text_add(text, sizeof(text), 0, "the spool lies on a disk (");
+        at = skew_text_add(text, sizeof(text), at, proc->spool_path);
+        skew_text_add(text, sizeof(text), at,
+                      "), because /dev/shm could not be used: now and then a call takes milliseconds longer there");
+        skew_diag_once(SKEW_DIAG_SPOOL_DISK, text);
+    }
+    if (proc->spool_small) {
+        size_t at = skew_text_add(text, sizeof(text), 0, "the file system of the spool (");
+        at = skew_text_add(text, sizeof(text), at, proc->spool_path);
+        skew_text_add(text, sizeof(text), at,
+                      ") has little room, of which a quarter at most is used: exchanges are lost when the collector is "
+                      "not fast enough; enlarge /dev/shm (docker run --shm-size), or name another place by "
+                      "SKEWSCOPE_SPOOL");
+        skew_diag_once(SKEW_DIAG_SPOOL_SMALL, text);
+    }
+}
+
 static void loss_move(struct skew_process *proc)
 {
     for (unsigned i = 0; i < SKEW_LOSS_SLOTS; i++) {
@@ -288,6 +318,7 @@ int skew_spool_ensure(struct skew_process *proc, uint64_t now)
     }
     loss_move(proc);
     skew_describe_process(proc);
+    skew_diag_flush(proc);
     return 0;
 }
 

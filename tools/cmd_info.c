@@ -86,8 +86,8 @@ static const struct {
      "SELECT c.comm_id, c.key, c.kind, c.ranks, c.parent_id, c.color, count(m.member_id) AS ranks_here"
      " FROM communicator c LEFT JOIN member m USING (comm_id) GROUP BY c.comm_id ORDER BY c.comm_id"},
     {"exchanges",
-     "SELECT m.comm_id, o.name AS op, count(*) AS exchanges, total(e.send_unit * s.total) AS send_bytes,"
-     " total(e.recv_unit * r.total) AS recv_bytes, sum(e.flags & 1) AS captured,"
+     "SELECT m.comm_id, o.name AS op, count(*) AS exchanges, CAST(total(e.send_unit * s.total) AS INTEGER) AS send_bytes,"
+     " CAST(total(e.recv_unit * r.total) AS INTEGER) AS recv_bytes, sum(e.flags & 1) AS captured,"
      " sum(CASE WHEN e.flags & 1 THEN coalesce(l.launches, 0) ELSE 1 END) AS runs,"
      " min(e.seq) AS first_seq, max(e.seq) AS last_seq"
      " FROM exchange e JOIN member m USING (member_id) LEFT JOIN op_name o ON o.op = e.op"
@@ -95,7 +95,7 @@ static const struct {
      " LEFT JOIN capture_launches l ON l.capture_id = e.capture_id"
      " GROUP BY m.comm_id, e.op ORDER BY m.comm_id, e.op"},
     {"operations",
-     "SELECT m.comm_id, o.name AS op, count(*) AS calls, total(p.bytes) AS bytes"
+     "SELECT m.comm_id, o.name AS op, count(*) AS calls, CAST(total(p.bytes) AS INTEGER) AS bytes"
      " FROM operation p JOIN member m USING (member_id) LEFT JOIN op_name o ON o.op = p.op"
      " GROUP BY m.comm_id, p.op ORDER BY m.comm_id, p.op"},
     {"losses", "SELECT reason, sum(groups) AS groups, sum(exchanges) AS exchanges,"

@@ -303,9 +303,9 @@ static enum skew_unbound reason(struct skew_watch *w, const struct skew_watched 
     char *environment = read_environment(p->pid, &length);
     const char *preload = environment ? find_variable(environment, length, "LD_PRELOAD=") : NULL;
     bool there = preload && strstr(preload, w->library);
-    bool empty = !environment || length == 0;
+    bool hidden = !environment;
     free(environment);
-    if (empty)
+    if (hidden)
         return elf.set_id ? SKEW_SET_ID : SKEW_UNSEEN;
     if (!there)
         return SKEW_ENVIRONMENT;

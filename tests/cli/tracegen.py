@@ -30,6 +30,7 @@ class Trace:
     def __init__(self, path, host="node0", **meta):
         self.path = str(path)
         self.db = sqlite3.connect(self.path)
+        self.db.execute("PRAGMA synchronous = OFF")
         self.db.executescript(SCHEMA.read_text(encoding="utf-8"))
         facts = {"node": "0123456789abcdef", "host": host, "created_real_ns": "1000", "version": "0.1.0",
                  "min_reader_version": "1", **meta}

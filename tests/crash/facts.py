@@ -62,7 +62,8 @@ class Wrong(AssertionError):
 
 def demand(condition, *words):
     if not condition:
-        raise Wrong(" ".join(str(word) for word in words))
+        texts = [str(word) for word in words]
+        raise Wrong(" ".join(text if len(text) < 3000 else text[:3000] + " …" for text in texts))
 
 
 def _check_gaps(name, seen, comm, rank, ranks, sparse):

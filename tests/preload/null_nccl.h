@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "nccl_abi.h"
+#include "nccl_decls.h"
 
 #ifndef NULL_VERSION
 #define NULL_VERSION 228
@@ -19,12 +19,16 @@
 /* A communicator remembers its size and rank, to answer CommCount and CommUserRank. */
 struct ncclComm {
     int ranks, rank, device;
+    struct ncclComm *next; /* in a free list */
 };
+
+#ifdef NULL_TESTING
+#include "null_testing.h"
+#else /* does nothing: for benchmarks */
 
 #define NULL_RESULT(name, cls, record) return ncclSuccess;
 
 #define NULL_HAS_ncclGetVersion
-ncclResult_t ncclGetVersion(int *version);
 ncclResult_t ncclGetVersion(int *version)
 {
     *version = NULL_VERSION / 100 * 10000 + NULL_VERSION % 100 * 100;
@@ -32,7 +36,6 @@ ncclResult_t ncclGetVersion(int *version)
 }
 
 #define NULL_HAS_ncclGetUniqueId
-ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
     static int calls;
@@ -43,19 +46,17 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 }
 
 #define NULL_HAS_ncclCommInitRank
-ncclResult_t ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId commId, int rank);
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId commId, int rank)
 {
     (void)commId;
     *comm = malloc(sizeof(**comm));
     if (!*comm)
         return ncclSystemError;
-    **comm = (struct ncclComm){nranks, rank, 0};
+    **comm = (struct ncclComm){.ranks = nranks, .rank = rank};
     return ncclSuccess;
 }
 
 #define NULL_HAS_ncclCommDestroy
-ncclResult_t ncclCommDestroy(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm)
 {
     free(comm);
@@ -63,7 +64,6 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 }
 
 #define NULL_HAS_ncclCommSplit
-ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config);
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config)
 {
     (void)config;
@@ -73,12 +73,11 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newc
     *newcomm = malloc(sizeof(**newcomm));
     if (!*newcomm)
         return ncclSystemError;
-    **newcomm = (struct ncclComm){comm->ranks, key, comm->device};
+    **newcomm = (struct ncclComm){.ranks = comm->ranks, .rank = key, .device = comm->device};
     return ncclSuccess;
 }
 
 #define NULL_HAS_ncclCommCount
-ncclResult_t ncclCommCount(const ncclComm_t comm, int *count);
 ncclResult_t ncclCommCount(const ncclComm_t comm, int *count)
 {
     *count = comm->ranks;
@@ -86,7 +85,6 @@ ncclResult_t ncclCommCount(const ncclComm_t comm, int *count)
 }
 
 #define NULL_HAS_ncclCommUserRank
-ncclResult_t ncclCommUserRank(const ncclComm_t comm, int *rank);
 ncclResult_t ncclCommUserRank(const ncclComm_t comm, int *rank)
 {
     *rank = comm->rank;
@@ -94,7 +92,6 @@ ncclResult_t ncclCommUserRank(const ncclComm_t comm, int *rank)
 }
 
 #define NULL_HAS_ncclCommCuDevice
-ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int *device);
 ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int *device)
 {
     *device = comm->device;
@@ -103,14 +100,11 @@ ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int *device)
 
 /* As the real one: the only self-call of its data functions. */
 #define NULL_HAS_ncclBcast
-ncclResult_t ncclBroadcast(const void *sendbuff, void *recvbuff, size_t count, ncclDataType_t datatype,
-                           int root, ncclComm_t comm, cudaStream_t stream);
-ncclResult_t ncclBcast(void *buff, size_t count, ncclDataType_t datatype, int root, ncclComm_t comm,
-                       cudaStream_t stream);
 ncclResult_t ncclBcast(void *buff, size_t count, ncclDataType_t datatype, int root, ncclComm_t comm,
                        cudaStream_t stream)
 {
     return ncclBroadcast(buff, buff, count, datatype, root, comm, stream);
 }
 
+#endif /* NULL_TESTING */
 #endif

@@ -322,6 +322,28 @@ static bool keeps_files(const char *path)
            skew_is_local(path);
 }
 
+int skew_find_existing(struct skew_node *c, const char *name, char *path, size_t size)
+{
+    const char *root[ROOTS];
+    char hash[2][20];
+    struct stat st;
+    size_t count = roots(root), hash_count = hashes(c, hash);
+    for (size_t i = 0; i < count * hash_count; i++) {
+        if ((size_t)snprintf(path, size, "%s/skewscope-%u/%s", root[i / hash_count], (unsigned)geteuid(),
+                             hash[i % hash_count]) >= size)
+            continue;
+        int fd = open_spool_dir(-1, path, &st);
+        if (fd < 0)
+            continue;
+        bool there = faccessat(fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+        close(fd);
+        size_t length = strlen(path);
+        if (there && (size_t)snprintf(path + length, size - length, "/%s", name) < size - length)
+            return 0;
+    }
+    return -ENOENT;
+}
+
 int skew_find_local(struct skew_node *c, char *path, size_t size)
 {
     const char *root[ROOTS];

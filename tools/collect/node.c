@@ -140,12 +140,9 @@ void skew_node_free(struct skew_node *c)
 
 /* ---- the lock --------------------------------------------------------------------------------- */
 
-static int try_lock_at(struct skew_node *c, const char *directory)
+static int try_lock(struct skew_node *c)
 {
     struct stat held, named;
-    if ((size_t)snprintf(c->lock_path, sizeof c->lock_path, "%s/collector-%.8s.lock", directory, c->node) >=
-        sizeof c->lock_path)
-        return -ENAMETOOLONG;
     for (;;) {
         int fd = open(c->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0)
@@ -165,11 +162,23 @@ static int try_lock_at(struct skew_node *c, const char *directory)
     }
 }
 
+static int try_lock_at(struct skew_node *c, const char *directory)
+{
+    if ((size_t)snprintf(c->lock_path, sizeof c->lock_path, "%s/collector-%.8s.lock", directory, c->node) >=
+        sizeof c->lock_path)
+        return -ENAMETOOLONG;
+    return try_lock(c);
+}
+
 int skew_node_lock(struct skew_node *c)
 {
-    char local[PATH_MAX];
+    char local[PATH_MAX], name[32];
     mkdir(c->out, 0777);
     mkdir(c->state, 0700);
+    /* One that began when the output directory could not be written has its lock elsewhere. */
+    snprintf(name, sizeof name, "collector-%.8s.lock", c->node);
+    if (skew_find_existing(c, name, c->lock_path, sizeof c->lock_path) == 0)
+        return try_lock(c);
     int error = try_lock_at(c, c->state);
     if (!error || error == -EWOULDBLOCK)
         return error;

@@ -81,6 +81,8 @@ void skew_find_tidy(struct skew_node *c);
 bool skew_find_anything(struct skew_node *c);
 /** ROOT/skewscope-UID/H on a local file system that keeps its files; made. */
 int skew_find_local(struct skew_node *c, char *path, size_t size);
+/** The path of a file that an earlier collector left in such a directory. @return 0 or -ENOENT */
+int skew_find_existing(struct skew_node *c, const char *name, char *path, size_t size);
 bool skew_is_local(const char *path);
 
 /* publish.c */

@@ -68,6 +68,7 @@ static int drain(struct skew_node *c)
         error = skew_node_publish(c);
     if (c->progress && c->messages)
         fprintf(c->messages, "\r\033[K");
+    skew_node_answer(c); /* of somebody who asked a collector that died */
     skew_node_finish(c);
     return error;
 }

@@ -180,7 +180,15 @@ static int choose_work(struct skew_node *c)
     if ((size_t)snprintf(beside, sizeof beside, "%s/%s", c->state, name) >= sizeof beside)
         return -ENAMETOOLONG;
     bool writable = access(c->state, W_OK | X_OK) == 0;
-    if (writable && (skew_is_local(c->state) || access(beside, F_OK) == 0)) {
+    bool begun = access(beside, F_OK) == 0;
+    /* What was begun goes on where it is: it holds what is in no spool any more. */
+    if (begun && !writable)
+        return -EACCES;
+    if (!begun && skew_find_existing(c, name, local, sizeof local) == 0) {
+        snprintf(c->work, sizeof c->work, "%s", local);
+        return 0;
+    }
+    if (writable && (skew_is_local(c->state) || begun)) {
         snprintf(c->work, sizeof c->work, "%s", beside);
         return 0;
     }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generate the exported functions of the stand-in CUDA from an API list (driver.api, runtime.api).
 
-usage: gen_cuda.py driver|runtime impl|decl|wrap|map|protos|cbids LIST [UNSUPPORTED] -o FILE
+usage: gen_cuda.py driver|runtime impl|decl|wrap|map|protos LIST [UNSUPPORTED] -o FILE
        gen_cuda.py cupti wrap|map UNSUPPORTED -o FILE
 
   impl    prototypes of the bodies, drv_... or rt_...
@@ -10,7 +10,6 @@ usage: gen_cuda.py driver|runtime impl|decl|wrap|map|protos|cbids LIST [UNSUPPOR
   wrap    the exported functions around them, and (driver) the table behind cuGetProcAddress
   map     the linker's version script
   protos  the same functions declared again, to be compiled after the real headers
-  cbids   a check of each callback id against the real CUPTI headers
 
 A line of a list is: symbol, first CUDA version (driver only), CUPTI callback id, traits joined by
 commas or '-', and the parameters. Traits: noinit, unsafe (see driver/call.h), noctx, nolatch (see
@@ -167,17 +166,6 @@ def protos(functions, driver):
     return ['extern "C" {'] + [f"{result} {f.symbol}({f.params});" for f in functions] + ["}"]
 
 
-def cbids(functions, driver):
-    stem = "CUPTI_DRIVER_TRACE_CBID_" if driver else "CUPTI_RUNTIME_TRACE_CBID_"
-    out = []
-    for function in functions:
-        for symbol, cbid in ((function.symbol, function.cbid),
-                             (f"{function.symbol}{function.suffix}", function.suffix_cbid)):
-            if cbid and not symbol.endswith("None"):
-                out.append(f'CBID("{stem}{symbol}", {cbid})')
-    return out
-
-
 def read_names(path):
     with open(path, encoding="utf-8") as file:
         return [line.strip() for line in file if line.strip() and not line.startswith("#")]
@@ -202,7 +190,7 @@ def write(path, lines):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("api", choices=["driver", "runtime", "cupti"])
-    parser.add_argument("what", choices=["impl", "decl", "wrap", "map", "protos", "cbids"])
+    parser.add_argument("what", choices=["impl", "decl", "wrap", "map", "protos"])
     parser.add_argument("list")
     parser.add_argument("unsupported", nargs="?")
     parser.add_argument("-o", dest="output", required=True)
@@ -218,8 +206,7 @@ def main():
              "decl": lambda: decl(functions, driver),
              "wrap": lambda: wrap(functions, unsupported, driver),
              "map": lambda: version_map(functions, unsupported, driver, args.node),
-             "protos": lambda: protos(functions, driver),
-             "cbids": lambda: cbids(functions, driver)}[args.what]()
+             "protos": lambda: protos(functions, driver)}[args.what]()
     write(args.output, lines)
 
 

@@ -176,7 +176,7 @@ struct ncclComm {
     sn_ctx ctx;
     struct sn_id id;
     struct sn_segment seg;
-    bool seg_open;
+    _Atomic bool seg_open;
 
     _Atomic int async_result; /* ncclResult_t; written by whoever finds out */
     _Atomic bool abort, revoked, failed;

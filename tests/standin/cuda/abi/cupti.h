@@ -253,7 +253,9 @@ typedef struct CUpti_CallbackData {
 
 typedef struct CUpti_ResourceData {
     CUcontext context;
-    CUstream stream;
+    union {
+        CUstream stream;
+    } resourceHandle;
     void *resourceDescriptor;
 } CUpti_ResourceData;
 

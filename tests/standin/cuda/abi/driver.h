@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The part of the CUDA 13 driver ABI that the stand-in speaks, declared anew so that the build needs
- * no CUDA header. Where the real headers are installed, test `abi` compares every constant, size and
- * offset below with them (tests/gen_abi.py reads this file, so keep one declaration a line).
- * Enumerations are passed as int: that is their ABI.
+ * The part of the CUDA 13 driver ABI that the stand-in speaks, declared anew so that the build
+ * needs no CUDA header. Where the real headers are installed, test `abi` compares every constant,
+ * size and offset below with them (tests/gen_abi.py reads this file, so keep one declaration a
+ * line). Enumerations are passed as int: that is their ABI.
  */
 #ifndef STANDIN_ABI_DRIVER_H
 #define STANDIN_ABI_DRIVER_H

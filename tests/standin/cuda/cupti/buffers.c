@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Activity buffers. The application lends them; records go to one current buffer under a lock. Full
- * ones are handed back by a delivery thread, as by CUPTI's own, so the application's threads and the
- * stream workers never run its callback; a flush hands back, on the caller's thread, all that there
- * is. A record that finds no buffer is dropped and counted.
+ * ones are handed back by a delivery thread, as by CUPTI's own, so the application's threads and
+ * the stream workers never run its callback; a flush hands back, on the caller's thread, all that
+ * there is. A record that finds no buffer is dropped and counted.
  */
 #include <errno.h>
 #include <signal.h>
@@ -242,8 +242,7 @@ CUptiResult cuptiActivityGetNextRecord(uint8_t *buffer, size_t validBufferSizeBy
     return CUPTI_SUCCESS;
 }
 
-CUptiResult cuptiActivityGetNumDroppedRecords(CUcontext context, uint32_t streamId,
-                                              size_t *count)
+CUptiResult cuptiActivityGetNumDroppedRecords(CUcontext context, uint32_t streamId, size_t *count)
 {
     (void)context;
     (void)streamId;

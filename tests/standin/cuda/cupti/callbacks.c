@@ -32,8 +32,7 @@ bool ct_any_callback(void)
 
 bool ct_callback_wanted(int domain, uint32_t cbid)
 {
-    return cbid < CT_MAX_CBID &&
-           atomic_load_explicit(&enabled[domain][cbid], memory_order_relaxed);
+    return cbid < CT_MAX_CBID && atomic_load_explicit(&enabled[domain][cbid], memory_order_relaxed);
 }
 
 static CUptiResult subscribe(CUpti_SubscriberHandle *handle, CUpti_CallbackFunc callback,
@@ -182,7 +181,8 @@ void ct_callback_api(struct standin_api_call *call, CUpti_ApiCallbackSite site)
         !ct_callback_wanted(call->domain, call->cbid))
         return;
     inside = true;
-    CUpti_CallbackData data = {.callbackSite = site, .functionName = call->name,
+    CUpti_CallbackData data = {.callbackSite = site,
+                               .functionName = call->name,
                                .functionParams = call->params,
                                .functionReturnValue = (void *)(uintptr_t)call->result,
                                .symbolName = launched_kernel(call),
@@ -201,11 +201,15 @@ void ct_callback_resource(const struct standin_resource *resource)
     if (to == NULL || to->callback == NULL ||
         !ct_callback_wanted(CUPTI_CB_DOMAIN_RESOURCE, resource->cbid))
         return;
-    CUpti_GraphData graph = {.graph = resource->graph, .originalGraph = resource->original_graph,
-                             .node = resource->node, .originalNode = resource->original_node,
-                             .nodeType = resource->node_type, .dependency = resource->dependency,
+    CUpti_GraphData graph = {.graph = resource->graph,
+                             .originalGraph = resource->original_graph,
+                             .node = resource->node,
+                             .originalNode = resource->original_node,
+                             .nodeType = resource->node_type,
+                             .dependency = resource->dependency,
                              .graphExec = resource->graph_exec};
-    CUpti_ResourceData data = {.context = resource->context, .stream = resource->stream};
+    CUpti_ResourceData data = {.context = resource->context,
+                               .resourceHandle.stream = resource->stream};
     if (resource->graph != NULL || resource->graph_exec != NULL)
         data.resourceDescriptor = &graph;
     to->callback(to->user, CUPTI_CB_DOMAIN_RESOURCE, resource->cbid, &data);

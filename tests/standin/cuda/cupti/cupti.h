@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Inside of the stand-in CUPTI. It loads libcuda.so.1 when it is first needed, as the real one does,
- * and becomes the tracer of the stand-in driver while anything is enabled or subscribed. Over no
- * driver, or a driver that is not ours, its calls fail with CUPTI_ERROR_UNKNOWN, as the real ones
- * do without a driver.
+ * Inside of the stand-in CUPTI. It loads libcuda.so.1 when it is first needed, as the real one
+ * does, and becomes the tracer of the stand-in driver while anything is enabled or subscribed. Over
+ * no driver, or a driver that is not ours, its calls fail with CUPTI_ERROR_UNKNOWN, as the real
+ * ones do without a driver.
  */
 #ifndef STANDIN_CUPTI_H
 #define STANDIN_CUPTI_H

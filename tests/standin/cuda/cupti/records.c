@@ -110,10 +110,11 @@ static void record_external(uint32_t correlation)
     for (int kind = 0; kind < CUPTI_EXTERNAL_CORRELATION_KIND_SIZE; kind++) {
         if (external.depth[kind] == 0)
             continue;
-        CUpti_ActivityExternalCorrelation r = {
-            .kind = CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION, .externalKind = kind,
-            .externalId = external.ids[kind][external.depth[kind] - 1],
-            .correlationId = correlation};
+        CUpti_ActivityExternalCorrelation r = {.kind = CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION,
+                                               .externalKind = kind,
+                                               .externalId =
+                                                   external.ids[kind][external.depth[kind] - 1],
+                                               .correlationId = correlation};
         put(&r, sizeof(r));
     }
 }
@@ -122,16 +123,19 @@ void ct_record_api(const struct standin_api_call *call)
 {
     CUpti_ActivityKind kind = call->domain == STANDIN_DOMAIN_DRIVER ? CUPTI_ACTIVITY_KIND_DRIVER
                                                                     : CUPTI_ACTIVITY_KIND_RUNTIME;
-    bool wanted = ct_kind(kind) ||
-                  (call->cbid < CT_MAX_CBID &&
-                   atomic_load_explicit(&ct_enabled.api_records[call->domain][call->cbid],
-                                        memory_order_relaxed));
+    bool wanted =
+        ct_kind(kind) || (call->cbid < CT_MAX_CBID &&
+                          atomic_load_explicit(&ct_enabled.api_records[call->domain][call->cbid],
+                                               memory_order_relaxed));
     if (!wanted)
         return;
     record_external(call->correlation);
-    CUpti_ActivityAPI r = {.kind = kind, .cbid = call->cbid,
-                           .start = ct_clock_record(call->start_ns), .end = ct_clock_now(),
-                           .processId = (uint32_t)getpid(), .threadId = thread_id(),
+    CUpti_ActivityAPI r = {.kind = kind,
+                           .cbid = call->cbid,
+                           .start = ct_clock_record(call->start_ns),
+                           .end = ct_clock_now(),
+                           .processId = (uint32_t)getpid(),
+                           .threadId = thread_id(),
                            .correlationId = call->correlation,
                            .returnValue = (uint32_t) * (const int *)call->result};
     put(&r, sizeof(r));
@@ -139,15 +143,25 @@ void ct_record_api(const struct standin_api_call *call)
 
 static void record_kernel(const struct standin_activity *a, CUpti_ActivityKind kind)
 {
-    CUpti_ActivityKernel10 r = {
-        .kind = kind, .registersPerThread = 32, .start = ct_clock_record(a->start_ns),
-        .end = ct_clock_record(a->end_ns), .deviceId = a->device, .contextId = a->context_id,
-        .streamId = a->stream_id, .gridX = (int32_t)a->grid[0], .gridY = (int32_t)a->grid[1],
-        .gridZ = (int32_t)a->grid[2], .blockX = (int32_t)a->block[0],
-        .blockY = (int32_t)a->block[1], .blockZ = (int32_t)a->block[2],
-        .dynamicSharedMemory = (int32_t)a->shared_bytes, .correlationId = a->correlation,
-        .gridId = atomic_fetch_add(&next_grid, 1), .name = a->name,
-        .graphNodeId = a->graph_node_id, .graphId = a->graph_id};
+    CUpti_ActivityKernel10 r = {.kind = kind,
+                                .registersPerThread = 32,
+                                .start = ct_clock_record(a->start_ns),
+                                .end = ct_clock_record(a->end_ns),
+                                .deviceId = a->device,
+                                .contextId = a->context_id,
+                                .streamId = a->stream_id,
+                                .gridX = (int32_t)a->grid[0],
+                                .gridY = (int32_t)a->grid[1],
+                                .gridZ = (int32_t)a->grid[2],
+                                .blockX = (int32_t)a->block[0],
+                                .blockY = (int32_t)a->block[1],
+                                .blockZ = (int32_t)a->block[2],
+                                .dynamicSharedMemory = (int32_t)a->shared_bytes,
+                                .correlationId = a->correlation,
+                                .gridId = atomic_fetch_add(&next_grid, 1),
+                                .name = a->name,
+                                .graphNodeId = a->graph_node_id,
+                                .graphId = a->graph_id};
     put(&r, sizeof(r));
 }
 
@@ -156,37 +170,60 @@ static void record_copy(const struct standin_activity *a)
     if (a->copy_kind == CUPTI_ACTIVITY_MEMCPY_KIND_PTOP) {
         if (!ct_kind(CUPTI_ACTIVITY_KIND_MEMCPY2))
             return;
-        CUpti_ActivityMemcpyPtoP4 r = {
-            .kind = CUPTI_ACTIVITY_KIND_MEMCPY2, .copyKind = a->copy_kind, .srcKind = a->src_kind,
-            .dstKind = a->dst_kind, .flags = CUPTI_ACTIVITY_FLAG_MEMCPY_ASYNC, .bytes = a->bytes,
-            .start = ct_clock_record(a->start_ns), .end = ct_clock_record(a->end_ns),
-            .deviceId = a->device, .contextId = a->context_id, .streamId = a->stream_id,
-            .srcDeviceId = a->src_device, .dstDeviceId = a->dst_device,
-            .correlationId = a->correlation, .graphNodeId = a->graph_node_id,
-            .graphId = a->graph_id};
+        CUpti_ActivityMemcpyPtoP4 r = {.kind = CUPTI_ACTIVITY_KIND_MEMCPY2,
+                                       .copyKind = a->copy_kind,
+                                       .srcKind = a->src_kind,
+                                       .dstKind = a->dst_kind,
+                                       .flags = CUPTI_ACTIVITY_FLAG_MEMCPY_ASYNC,
+                                       .bytes = a->bytes,
+                                       .start = ct_clock_record(a->start_ns),
+                                       .end = ct_clock_record(a->end_ns),
+                                       .deviceId = a->device,
+                                       .contextId = a->context_id,
+                                       .streamId = a->stream_id,
+                                       .srcDeviceId = a->src_device,
+                                       .dstDeviceId = a->dst_device,
+                                       .correlationId = a->correlation,
+                                       .graphNodeId = a->graph_node_id,
+                                       .graphId = a->graph_id};
         put(&r, sizeof(r));
         return;
     }
     if (!ct_kind(CUPTI_ACTIVITY_KIND_MEMCPY))
         return;
-    CUpti_ActivityMemcpy6 r = {
-        .kind = CUPTI_ACTIVITY_KIND_MEMCPY, .copyKind = a->copy_kind, .srcKind = a->src_kind,
-        .dstKind = a->dst_kind, .flags = CUPTI_ACTIVITY_FLAG_MEMCPY_ASYNC, .bytes = a->bytes,
-        .start = ct_clock_record(a->start_ns), .end = ct_clock_record(a->end_ns),
-        .deviceId = a->device, .contextId = a->context_id, .streamId = a->stream_id,
-        .correlationId = a->correlation, .graphNodeId = a->graph_node_id, .graphId = a->graph_id,
-        .copyCount = a->copy_count};
+    CUpti_ActivityMemcpy6 r = {.kind = CUPTI_ACTIVITY_KIND_MEMCPY,
+                               .copyKind = a->copy_kind,
+                               .srcKind = a->src_kind,
+                               .dstKind = a->dst_kind,
+                               .flags = CUPTI_ACTIVITY_FLAG_MEMCPY_ASYNC,
+                               .bytes = a->bytes,
+                               .start = ct_clock_record(a->start_ns),
+                               .end = ct_clock_record(a->end_ns),
+                               .deviceId = a->device,
+                               .contextId = a->context_id,
+                               .streamId = a->stream_id,
+                               .correlationId = a->correlation,
+                               .graphNodeId = a->graph_node_id,
+                               .graphId = a->graph_id,
+                               .copyCount = a->copy_count};
     put(&r, sizeof(r));
 }
 
 static void record_fill(const struct standin_activity *a)
 {
-    CUpti_ActivityMemset4 r = {
-        .kind = CUPTI_ACTIVITY_KIND_MEMSET, .value = a->value, .bytes = a->bytes,
-        .start = ct_clock_record(a->start_ns), .end = ct_clock_record(a->end_ns),
-        .deviceId = a->device, .contextId = a->context_id, .streamId = a->stream_id,
-        .correlationId = a->correlation, .flags = CUPTI_ACTIVITY_FLAG_MEMSET_ASYNC,
-        .memoryKind = a->dst_kind, .graphNodeId = a->graph_node_id, .graphId = a->graph_id};
+    CUpti_ActivityMemset4 r = {.kind = CUPTI_ACTIVITY_KIND_MEMSET,
+                               .value = a->value,
+                               .bytes = a->bytes,
+                               .start = ct_clock_record(a->start_ns),
+                               .end = ct_clock_record(a->end_ns),
+                               .deviceId = a->device,
+                               .contextId = a->context_id,
+                               .streamId = a->stream_id,
+                               .correlationId = a->correlation,
+                               .flags = CUPTI_ACTIVITY_FLAG_MEMSET_ASYNC,
+                               .memoryKind = a->dst_kind,
+                               .graphNodeId = a->graph_node_id,
+                               .graphId = a->graph_id};
     put(&r, sizeof(r));
 }
 

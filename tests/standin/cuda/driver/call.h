@@ -11,8 +11,8 @@
 
 /* Traits of an API function, from its line in driver.api. */
 enum {
-    DRV_NOINIT = 1, /* may be called before cuInit */
-    DRV_UNSAFE = 2, /* prohibited while a capture that cares is under way */
+    DRV_NOINIT = 1,     /* may be called before cuInit */
+    DRV_UNSAFE = 2,     /* prohibited while a capture that cares is under way */
     DRV_PER_THREAD = 4, /* the _ptsz or _ptds spelling: stream 0 is the calling thread's own */
 };
 
@@ -20,13 +20,13 @@ enum { SI_CONTEXT_DEPTH = 32 };
 
 /* The calling thread's state; only that thread touches it. */
 struct si_thread {
-    uint64_t token; /* names the thread; 0 not yet given */
+    uint64_t token;   /* names the thread; 0 not yet given */
     uint64_t host_ns; /* device time up to which this thread has synchronised (virtual clock) */
     CUcontext contexts[SI_CONTEXT_DEPTH];
     int depth;
     int capture_mode;
     bool per_thread_default;
-    bool worker; /* a stream's worker: may not wait for itself */
+    bool worker;                   /* a stream's worker: may not wait for itself */
     struct standin_api_call *call; /* innermost traced call */
 };
 
@@ -34,7 +34,8 @@ extern __thread struct si_thread si_thread;
 
 uint64_t si_thread_token(void);
 
-/* 0 never initialised, 1 ready, 2 forked after cuInit, 3 shut down. Written by cuInit and atfork. */
+/* 0 never initialised, 1 ready, 2 forked after cuInit, 3 shut down. Written by cuInit and atfork.
+ */
 extern atomic_int si_state;
 extern _Atomic(const struct standin_tracer *) si_tracer;
 

@@ -67,10 +67,12 @@ CUresult si_capture_forbid_stream(CUstream stream)
     return err;
 }
 
-static CUresult forbid_members(CUcontext context, bool blocking_only, CUresult error,
-                               bool invalidate)
+CUresult si_capture_forbid_members(CUcontext context, bool blocking_only, CUresult error,
+                                   bool invalidate)
 {
     CUresult err = CUDA_SUCCESS;
+    if (none())
+        return CUDA_SUCCESS;
     si_graph_lock();
     for (struct si_capture *c = captures; c != NULL; c = c->next) {
         for (size_t i = 0; i < c->member_count; i++) {
@@ -88,16 +90,16 @@ static CUresult forbid_members(CUcontext context, bool blocking_only, CUresult e
 
 CUresult si_capture_forbid_context(CUcontext context)
 {
-    return none() ? CUDA_SUCCESS
-                  : forbid_members(context, false, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, true);
+    return si_capture_forbid_members(context, false, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, true);
 }
 
 /* Using the legacy stream would make it depend on the blocking streams that are being captured. */
 CUresult si_capture_forbid_legacy(CUstream stream)
 {
-    if (none() || stream != stream->context->legacy)
+    if (stream != stream->context->legacy)
         return CUDA_SUCCESS;
-    return forbid_members(stream->context, true, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, true);
+    return si_capture_forbid_members(stream->context, true, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+                                     true);
 }
 
 static struct si_capture *find_capture(uint64_t id)
@@ -122,7 +124,7 @@ CUresult si_capture_forbid_event(CUevent event)
     return err;
 }
 
-static int set_deps(CUgraphNode **to, size_t *to_count, const CUgraphNode *from, size_t count)
+int si_capture_set_deps(CUgraphNode **to, size_t *to_count, const CUgraphNode *from, size_t count)
 {
     CUgraphNode *copy = malloc((count + 1) * sizeof(*copy));
     if (copy == NULL)
@@ -135,7 +137,7 @@ static int set_deps(CUgraphNode **to, size_t *to_count, const CUgraphNode *from,
     return 0;
 }
 
-static int merge_deps(CUstream stream, const CUgraphNode *more, size_t count)
+int si_capture_merge_deps(CUstream stream, const CUgraphNode *more, size_t count)
 {
     size_t total = stream->capture_dep_count;
     CUgraphNode *deps = malloc((total + count + 1) * sizeof(*deps));
@@ -162,7 +164,7 @@ static CUresult join(struct si_capture *c, CUstream stream, const CUgraphNode *d
     if (more == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     c->members = more;
-    if (set_deps(&stream->capture_deps, &stream->capture_dep_count, deps, count) < 0)
+    if (si_capture_set_deps(&stream->capture_deps, &stream->capture_dep_count, deps, count) < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     c->members[c->member_count++] = stream;
     stream->capture = c;
@@ -225,7 +227,7 @@ CUresult si_capture_work(CUstream stream, struct si_work *work)
         err = si_graph_add_work(c->graph, stream->capture_deps, stream->capture_dep_count, work,
                                 &node);
         if (err == CUDA_SUCCESS &&
-            set_deps(&stream->capture_deps, &stream->capture_dep_count, &node, 1) < 0)
+            si_capture_set_deps(&stream->capture_deps, &stream->capture_dep_count, &node, 1) < 0)
             err = CUDA_ERROR_OUT_OF_MEMORY;
         if (err != CUDA_SUCCESS)
             c->invalid = true;
@@ -241,10 +243,10 @@ CUresult si_capture_launch(CUstream stream, CUgraphExec exec)
         return CUDA_ERROR_NOT_READY;
     if (c->invalid)
         return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    CUgraphNode node = si_graph_add_child(c->graph, stream->capture_deps,
-                                          stream->capture_dep_count, exec->graph);
+    CUgraphNode node =
+        si_graph_add_child(c->graph, stream->capture_deps, stream->capture_dep_count, exec->graph);
     if (node == NULL ||
-        set_deps(&stream->capture_deps, &stream->capture_dep_count, &node, 1) < 0) {
+        si_capture_set_deps(&stream->capture_deps, &stream->capture_dep_count, &node, 1) < 0) {
         c->invalid = true;
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -274,8 +276,8 @@ CUresult si_capture_record(CUstream stream, CUevent event, bool external)
         err = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     } else if (!external) {
         err = CUDA_SUCCESS;
-        if (set_deps(&event->capture_deps, &event->capture_dep_count, stream->capture_deps,
-                     stream->capture_dep_count) < 0)
+        if (si_capture_set_deps(&event->capture_deps, &event->capture_dep_count,
+                                stream->capture_deps, stream->capture_dep_count) < 0)
             err = CUDA_ERROR_OUT_OF_MEMORY;
         event->capture_id = c->id;
     }
@@ -292,7 +294,7 @@ static CUresult wait_captured(CUstream stream, CUevent event, struct si_capture 
     if (of->invalid || (c != NULL && c->invalid))
         return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     if (c == of)
-        return merge_deps(stream, event->capture_deps, event->capture_dep_count) < 0
+        return si_capture_merge_deps(stream, event->capture_deps, event->capture_dep_count) < 0
                    ? CUDA_ERROR_OUT_OF_MEMORY
                    : CUDA_SUCCESS;
     if (c != NULL) {
@@ -474,110 +476,4 @@ CUresult drv_cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
     err = end(stream, phGraph);
     si_graph_unlock();
     return err;
-}
-
-CUresult drv_cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
-{
-    if (mode == NULL || *mode < 0 || *mode > CU_STREAM_CAPTURE_MODE_RELAXED)
-        return CUDA_ERROR_INVALID_VALUE;
-    int before = si_thread.capture_mode;
-    si_thread.capture_mode = *mode;
-    *mode = before;
-    return CUDA_SUCCESS;
-}
-
-/* Asking is allowed always, but for the legacy stream while it could not be used. */
-static CUresult ask(CUstream handle, CUstream *stream)
-{
-    CUresult err = si_stream_resolve(handle, stream);
-    if (err != CUDA_SUCCESS || none() || *stream != (*stream)->context->legacy)
-        return err;
-    return forbid_members((*stream)->context, true, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, false);
-}
-
-CUresult drv_cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                       cuuint64_t *id_out, CUgraph *graph_out,
-                                       const CUgraphNode **dependencies_out,
-                                       const CUgraphEdgeData **edgeData_out,
-                                       size_t *numDependencies_out)
-{
-    static const CUgraphEdgeData plain_edges[1024]; /* all of ours are full dependencies */
-    CUstream stream;
-    CUresult err = ask(hStream, &stream);
-    if (err != CUDA_SUCCESS)
-        return err;
-    if (captureStatus_out == NULL)
-        return CUDA_ERROR_INVALID_VALUE;
-    si_graph_lock();
-    struct si_capture *c = stream->capture;
-    *captureStatus_out = c == NULL     ? CU_STREAM_CAPTURE_STATUS_NONE
-                         : !c->invalid ? CU_STREAM_CAPTURE_STATUS_ACTIVE
-                                       : CU_STREAM_CAPTURE_STATUS_INVALIDATED;
-    if (c != NULL && !c->invalid) {
-        if (id_out != NULL)
-            *id_out = c->id;
-        if (graph_out != NULL)
-            *graph_out = c->graph;
-        if (dependencies_out != NULL)
-            *dependencies_out = stream->capture_deps;
-        if (edgeData_out != NULL)
-            *edgeData_out = stream->capture_dep_count <= 1024 ? plain_edges : NULL;
-        if (numDependencies_out != NULL)
-            *numDependencies_out = stream->capture_dep_count;
-    }
-    si_graph_unlock();
-    return CUDA_SUCCESS;
-}
-
-CUresult drv_cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                       cuuint64_t *id_out, CUgraph *graph_out,
-                                       const CUgraphNode **dependencies_out,
-                                       size_t *numDependencies_out)
-{
-    return drv_cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, graph_out,
-                                         dependencies_out, NULL, numDependencies_out);
-}
-
-CUresult drv_cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
-                                    cuuint64_t *id_out)
-{
-    return drv_cuStreamGetCaptureInfo_v3(hStream, captureStatus_out, id_out, NULL, NULL, NULL,
-                                         NULL);
-}
-
-CUresult drv_cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureStatus)
-{
-    return drv_cuStreamGetCaptureInfo(hStream, captureStatus, NULL);
-}
-
-CUresult drv_cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode *dependencies,
-                                               size_t numDependencies, unsigned int flags)
-{
-    CUstream stream;
-    CUresult err = si_stream_resolve(hStream, &stream);
-    if (err != CUDA_SUCCESS)
-        return err;
-    if (flags > CU_STREAM_SET_CAPTURE_DEPENDENCIES || (dependencies == NULL && numDependencies > 0))
-        return CUDA_ERROR_INVALID_VALUE;
-    si_graph_lock();
-    int failed = 0;
-    if (stream->capture == NULL)
-        err = CUDA_ERROR_ILLEGAL_STATE;
-    else if (stream->capture->invalid)
-        err = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    else if (flags == CU_STREAM_SET_CAPTURE_DEPENDENCIES)
-        failed = set_deps(&stream->capture_deps, &stream->capture_dep_count, dependencies,
-                          numDependencies);
-    else
-        failed = merge_deps(stream, dependencies, numDependencies);
-    si_graph_unlock();
-    return failed < 0 ? CUDA_ERROR_OUT_OF_MEMORY : err;
-}
-
-CUresult drv_cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode *dependencies,
-                                                  const CUgraphEdgeData *dependencyData,
-                                                  size_t numDependencies, unsigned int flags)
-{
-    (void)dependencyData;
-    return drv_cuStreamUpdateCaptureDependencies(hStream, dependencies, numDependencies, flags);
 }

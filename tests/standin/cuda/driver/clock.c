@@ -9,8 +9,12 @@
 
 #include "call.h"
 
-/* Not 0, which CUPTI uses for "unknown"; the same in every process, so that ranks can be compared. */
-#define SI_VIRTUAL_EPOCH UINT64_C(1000000000)
+/* Not 0, which CUPTI uses for "unknown"; the same in every process, so that ranks can be compared.
+ */
+#define SI_VIRTUAL_EPOCH INT64_C(1000000000)
+
+/* Where on the time line the drift is still nothing: the beginning. Written once, by cuInit. */
+static int64_t drift_from;
 
 static _Atomic(uint64_t) latest = SI_VIRTUAL_EPOCH;
 
@@ -31,10 +35,17 @@ void si_clock_sleep_until(uint64_t monotonic_ns)
         ;
 }
 
+void si_clock_begin(void)
+{
+    drift_from =
+        si_options.clock == SI_CLOCK_VIRTUAL ? SI_VIRTUAL_EPOCH : (int64_t)si_clock_monotonic();
+}
+
 uint64_t si_clock_device(uint64_t engine_ns)
 {
-    __int128 scaled = (__int128)engine_ns * si_options.drift_ppb / 1000000000;
-    return engine_ns + (uint64_t)(int64_t)scaled + (uint64_t)si_options.offset_ns;
+    __int128 gone = (__int128)(int64_t)engine_ns - drift_from;
+    int64_t gained = (int64_t)(gone * si_options.drift_ppb / 1000000000);
+    return engine_ns + (uint64_t)gained + (uint64_t)si_options.offset_ns;
 }
 
 void si_clock_saw(uint64_t engine_ns)
@@ -48,7 +59,7 @@ uint64_t si_clock_host(void)
 {
     if (si_options.clock != SI_CLOCK_VIRTUAL)
         return si_clock_monotonic();
-    return si_thread.host_ns > SI_VIRTUAL_EPOCH ? si_thread.host_ns : SI_VIRTUAL_EPOCH;
+    return si_thread.host_ns > SI_VIRTUAL_EPOCH ? si_thread.host_ns : (uint64_t)SI_VIRTUAL_EPOCH;
 }
 
 uint64_t si_clock_latest(void)

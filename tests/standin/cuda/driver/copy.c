@@ -29,8 +29,8 @@ static bool is_pageable(uintptr_t address)
 
 /*
  * From pageable memory the real driver has read the source before an asynchronous copy returns, and
- * programs reuse the buffer at once; to pageable memory it returns when the copy is done. A captured
- * copy does neither: it happens at each replay.
+ * programs reuse the buffer at once; to pageable memory it returns when the copy is done. A
+ * captured copy does neither: it happens at each replay.
  */
 static CUresult copy_async(const CUDA_MEMCPY3D *params, CUstream handle)
 {
@@ -72,9 +72,13 @@ static CUresult copy_3d(const CUDA_MEMCPY3D *params, CUstream stream, bool sync)
 
 static CUresult copy_1d(uintptr_t dst, uintptr_t src, size_t bytes, CUstream stream, bool sync)
 {
-    CUDA_MEMCPY3D p = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED, .srcDevice = src,
-                       .dstMemoryType = CU_MEMORYTYPE_UNIFIED, .dstDevice = dst,
-                       .WidthInBytes = bytes, .Height = 1, .Depth = 1};
+    CUDA_MEMCPY3D p = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                       .srcDevice = src,
+                       .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                       .dstDevice = dst,
+                       .WidthInBytes = bytes,
+                       .Height = 1,
+                       .Depth = 1};
     if (bytes == 0)
         return CUDA_SUCCESS;
     if (dst == 0 || src == 0)
@@ -87,12 +91,23 @@ static CUresult copy_2d(const CUDA_MEMCPY2D *c, CUstream stream, bool sync)
     if (c == NULL)
         return CUDA_ERROR_INVALID_VALUE;
     CUDA_MEMCPY3D p = {
-        .srcXInBytes = c->srcXInBytes, .srcY = c->srcY, .srcMemoryType = c->srcMemoryType,
-        .srcHost = c->srcHost, .srcDevice = c->srcDevice, .srcArray = c->srcArray,
-        .srcPitch = c->srcPitch, .dstXInBytes = c->dstXInBytes, .dstY = c->dstY,
-        .dstMemoryType = c->dstMemoryType, .dstHost = c->dstHost, .dstDevice = c->dstDevice,
-        .dstArray = c->dstArray, .dstPitch = c->dstPitch, .WidthInBytes = c->WidthInBytes,
-        .Height = c->Height, .Depth = 1,
+        .srcXInBytes = c->srcXInBytes,
+        .srcY = c->srcY,
+        .srcMemoryType = c->srcMemoryType,
+        .srcHost = c->srcHost,
+        .srcDevice = c->srcDevice,
+        .srcArray = c->srcArray,
+        .srcPitch = c->srcPitch,
+        .dstXInBytes = c->dstXInBytes,
+        .dstY = c->dstY,
+        .dstMemoryType = c->dstMemoryType,
+        .dstHost = c->dstHost,
+        .dstDevice = c->dstDevice,
+        .dstArray = c->dstArray,
+        .dstPitch = c->dstPitch,
+        .WidthInBytes = c->WidthInBytes,
+        .Height = c->Height,
+        .Depth = 1,
     };
     return copy_3d(&p, stream, sync);
 }
@@ -230,9 +245,13 @@ static CUresult fill(CUdeviceptr dst, size_t pitch, unsigned value, unsigned ele
         return CUDA_ERROR_INVALID_VALUE;
     struct si_work *work = si_work_new(SI_WORK_FILL);
     if (work != NULL)
-        work->fill.params = (CUDA_MEMSET_NODE_PARAMS_v2){
-            .dst = dst, .pitch = pitch, .value = value, .elementSize = element, .width = width,
-            .height = height, .ctx = si_context_current()};
+        work->fill.params = (CUDA_MEMSET_NODE_PARAMS_v2){.dst = dst,
+                                                         .pitch = pitch,
+                                                         .value = value,
+                                                         .elementSize = element,
+                                                         .width = width,
+                                                         .height = height,
+                                                         .ctx = si_context_current()};
     return sync ? si_submit_sync(stream, work) : si_submit(stream, work);
 }
 
@@ -251,8 +270,8 @@ CUresult drv_cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N)
     return fill(dstDevice, N * 4, ui, 4, N, 1, NULL, true);
 }
 
-CUresult drv_cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc,
-                             size_t Width, size_t Height)
+CUresult drv_cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width,
+                             size_t Height)
 {
     return fill(dstDevice, dstPitch, uc, 1, Width, Height, NULL, true);
 }
@@ -263,8 +282,8 @@ CUresult drv_cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned s
     return fill(dstDevice, dstPitch, us, 2, Width, Height, NULL, true);
 }
 
-CUresult drv_cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui,
-                              size_t Width, size_t Height)
+CUresult drv_cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width,
+                              size_t Height)
 {
     return fill(dstDevice, dstPitch, ui, 4, Width, Height, NULL, true);
 }
@@ -274,8 +293,7 @@ CUresult drv_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, 
     return fill(dstDevice, N, uc, 1, N, 1, hStream, false);
 }
 
-CUresult drv_cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N,
-                              CUstream hStream)
+CUresult drv_cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream)
 {
     return fill(dstDevice, N * 2, us, 2, N, 1, hStream, false);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The devices: how many, what they say of themselves. They look like an H100-class GPU of NVLink. */
+/* The devices: how many, what they say of themselves. They look like an H100-class GPU of NVLink.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

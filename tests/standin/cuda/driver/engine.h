@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Inside of the stand-in driver. Names that cross files begin with si_, the bodies of the driver API
- * with drv_ (generated prototypes, driver.api); the exported functions are generated around them.
+ * Inside of the stand-in driver. Names that cross files begin with si_, the bodies of the driver
+ * API with drv_ (generated prototypes, driver.api); the exported functions are generated around
+ * them.
  *
  * The model: a piece of `work` says what is to be done; an `op` is one execution of it on a stream;
  * a graph node holds work that is executed again at each launch. An op knows the ops that must end
@@ -24,8 +25,8 @@
 #include "../standin_cuda.h"
 #include "tracer.h"
 
-#define SI_EXPORT __attribute__((visibility("default")))
-#define SI_LIKELY(x) __builtin_expect(!!(x), 1)
+#define SI_EXPORT      __attribute__((visibility("default")))
+#define SI_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define SI_MAX_DEVICES 64
 
 enum {
@@ -48,12 +49,12 @@ enum si_clock { SI_CLOCK_REAL, SI_CLOCK_VIRTUAL, SI_CLOCK_PACED };
 struct si_options {
     int devices;
     enum si_clock clock;
-    uint64_t memory_bytes;   /* of one device */
-    uint64_t kernel_ns;      /* how long a kernel lasts that no rule names */
-    uint64_t copy_ns;        /* fixed part of a copy or fill in model time */
-    uint64_t copy_bytes_us;  /* bytes a microsecond in model time */
-    int64_t offset_ns;       /* of the device clock */
-    int64_t drift_ppb;       /* of the device clock */
+    uint64_t memory_bytes;  /* of one device */
+    uint64_t kernel_ns;     /* how long a kernel lasts that no rule names */
+    uint64_t copy_ns;       /* fixed part of a copy or fill in model time */
+    uint64_t copy_bytes_us; /* bytes a microsecond in model time */
+    int64_t offset_ns;      /* of the device clock */
+    int64_t drift_ppb;      /* of the device clock */
 };
 
 extern struct si_options si_options;
@@ -63,6 +64,7 @@ uint64_t si_options_kernel_ns(const char *name);
 
 /* ---- Clock (clock.c) ---- */
 
+void si_clock_begin(void); /* once, from cuInit, after the options */
 uint64_t si_clock_monotonic(void);
 void si_clock_sleep_until(uint64_t monotonic_ns);
 uint64_t si_clock_device(uint64_t engine_ns); /* what the device's own clock shows at that time */
@@ -107,7 +109,7 @@ struct si_copy {
         void *dst;
         const void *src;
         size_t bytes;
-    } *batch;
+    } * batch;
     void *staged; /* copy of a pageable source; owned */
 };
 
@@ -157,7 +159,8 @@ struct si_work *si_work_ref(struct si_work *work);
 void si_work_unref(struct si_work *work);
 bool si_work_is_kernel(const struct si_work *work);
 const struct si_kernel *si_work_kernel(const struct si_work *work);
-/* Runs it; *start holds the earliest device time, *end the end to be reported. Returns a CUresult. */
+/* Runs it; *start holds the earliest device time, *end the end to be reported. Returns a CUresult.
+ */
 int si_work_run(struct si_work *work, uint64_t *start_ns, uint64_t *end_ns);
 /* May it be completed in the caller's thread when its stream is idle? */
 bool si_work_is_instant(const struct si_work *work);
@@ -167,11 +170,11 @@ enum { SI_OP_PENDING, SI_OP_AWAITED, SI_OP_DONE };
 struct si_op {
     struct si_op *next; /* in its stream; guarded by that stream's lock */
     atomic_int refs;
-    atomic_uint state;  /* SI_OP_*; a futex */
+    atomic_uint state; /* SI_OP_*; a futex */
     struct si_work *work;
-    uint64_t ready_ns;  /* not before this device time */
-    uint64_t end_ns;    /* written before `state` becomes DONE */
-    int error;          /* likewise */
+    uint64_t ready_ns; /* not before this device time */
+    uint64_t end_ns;   /* written before `state` becomes DONE */
+    int error;         /* likewise */
     unsigned dep_count;
     unsigned dep_room;
     struct si_op **deps; /* hold references; released when the op has run */
@@ -229,7 +232,7 @@ CUresult si_context_check(CUcontext context);
 struct CUctx_st *si_context_new(int device, unsigned flags, bool primary);
 void si_context_close(CUcontext context);
 CUresult si_context_drain(CUcontext context); /* waits for all of its streams */
-CUcontext si_device_any_context(int device); /* one that exists on the device, or NULL */
+CUcontext si_device_any_context(int device);  /* one that exists on the device, or NULL */
 
 /* ---- Streams (stream.c) ---- */
 
@@ -241,10 +244,10 @@ struct CUstream_st {
     CUcontext context;
     unsigned flags;
     int priority;
-    bool hidden; /* a lane of an executable graph: not known to the context */
+    bool hidden;              /* a lane of an executable graph: not known to the context */
     struct CUstream_st *next; /* in the context's list */
     struct CUstream_st *next_per_thread;
-    uint64_t owner_thread; /* of a per-thread default stream */
+    uint64_t owner_thread;           /* of a per-thread default stream */
     CUstreamAttrValue attributes[4]; /* by id: 1, 2 (unused), 3, 8; guarded by lock */
 
     pthread_mutex_t lock;
@@ -254,15 +257,15 @@ struct CUstream_st {
     bool running;       /* the worker, or a caller in its place, is inside an op */
     bool has_worker;
     bool closing;
-    atomic_uint wake;   /* futex of the worker */
-    uint64_t tail_ns;   /* device time at which what ran so far ends; by whoever has `running` */
+    atomic_uint wake; /* futex of the worker */
+    uint64_t tail_ns; /* device time at which what ran so far ends; by whoever has `running` */
 
     struct si_capture *capture; /* guarded by the graph lock, as are the two below */
     CUgraphNode *capture_deps;
     size_t capture_dep_count;
 };
 
-#define SI_STREAM_LEGACY ((CUstream)1)
+#define SI_STREAM_LEGACY     ((CUstream)1)
 #define SI_STREAM_PER_THREAD ((CUstream)2)
 
 /* Turns NULL, 1, 2 or a handle into a stream. */
@@ -289,7 +292,7 @@ struct CUevent_st {
     unsigned flags;
     CUcontext context;
     pthread_mutex_t lock;
-    struct si_op *op; /* latest record; NULL never recorded; guarded by lock */
+    struct si_op *op;    /* latest record; NULL never recorded; guarded by lock */
     uint64_t capture_id; /* of the capture it was recorded in, 0 none; guarded by the graph lock */
     CUgraphNode *capture_deps;
     size_t capture_dep_count;

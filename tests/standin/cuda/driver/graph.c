@@ -17,7 +17,7 @@ static struct garbage {
     struct si_work *work;
     CUuserObject object;
     unsigned count;
-} *garbage;
+} * garbage;
 
 void si_graph_lock(void)
 {
@@ -176,8 +176,8 @@ CUresult si_node_link(CUgraphNode from, CUgraphNode to)
 
 static void report_node(uint32_t cbid, CUgraphNode node)
 {
-    struct standin_resource what = {.cbid = cbid, .graph = node->graph, .node = node,
-                                    .node_type = node->type};
+    struct standin_resource what = {
+        .cbid = cbid, .graph = node->graph, .node = node, .node_type = node->type};
     if (node->original != NULL) {
         what.original_node = node->original;
         what.original_graph = node->graph->original;

@@ -45,31 +45,31 @@ struct CUgraph_st {
     struct si_node_list nodes; /* in order of creation */
     struct si_user_ref *users;
     size_t user_count;
-    CUgraphNode parent;  /* the child graph node that owns it, or NULL */
+    CUgraphNode parent; /* the child graph node that owns it, or NULL */
     CUgraph original;
-    bool capturing;      /* owned by a capture that has not ended */
+    bool capturing; /* owned by a capture that has not ended */
 };
 
 /* One step of an executable graph: a node of its flattened copy. */
 struct si_step {
     CUgraphNode node;
-    unsigned lane;          /* which stream runs it; 0 is the launching one */
-    unsigned *deps;         /* earlier steps on other lanes */
+    unsigned lane;  /* which stream runs it; 0 is the launching one */
+    unsigned *deps; /* earlier steps on other lanes */
     unsigned dep_count;
-    bool first_in_lane;     /* must wait for the launch itself */
-    bool leaf;              /* the launch ends only after it */
+    bool first_in_lane; /* must wait for the launch itself */
+    bool leaf;          /* the launch ends only after it */
 };
 
 struct CUgraphExec_st {
     uint32_t magic;
     uint32_t id;
-    CUgraph graph; /* private copy with its child graphs */
+    CUgraph graph;  /* private copy with its child graphs */
     CUgraph source; /* what it was made from; only compared */
     unsigned long long flags;
     struct si_step *steps;
     unsigned step_count;
     unsigned lane_count;
-    CUstream *lanes; /* lane_count, [0] unused; made at the first launch */
+    CUstream *lanes;    /* lane_count, [0] unused; made at the first launch */
     struct si_op *last; /* end of the latest launch, holds a reference */
 };
 
@@ -114,7 +114,7 @@ CUresult si_graph_add_work(CUgraph graph, const CUgraphNode *deps, size_t count,
                            struct si_work *work, CUgraphNode *node);
 CUgraphNode si_graph_add_child(CUgraph graph, const CUgraphNode *deps, size_t count, CUgraph child);
 
-/* graph_exec.c */
+/* graph_plan.c */
 CUresult si_exec_plan(CUgraphExec exec);
 
 void si_graph_drop_work(struct si_work *work); /* instead of si_work_unref, under the lock */
@@ -122,7 +122,8 @@ void si_graph_drop_user(CUuserObject object, unsigned count);
 
 /* capture.c: is the stream being captured? Then work becomes a node. */
 bool si_capture_active(CUstream stream);
-/* CUDA_ERROR_NOT_READY: the stream is not being captured (work untouched). Else work is consumed. */
+/* CUDA_ERROR_NOT_READY: the stream is not being captured (work untouched). Else work is consumed.
+ */
 CUresult si_capture_work(CUstream stream, struct si_work *work);
 /* The same for the launch of an executable graph, which becomes a child graph node. */
 CUresult si_capture_launch(CUstream stream, CUgraphExec exec);
@@ -133,5 +134,11 @@ CUresult si_capture_forbid_context(CUcontext context);
 CUresult si_capture_forbid_event(CUevent event);
 CUresult si_capture_forbid_legacy(CUstream stream);
 void si_capture_stream_closed(CUstream stream);
+/* `error` if a stream of the context takes part in a capture, which it may invalidate. */
+CUresult si_capture_forbid_members(CUcontext context, bool blocking_only, CUresult error,
+                                   bool invalidate);
+/* Under the lock; 0 or -ENOMEM. */
+int si_capture_set_deps(CUgraphNode **to, size_t *to_count, const CUgraphNode *from, size_t count);
+int si_capture_merge_deps(CUstream stream, const CUgraphNode *more, size_t count);
 
 #endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Graph nodes by type: add, get and set their parameters, in graphs and in executable graphs. Each
- * kind of parameters turns into a piece of work; setting replaces the node's work, so launches that
- * are under way keep what they were given.
+ * Graph nodes by type: add, get and set their parameters, in graphs and in executable graphs.
+ * Setting replaces the node's work, so launches that are under way keep what they were given.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,160 +9,9 @@
 #include "call.h"
 #include "drv_impl.h"
 #include "graph.h"
+#include "graph_work.h"
 #include "module.h"
 #include "trace.h"
-
-/* ---- From parameters to work: NULL and *err on failure. ---- */
-
-static struct si_work *kernel_work(const CUDA_KERNEL_NODE_PARAMS_v2 *p, CUresult *err)
-{
-    if (p == NULL) {
-        *err = CUDA_ERROR_INVALID_VALUE;
-        return NULL;
-    }
-    CUfunction function = p->func != NULL ? p->func : (CUfunction)p->kern;
-    *err = si_function_check(function);
-    if (*err != CUDA_SUCCESS)
-        return NULL;
-    struct si_work *work = si_work_new(SI_WORK_KERNEL);
-    if (work == NULL) {
-        *err = CUDA_ERROR_OUT_OF_MEMORY;
-        return NULL;
-    }
-    work->kernel = (struct si_kernel){
-        .func = function, .name = function->name,
-        .grid = {p->gridDimX, p->gridDimY, p->gridDimZ},
-        .block = {p->blockDimX, p->blockDimY, p->blockDimZ},
-        .shared_bytes = p->sharedMemBytes, .params = p->kernelParams, .extra = p->extra,
-        .duration_ns = si_options_kernel_ns(function->name),
-        .context = p->ctx != NULL ? p->ctx : si_context_current()};
-    return work;
-}
-
-static void widen_kernel(const CUDA_KERNEL_NODE_PARAMS_v1 *from, CUDA_KERNEL_NODE_PARAMS_v2 *to)
-{
-    memset(to, 0, sizeof(*to));
-    memcpy(to, from, sizeof(*from));
-}
-
-static struct si_work *copy_work(const CUDA_MEMCPY3D *p, CUcontext context, CUresult *err)
-{
-    *err = CUDA_SUCCESS;
-    if (p == NULL)
-        *err = CUDA_ERROR_INVALID_VALUE;
-    else if (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || p->dstMemoryType == CU_MEMORYTYPE_ARRAY)
-        *err = CUDA_ERROR_NOT_SUPPORTED;
-    struct si_work *work = *err == CUDA_SUCCESS ? si_work_new(SI_WORK_COPY) : NULL;
-    if (work == NULL) {
-        *err = *err == CUDA_SUCCESS ? CUDA_ERROR_OUT_OF_MEMORY : *err;
-        return NULL;
-    }
-    work->copy.params = *p;
-    work->copy.count = 1;
-    work->copy.context = context;
-    return work;
-}
-
-static struct si_work *fill_work(const CUDA_MEMSET_NODE_PARAMS_v1 *p, CUcontext context,
-                                 CUresult *err)
-{
-    *err = p == NULL || (p->elementSize != 1 && p->elementSize != 2 && p->elementSize != 4)
-               ? CUDA_ERROR_INVALID_VALUE
-               : CUDA_SUCCESS;
-    struct si_work *work = *err == CUDA_SUCCESS ? si_work_new(SI_WORK_FILL) : NULL;
-    if (work == NULL) {
-        *err = *err == CUDA_SUCCESS ? CUDA_ERROR_OUT_OF_MEMORY : *err;
-        return NULL;
-    }
-    memcpy(&work->fill.params, p, sizeof(*p));
-    work->fill.params.ctx = context;
-    return work;
-}
-
-static struct si_work *host_work(const CUDA_HOST_NODE_PARAMS_v1 *p, CUresult *err)
-{
-    *err = p == NULL || p->fn == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
-    struct si_work *work = *err == CUDA_SUCCESS ? si_work_new(SI_WORK_HOST) : NULL;
-    if (work == NULL) {
-        *err = *err == CUDA_SUCCESS ? CUDA_ERROR_OUT_OF_MEMORY : *err;
-        return NULL;
-    }
-    work->host.fn = p->fn;
-    work->host.user = p->userData;
-    return work;
-}
-
-static struct si_work *event_work(enum si_work_type type, CUevent event, CUresult *err)
-{
-    *err = si_event_check(event);
-    struct si_work *work = *err == CUDA_SUCCESS ? si_work_new(type) : NULL;
-    if (work == NULL) {
-        *err = *err == CUDA_SUCCESS ? CUDA_ERROR_OUT_OF_MEMORY : *err;
-        return NULL;
-    }
-    si_event_ref(event);
-    work->event.event = event;
-    return work;
-}
-
-static struct si_work *alloc_work(CUDA_MEM_ALLOC_NODE_PARAMS_v1 *p, CUresult *err)
-{
-    uintptr_t address;
-    CUmemoryPool pool;
-    *err = p == NULL ? CUDA_ERROR_INVALID_VALUE
-                     : drv_cuDeviceGetMemPool(&pool, p->poolProps.location.id);
-    if (*err == CUDA_SUCCESS)
-        *err = si_memory_alloc(SI_MEMORY_DEVICE, p->bytesize, 0, pool, &address);
-    if (*err != CUDA_SUCCESS)
-        return NULL;
-    struct si_work *work = si_work_new(SI_WORK_ALLOC);
-    if (work == NULL) {
-        *err = CUDA_ERROR_OUT_OF_MEMORY;
-        return NULL;
-    }
-    p->dptr = address;
-    work->alloc.ptr = address;
-    work->alloc.owned_id = si_memory_id(address);
-    work->alloc.params = *p;
-    return work;
-}
-
-static struct si_work *free_work(CUdeviceptr dptr, CUresult *err)
-{
-    struct si_work *work = si_work_new(SI_WORK_FREE);
-    *err = work != NULL ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
-    if (work != NULL)
-        work->alloc.params.dptr = dptr;
-    return work;
-}
-
-static struct si_work *work_of(CUgraphNodeParams *p, CUresult *err)
-{
-    switch (p->type) {
-    case CU_GRAPH_NODE_TYPE_KERNEL:
-        return kernel_work(&p->kernel, err);
-    case CU_GRAPH_NODE_TYPE_MEMCPY:
-        return copy_work(&p->memcpy.copyParams, p->memcpy.copyCtx, err);
-    case CU_GRAPH_NODE_TYPE_MEMSET:
-        return fill_work((const CUDA_MEMSET_NODE_PARAMS_v1 *)&p->memset, p->memset.ctx, err);
-    case CU_GRAPH_NODE_TYPE_HOST:
-        return host_work(&p->host, err);
-    case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
-        return event_work(SI_WORK_RECORD, p->eventRecord.event, err);
-    case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
-        return event_work(SI_WORK_WAIT, p->eventWait.event, err);
-    case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
-        return alloc_work(&p->alloc, err);
-    case CU_GRAPH_NODE_TYPE_MEM_FREE:
-        return free_work(p->free.dptr, err);
-    case CU_GRAPH_NODE_TYPE_EMPTY:
-        *err = CUDA_SUCCESS;
-        return si_work_new(SI_WORK_EMPTY);
-    default:
-        *err = CUDA_ERROR_NOT_SUPPORTED;
-        return NULL;
-    }
-}
 
 /* ---- Adding ---- */
 
@@ -188,7 +36,7 @@ CUresult drv_cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph,
                                      const CUDA_KERNEL_NODE_PARAMS_v2 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = kernel_work(nodeParams, &err);
+    struct si_work *work = si_kernel_work(nodeParams, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -199,7 +47,7 @@ CUresult drv_cuGraphAddKernelNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     CUDA_KERNEL_NODE_PARAMS_v2 wide;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    widen_kernel(nodeParams, &wide);
+    si_widen_kernel(nodeParams, &wide);
     return drv_cuGraphAddKernelNode_v2(phGraphNode, hGraph, dependencies, numDependencies, &wide);
 }
 
@@ -208,7 +56,7 @@ CUresult drv_cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                   const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
 {
     CUresult err;
-    struct si_work *work = copy_work(copyParams, ctx, &err);
+    struct si_work *work = si_copy_work(copyParams, ctx, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -217,7 +65,7 @@ CUresult drv_cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                   const CUDA_MEMSET_NODE_PARAMS_v1 *memsetParams, CUcontext ctx)
 {
     CUresult err;
-    struct si_work *work = fill_work(memsetParams, ctx, &err);
+    struct si_work *work = si_fill_work(memsetParams, ctx, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -226,7 +74,7 @@ CUresult drv_cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                 const CUDA_HOST_NODE_PARAMS_v1 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = host_work(nodeParams, &err);
+    struct si_work *work = si_host_work(nodeParams, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -242,7 +90,7 @@ CUresult drv_cuGraphAddEventRecordNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                        CUevent event)
 {
     CUresult err;
-    struct si_work *work = event_work(SI_WORK_RECORD, event, &err);
+    struct si_work *work = si_event_work(SI_WORK_RECORD, event, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -251,7 +99,7 @@ CUresult drv_cuGraphAddEventWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                      CUevent event)
 {
     CUresult err;
-    struct si_work *work = event_work(SI_WORK_WAIT, event, &err);
+    struct si_work *work = si_event_work(SI_WORK_WAIT, event, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -260,7 +108,7 @@ CUresult drv_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                     CUDA_MEM_ALLOC_NODE_PARAMS_v1 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = alloc_work(nodeParams, &err);
+    struct si_work *work = si_alloc_work(nodeParams, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -269,7 +117,7 @@ CUresult drv_cuGraphAddMemFreeNode(CUgraphNode *phGraphNode, CUgraph hGraph,
                                    CUdeviceptr dptr)
 {
     CUresult err;
-    struct si_work *work = free_work(dptr, &err);
+    struct si_work *work = si_free_work(dptr, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -301,7 +149,7 @@ CUresult drv_cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph,
     if (nodeParams->type == CU_GRAPH_NODE_TYPE_GRAPH)
         return drv_cuGraphAddChildGraphNode(phGraphNode, hGraph, dependencies, numDependencies,
                                             nodeParams->graph.graph);
-    struct si_work *work = work_of(nodeParams, &err);
+    struct si_work *work = si_work_of(nodeParams, &err);
     return add(phGraphNode, hGraph, dependencies, numDependencies, work, err);
 }
 
@@ -324,13 +172,14 @@ static CUresult replace(CUgraphNode node, CUgraphNodeType type, struct si_work *
     }
     si_graph_drop_work(node->work);
     node->work = work;
-    struct standin_resource changed = {.cbid = 22, .graph = node->graph, .node = node,
-                                       .node_type = node->type};
+    struct standin_resource changed = {
+        .cbid = 22, .graph = node->graph, .node = node, .node_type = node->type};
     si_trace_resource(&changed);
     return CUDA_SUCCESS;
 }
 
-/* exec is NULL for the graph itself; then node is its node, else that of what exec was made from. */
+/* exec is NULL for the graph itself; then node is its node, else that of what exec was made from.
+ */
 static CUresult set(CUgraphExec exec, CUgraphNode node, struct si_work *work, CUresult err)
 {
     if (err != CUDA_SUCCESS)
@@ -357,7 +206,7 @@ CUresult drv_cuGraphKernelNodeSetParams_v2(CUgraphNode hNode,
                                            const CUDA_KERNEL_NODE_PARAMS_v2 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = kernel_work(nodeParams, &err);
+    struct si_work *work = si_kernel_work(nodeParams, &err);
     return set(NULL, hNode, work, err);
 }
 
@@ -365,7 +214,7 @@ CUresult drv_cuGraphKernelNodeSetParams(CUgraphNode hNode,
                                         const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
     CUDA_KERNEL_NODE_PARAMS_v2 wide;
-    widen_kernel(nodeParams, &wide);
+    si_widen_kernel(nodeParams, &wide);
     return drv_cuGraphKernelNodeSetParams_v2(hNode, &wide);
 }
 
@@ -373,7 +222,7 @@ CUresult drv_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNo
                                                const CUDA_KERNEL_NODE_PARAMS_v2 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = kernel_work(nodeParams, &err);
+    struct si_work *work = si_kernel_work(nodeParams, &err);
     return set(hGraphExec, hNode, work, err);
 }
 
@@ -381,14 +230,14 @@ CUresult drv_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode 
                                             const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams)
 {
     CUDA_KERNEL_NODE_PARAMS_v2 wide;
-    widen_kernel(nodeParams, &wide);
+    si_widen_kernel(nodeParams, &wide);
     return drv_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, &wide);
 }
 
 CUresult drv_cuGraphMemcpyNodeSetParams(CUgraphNode hNode, const CUDA_MEMCPY3D *nodeParams)
 {
     CUresult err;
-    struct si_work *work = copy_work(nodeParams, si_context_current(), &err);
+    struct si_work *work = si_copy_work(nodeParams, si_context_current(), &err);
     return set(NULL, hNode, work, err);
 }
 
@@ -396,7 +245,7 @@ CUresult drv_cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode 
                                             const CUDA_MEMCPY3D *copyParams, CUcontext ctx)
 {
     CUresult err;
-    struct si_work *work = copy_work(copyParams, ctx, &err);
+    struct si_work *work = si_copy_work(copyParams, ctx, &err);
     return set(hGraphExec, hNode, work, err);
 }
 
@@ -404,7 +253,7 @@ CUresult drv_cuGraphMemsetNodeSetParams(CUgraphNode hNode,
                                         const CUDA_MEMSET_NODE_PARAMS_v1 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = fill_work(nodeParams, si_context_current(), &err);
+    struct si_work *work = si_fill_work(nodeParams, si_context_current(), &err);
     return set(NULL, hNode, work, err);
 }
 
@@ -413,15 +262,14 @@ CUresult drv_cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode 
                                             CUcontext ctx)
 {
     CUresult err;
-    struct si_work *work = fill_work(memsetParams, ctx, &err);
+    struct si_work *work = si_fill_work(memsetParams, ctx, &err);
     return set(hGraphExec, hNode, work, err);
 }
 
-CUresult drv_cuGraphHostNodeSetParams(CUgraphNode hNode,
-                                      const CUDA_HOST_NODE_PARAMS_v1 *nodeParams)
+CUresult drv_cuGraphHostNodeSetParams(CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS_v1 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = host_work(nodeParams, &err);
+    struct si_work *work = si_host_work(nodeParams, &err);
     return set(NULL, hNode, work, err);
 }
 
@@ -429,14 +277,14 @@ CUresult drv_cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hN
                                           const CUDA_HOST_NODE_PARAMS_v1 *nodeParams)
 {
     CUresult err;
-    struct si_work *work = host_work(nodeParams, &err);
+    struct si_work *work = si_host_work(nodeParams, &err);
     return set(hGraphExec, hNode, work, err);
 }
 
 CUresult drv_cuGraphEventRecordNodeSetEvent(CUgraphNode hNode, CUevent event)
 {
     CUresult err;
-    struct si_work *work = event_work(SI_WORK_RECORD, event, &err);
+    struct si_work *work = si_event_work(SI_WORK_RECORD, event, &err);
     return set(NULL, hNode, work, err);
 }
 
@@ -444,14 +292,14 @@ CUresult drv_cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphN
                                                 CUevent event)
 {
     CUresult err;
-    struct si_work *work = event_work(SI_WORK_RECORD, event, &err);
+    struct si_work *work = si_event_work(SI_WORK_RECORD, event, &err);
     return set(hGraphExec, hNode, work, err);
 }
 
 CUresult drv_cuGraphEventWaitNodeSetEvent(CUgraphNode hNode, CUevent event)
 {
     CUresult err;
-    struct si_work *work = event_work(SI_WORK_WAIT, event, &err);
+    struct si_work *work = si_event_work(SI_WORK_WAIT, event, &err);
     return set(NULL, hNode, work, err);
 }
 
@@ -459,7 +307,7 @@ CUresult drv_cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNod
                                               CUevent event)
 {
     CUresult err;
-    struct si_work *work = event_work(SI_WORK_WAIT, event, &err);
+    struct si_work *work = si_event_work(SI_WORK_WAIT, event, &err);
     return set(hGraphExec, hNode, work, err);
 }
 
@@ -468,7 +316,7 @@ CUresult drv_cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *nodePara
     CUresult err;
     if (nodeParams == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    struct si_work *work = work_of(nodeParams, &err);
+    struct si_work *work = si_work_of(nodeParams, &err);
     return set(NULL, hNode, work, err);
 }
 
@@ -480,7 +328,7 @@ CUresult drv_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
         return CUDA_ERROR_INVALID_VALUE;
     if (nodeParams->type == CU_GRAPH_NODE_TYPE_GRAPH)
         return drv_cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, nodeParams->graph.graph);
-    struct si_work *work = work_of(nodeParams, &err);
+    struct si_work *work = si_work_of(nodeParams, &err);
     return set(hGraphExec, hNode, work, err);
 }
 
@@ -501,11 +349,17 @@ CUresult drv_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode,
     CUresult err = get(hNode, CU_GRAPH_NODE_TYPE_KERNEL, nodeParams);
     if (err == CUDA_SUCCESS) {
         const struct si_kernel *k = si_work_kernel(hNode->work);
-        *nodeParams = (CUDA_KERNEL_NODE_PARAMS_v2){
-            .func = k->func, .gridDimX = k->grid[0], .gridDimY = k->grid[1],
-            .gridDimZ = k->grid[2], .blockDimX = k->block[0], .blockDimY = k->block[1],
-            .blockDimZ = k->block[2], .sharedMemBytes = k->shared_bytes,
-            .kernelParams = k->params, .extra = k->extra, .ctx = k->context};
+        *nodeParams = (CUDA_KERNEL_NODE_PARAMS_v2){.func = k->func,
+                                                   .gridDimX = k->grid[0],
+                                                   .gridDimY = k->grid[1],
+                                                   .gridDimZ = k->grid[2],
+                                                   .blockDimX = k->block[0],
+                                                   .blockDimY = k->block[1],
+                                                   .blockDimZ = k->block[2],
+                                                   .sharedMemBytes = k->shared_bytes,
+                                                   .kernelParams = k->params,
+                                                   .extra = k->extra,
+                                                   .ctx = k->context};
     }
     si_graph_unlock();
     return err;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Changing an executable graph: a whole new graph of the same shape, a child graph, single nodes. */
+/* Changing an executable graph: a whole new graph of the same shape, a child graph, single nodes.
+ */
 #include "call.h"
 #include "drv_impl.h"
 #include "graph.h"
@@ -94,8 +95,7 @@ CUresult drv_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph,
     return err;
 }
 
-CUresult drv_cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph,
-                               CUgraphNode *hErrorNode_out,
+CUresult drv_cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out,
                                CUgraphExecUpdateResult *updateResult_out)
 {
     struct update update;

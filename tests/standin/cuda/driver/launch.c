@@ -10,7 +10,8 @@
 #include "drv_impl.h"
 #include "module.h"
 
-/* The arguments are not looked at: there is no code to hand them to, and their size is not known. */
+/* The arguments are not looked at: there is no code to hand them to, and their size is not known.
+ */
 static CUresult launch(CUstream stream, CUfunction func, const unsigned grid[3],
                        const unsigned block[3], unsigned shared)
 {
@@ -103,8 +104,8 @@ static CUresult hook_enter(struct hook *hook, CUstream stream, const char *kerne
     hook->params.config = &hook->config;
     if (kernel_name != NULL)
         hook->params.f = si_function_named(kernel_name);
-    CUresult err = drv_enter(&hook->call, CBID_LAUNCH_KERNEL_EX, "cuLaunchKernelEx",
-                             &hook->params, 0);
+    CUresult err =
+        drv_enter(&hook->call, CBID_LAUNCH_KERNEL_EX, "cuLaunchKernelEx", &hook->params, 0);
     if (err == CUDA_SUCCESS && hook->params.f == NULL)
         err = kernel_name == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_OUT_OF_MEMORY;
     return err;

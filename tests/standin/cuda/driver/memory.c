@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Memory. "Device" memory is private anonymous host memory, counted against its device; pinned and
- * managed memory is the same without the count. A sorted table of allocations answers what a pointer
- * is. Called from any thread, and from stream workers (asynchronous frees, CUPTI's copy kinds).
+ * managed memory is the same without the count. A sorted table of allocations answers what a
+ * pointer is. Called from any thread, and from stream workers (asynchronous frees, CUPTI's copy
+ * kinds).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -117,8 +118,12 @@ CUresult si_memory_alloc(enum si_memory_kind kind, size_t bytes, unsigned flags,
         return CUDA_ERROR_OUT_OF_MEMORY;
     void *memory = mmap(NULL, mapped_size(bytes), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    struct si_allocation allocation = {.start = (uintptr_t)memory, .bytes = bytes, .kind = kind,
-                                       .device = ordinal, .flags = flags, .context = context,
+    struct si_allocation allocation = {.start = (uintptr_t)memory,
+                                       .bytes = bytes,
+                                       .kind = kind,
+                                       .device = ordinal,
+                                       .flags = flags,
+                                       .context = context,
                                        .pool = pool};
     err = memory == MAP_FAILED ? CUDA_ERROR_OUT_OF_MEMORY : table_add(&allocation);
     if (err != CUDA_SUCCESS) {
@@ -294,8 +299,11 @@ CUresult drv_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
         return err;
     if (p == NULL || bytesize == 0)
         return CUDA_ERROR_INVALID_VALUE;
-    struct si_allocation allocation = {.start = (uintptr_t)p, .bytes = bytesize, .flags = Flags,
-                                       .kind = SI_MEMORY_REGISTERED, .device = context->device,
+    struct si_allocation allocation = {.start = (uintptr_t)p,
+                                       .bytes = bytesize,
+                                       .flags = Flags,
+                                       .kind = SI_MEMORY_REGISTERED,
+                                       .device = context->device,
                                        .context = context};
     return table_add(&allocation);
 }

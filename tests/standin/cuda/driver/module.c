@@ -153,8 +153,7 @@ CUresult drv_cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *n
     return module_function(hmod, name, hfunc);
 }
 
-CUresult drv_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod,
-                                  const char *name)
+CUresult drv_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name)
 {
     (void)dptr;
     (void)bytes;

@@ -13,6 +13,6 @@ struct CUmod_st {
 
 CUresult si_function_check(CUfunction function);
 CUfunction si_function_named(const char *name); /* of no module that anyone loaded */
-const char *si_name_intern(const char *name); /* lives for ever; NULL out of memory */
+const char *si_name_intern(const char *name);   /* lives for ever; NULL out of memory */
 
 #endif

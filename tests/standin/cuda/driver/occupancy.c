@@ -34,11 +34,11 @@ CUresult drv_cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks
                                                            dynamicSMemSize);
 }
 
-CUresult drv_cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize,
-                                                       CUfunction func,
-                                                       CUoccupancyB2DSize blockSizeToDynamicSMemSize,
-                                                       size_t dynamicSMemSize, int blockSizeLimit,
-                                                       unsigned int flags)
+CUresult
+drv_cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *blockSize, CUfunction func,
+                                              CUoccupancyB2DSize blockSizeToDynamicSMemSize,
+                                              size_t dynamicSMemSize, int blockSizeLimit,
+                                              unsigned int flags)
 {
     (void)blockSizeToDynamicSMemSize;
     (void)dynamicSMemSize;
@@ -50,7 +50,8 @@ CUresult drv_cuOccupancyMaxPotentialBlockSizeWithFlags(int *minGridSize, int *bl
     if (blockSizeLimit > 0 && blockSizeLimit < limit)
         limit = blockSizeLimit;
     *blockSize = limit;
-    *minGridSize = si_device_attribute(0, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) * (2048 / limit);
+    *minGridSize =
+        si_device_attribute(0, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) * (2048 / limit);
     return CUDA_SUCCESS;
 }
 
@@ -58,9 +59,9 @@ CUresult drv_cuOccupancyMaxPotentialBlockSize(int *minGridSize, int *blockSize, 
                                               CUoccupancyB2DSize blockSizeToDynamicSMemSize,
                                               size_t dynamicSMemSize, int blockSizeLimit)
 {
-    return drv_cuOccupancyMaxPotentialBlockSizeWithFlags(
-        minGridSize, blockSize, func, blockSizeToDynamicSMemSize, dynamicSMemSize, blockSizeLimit,
-        0);
+    return drv_cuOccupancyMaxPotentialBlockSizeWithFlags(minGridSize, blockSize, func,
+                                                         blockSizeToDynamicSMemSize,
+                                                         dynamicSMemSize, blockSizeLimit, 0);
 }
 
 CUresult drv_cuOccupancyAvailableDynamicSMemPerBlock(size_t *dynamicSmemSize, CUfunction func,

@@ -17,7 +17,7 @@ struct si_options si_options;
 static struct kernel_rule {
     char *text;
     uint64_t ns;
-} *kernel_rules;
+} * kernel_rules;
 static size_t kernel_rule_count;
 
 enum option_type { OPTION_NUMBER, OPTION_SIGNED, OPTION_CLOCK, OPTION_KERNELS };

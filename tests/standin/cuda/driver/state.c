@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whether the driver may be used: cuInit, fork (a child of a process that called cuInit gets errors,
- * as with the real driver; a child of one that did not may call cuInit itself) and process exit
- * (workers may still be blocked in a peer that is gone, so nothing is joined).
+ * Whether the driver may be used: cuInit, fork (a child of a process that called cuInit gets
+ * errors, as with the real driver; a child of one that did not may call cuInit itself) and process
+ * exit (workers may still be blocked in a peer that is gone, so nothing is joined).
  */
 #include <stdlib.h>
 
@@ -29,7 +29,7 @@ uint64_t si_thread_token(void)
 CUresult si_state_error(void)
 {
     return atomic_load(&si_state) == STATE_DOWN ? CUDA_ERROR_DEINITIALIZED
-                                                 : CUDA_ERROR_NOT_INITIALIZED;
+                                                : CUDA_ERROR_NOT_INITIALIZED;
 }
 
 static void after_fork_in_child(void)
@@ -60,6 +60,7 @@ CUresult drv_cuInit(unsigned int flags)
         } else if (si_devices_init() < 0) {
             err = CUDA_ERROR_OUT_OF_MEMORY;
         } else {
+            si_clock_begin();
             pthread_atfork(NULL, NULL, after_fork_in_child);
             atexit(at_exit);
             atomic_store(&si_state, STATE_READY);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Streams: the queue, its worker thread, and CUDA's ordering rules (a stream is in order; the legacy
- * default stream waits for, and is waited for by, every blocking stream of its context). Workers
- * start with the first op that cannot be done at once, sleep on a futex while there is nothing to
- * do, and take no signals of the application's.
+ * Streams: the queue, its worker thread, and CUDA's ordering rules (a stream is in order; the
+ * legacy default stream waits for, and is waited for by, every blocking stream of its context).
+ * Workers start with the first op that cannot be done at once, sleep on a futex while there is
+ * nothing to do, and take no signals of the application's.
  */
 #include <errno.h>
 #include <linux/futex.h>

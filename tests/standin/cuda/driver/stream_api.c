@@ -304,8 +304,8 @@ SI_EXPORT int standin_stream_id(void *context, void *handle, int per_thread, uin
             *id = of->legacy->id;
         return err;
     }
-    CUresult err = si_stream_resolve(handle == NULL && per_thread ? SI_STREAM_PER_THREAD : handle,
-                                     &stream);
+    CUresult err =
+        si_stream_resolve(handle == NULL && per_thread ? SI_STREAM_PER_THREAD : handle, &stream);
     if (err == CUDA_SUCCESS)
         *id = stream->id;
     return err;

@@ -21,8 +21,8 @@ struct standin_api_call {
     const void *params; /* laid out as CUPTI's ..._params structures */
     const void *result; /* where the CUresult or cudaError_t stands; valid at exit */
     uint64_t start_ns;
-    uint32_t correlation;          /* set by the tracer at enter, 0 none */
-    uint64_t user_data;            /* CUPTI's correlationData */
+    uint32_t correlation;           /* set by the tracer at enter, 0 none */
+    uint64_t user_data;             /* CUPTI's correlationData */
     uint64_t subscriber_generation; /* the tracer's own */
     struct standin_api_call *outer; /* the call of this thread that this one is inside of */
 };
@@ -47,10 +47,10 @@ struct standin_activity {
     uint32_t grid[3];
     uint32_t block[3];
     uint32_t shared_bytes;
-    uint64_t bytes;       /* copies and fills */
-    uint32_t copy_count;  /* copies in one record */
-    uint8_t copy_kind;    /* as CUpti_ActivityMemcpyKind */
-    uint8_t src_kind;     /* as CUpti_ActivityMemoryKind */
+    uint64_t bytes;      /* copies and fills */
+    uint32_t copy_count; /* copies in one record */
+    uint8_t copy_kind;   /* as CUpti_ActivityMemcpyKind */
+    uint8_t src_kind;    /* as CUpti_ActivityMemoryKind */
     uint8_t dst_kind;
     uint32_t src_device;
     uint32_t dst_device;
@@ -78,10 +78,12 @@ struct standin_tracer {
     void (*resource)(const struct standin_resource *resource);
 };
 
-/* One tracer at a time; NULL takes it away. It must stay loaded for ever: calls may be under way. */
+/* One tracer at a time; NULL takes it away. It must stay loaded for ever: calls may be under way.
+ */
 void standin_tracer_set(const struct standin_tracer *tracer);
 
-/* For the runtime: brackets one of its calls. Returns 0 when nobody listens; then no exit is due. */
+/* For the runtime: brackets one of its calls. Returns 0 when nobody listens; then no exit is due.
+ */
 int standin_api_enter(struct standin_api_call *call);
 void standin_api_exit(struct standin_api_call *call);
 

@@ -145,7 +145,8 @@ static bool memop_holds(const struct CUstreamMemOpWaitValueParams_st *p, bool wi
     }
 }
 
-/* The writer may be anything that stores to memory, also another process: poll, ever more slowly. */
+/* The writer may be anything that stores to memory, also another process: poll, ever more slowly.
+ */
 static void memop_wait(const struct CUstreamMemOpWaitValueParams_st *p, bool wide)
 {
     uint64_t pause = 2000;
@@ -183,7 +184,8 @@ static void run_memops(const struct si_work *work)
 /* Model time of moving that many bytes. */
 static uint64_t copy_time(size_t bytes)
 {
-    return si_options.copy_ns + (uint64_t)((double)bytes * 1000.0 / (double)si_options.copy_bytes_us);
+    return si_options.copy_ns +
+           (uint64_t)((double)bytes * 1000.0 / (double)si_options.copy_bytes_us);
 }
 
 int si_work_run(struct si_work *work, uint64_t *start_ns, uint64_t *end_ns)

@@ -13,10 +13,16 @@ static cudaError_t launch(const void *func, dim3 grid, dim3 block, size_t shared
         return err;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || block.x == 0 || block.y == 0 || block.z == 0)
         return cudaErrorInvalidConfiguration;
-    CUlaunchConfig config = {.gridDimX = grid.x, .gridDimY = grid.y, .gridDimZ = grid.z,
-                             .blockDimX = block.x, .blockDimY = block.y, .blockDimZ = block.z,
-                             .sharedMemBytes = (unsigned)shared, .hStream = rt_stream(stream),
-                             .attrs = attrs, .numAttrs = count};
+    CUlaunchConfig config = {.gridDimX = grid.x,
+                             .gridDimY = grid.y,
+                             .gridDimZ = grid.z,
+                             .blockDimX = block.x,
+                             .blockDimY = block.y,
+                             .blockDimZ = block.z,
+                             .sharedMemBytes = (unsigned)shared,
+                             .hStream = rt_stream(stream),
+                             .attrs = attrs,
+                             .numAttrs = count};
     return rt_driver.cuLaunchKernelEx(&config, function, args, NULL);
 }
 
@@ -72,14 +78,22 @@ cudaError_t rt_cudaFuncGetAttributes(cudaFuncAttributes *attr, const void *func)
         err = rt_driver.cuFuncGetAttribute(&v[i], i, function);
     if (err != cudaSuccess)
         return err;
-    *attr = (cudaFuncAttributes){
-        .maxThreadsPerBlock = v[0], .sharedSizeBytes = (size_t)v[1],
-        .constSizeBytes = (size_t)v[2], .localSizeBytes = (size_t)v[3], .numRegs = v[4],
-        .ptxVersion = v[5], .binaryVersion = v[6], .cacheModeCA = v[7],
-        .maxDynamicSharedSizeBytes = v[8], .preferredShmemCarveout = v[9],
-        .clusterDimMustBeSet = v[10], .requiredClusterWidth = v[11],
-        .requiredClusterHeight = v[12], .requiredClusterDepth = v[13],
-        .nonPortableClusterSizeAllowed = v[14], .clusterSchedulingPolicyPreference = v[15]};
+    *attr = (cudaFuncAttributes){.maxThreadsPerBlock = v[0],
+                                 .sharedSizeBytes = (size_t)v[1],
+                                 .constSizeBytes = (size_t)v[2],
+                                 .localSizeBytes = (size_t)v[3],
+                                 .numRegs = v[4],
+                                 .ptxVersion = v[5],
+                                 .binaryVersion = v[6],
+                                 .cacheModeCA = v[7],
+                                 .maxDynamicSharedSizeBytes = v[8],
+                                 .preferredShmemCarveout = v[9],
+                                 .clusterDimMustBeSet = v[10],
+                                 .requiredClusterWidth = v[11],
+                                 .requiredClusterHeight = v[12],
+                                 .requiredClusterDepth = v[13],
+                                 .nonPortableClusterSizeAllowed = v[14],
+                                 .clusterSchedulingPolicyPreference = v[15]};
     return cudaSuccess;
 }
 
@@ -131,11 +145,8 @@ cudaError_t rt_cudaLibraryGetManaged(void **dptr, size_t *bytes, cudaLibrary_t l
     return err;
 }
 
-cudaError_t rt_cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *numBlocks,
-                                                                      const void *func,
-                                                                      int blockSize,
-                                                                      size_t dynamicSMemSize,
-                                                                      unsigned int flags)
+cudaError_t rt_cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    int *numBlocks, const void *func, int blockSize, size_t dynamicSMemSize, unsigned int flags)
 {
     cudaError_t err;
     CUfunction function = rt_find_function(func, &err);

@@ -84,10 +84,12 @@ cudaError_t rt_cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int devic
 
 static cudaError_t change_peer(int peer, bool enable, unsigned flags)
 {
-    CUcontext here, there;
+    CUcontext here = NULL, there = NULL;
     cudaError_t err = check_device(peer);
     if (err == cudaSuccess)
         err = rt_driver.cuCtxGetCurrent(&here);
+    if (err != cudaSuccess)
+        return err;
     int device = rt_thread.device;
     if (err == cudaSuccess)
         rt_cudaGetDevice(&device);
@@ -198,8 +200,8 @@ cudaError_t rt_cudaGetDriverEntryPointByVersion(const char *symbol, void **funcP
     CUdriverProcAddressQueryResult found;
     if (rt_thread.per_thread_default && flags == 0)
         flags = CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM;
-    cudaError_t err = rt_driver.cuGetProcAddress_v2(symbol, funcPtr, (int)cudaVersion, flags,
-                                                    &found);
+    cudaError_t err =
+        rt_driver.cuGetProcAddress_v2(symbol, funcPtr, (int)cudaVersion, flags, &found);
     if (driverStatus != NULL)
         *driverStatus = found;
     else if (err == cudaSuccess && found != CU_GET_PROC_ADDRESS_SUCCESS)
@@ -207,8 +209,7 @@ cudaError_t rt_cudaGetDriverEntryPointByVersion(const char *symbol, void **funcP
     return err;
 }
 
-cudaError_t rt_cudaGetDriverEntryPoint(const char *symbol, void **funcPtr,
-                                       unsigned long long flags,
+cudaError_t rt_cudaGetDriverEntryPoint(const char *symbol, void **funcPtr, unsigned long long flags,
                                        cudaDriverEntryPointQueryResult *driverStatus)
 {
     return rt_cudaGetDriverEntryPointByVersion(symbol, funcPtr, STANDIN_RUNTIME_VERSION, flags,

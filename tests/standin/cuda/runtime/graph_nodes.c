@@ -25,15 +25,23 @@ cudaError_t rt_copy_params(const cudaMemcpy3DParms *from, CUDA_MEMCPY3D *to)
         return cudaErrorInvalidValue;
     if (from->srcArray != NULL || from->dstArray != NULL)
         return cudaErrorNotSupported;
-    *to = (CUDA_MEMCPY3D){
-        .srcXInBytes = from->srcPos.x, .srcY = from->srcPos.y, .srcZ = from->srcPos.z,
-        .srcMemoryType = CU_MEMORYTYPE_UNIFIED, .srcDevice = device_pointer(from->srcPtr.ptr),
-        .srcPitch = from->srcPtr.pitch, .srcHeight = from->srcPtr.ysize,
-        .dstXInBytes = from->dstPos.x, .dstY = from->dstPos.y, .dstZ = from->dstPos.z,
-        .dstMemoryType = CU_MEMORYTYPE_UNIFIED, .dstDevice = device_pointer(from->dstPtr.ptr),
-        .dstPitch = from->dstPtr.pitch, .dstHeight = from->dstPtr.ysize,
-        .WidthInBytes = from->extent.width, .Height = from->extent.height,
-        .Depth = from->extent.depth};
+    *to = (CUDA_MEMCPY3D){.srcXInBytes = from->srcPos.x,
+                          .srcY = from->srcPos.y,
+                          .srcZ = from->srcPos.z,
+                          .srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                          .srcDevice = device_pointer(from->srcPtr.ptr),
+                          .srcPitch = from->srcPtr.pitch,
+                          .srcHeight = from->srcPtr.ysize,
+                          .dstXInBytes = from->dstPos.x,
+                          .dstY = from->dstPos.y,
+                          .dstZ = from->dstPos.z,
+                          .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                          .dstDevice = device_pointer(from->dstPtr.ptr),
+                          .dstPitch = from->dstPtr.pitch,
+                          .dstHeight = from->dstPtr.ysize,
+                          .WidthInBytes = from->extent.width,
+                          .Height = from->extent.height,
+                          .Depth = from->extent.depth};
     return cudaSuccess;
 }
 
@@ -51,11 +59,16 @@ static cudaError_t kernel_params(const cudaKernelNodeParams *from, CUgraphNodePa
     if (err != cudaSuccess)
         return err;
     to->type = CU_GRAPH_NODE_TYPE_KERNEL;
-    to->kernel = (CUDA_KERNEL_NODE_PARAMS_v2){
-        .func = function, .gridDimX = from->gridDim.x, .gridDimY = from->gridDim.y,
-        .gridDimZ = from->gridDim.z, .blockDimX = from->blockDim.x, .blockDimY = from->blockDim.y,
-        .blockDimZ = from->blockDim.z, .sharedMemBytes = from->sharedMemBytes,
-        .kernelParams = from->kernelParams, .extra = from->extra};
+    to->kernel = (CUDA_KERNEL_NODE_PARAMS_v2){.func = function,
+                                              .gridDimX = from->gridDim.x,
+                                              .gridDimY = from->gridDim.y,
+                                              .gridDimZ = from->gridDim.z,
+                                              .blockDimX = from->blockDim.x,
+                                              .blockDimY = from->blockDim.y,
+                                              .blockDimZ = from->blockDim.z,
+                                              .sharedMemBytes = from->sharedMemBytes,
+                                              .kernelParams = from->kernelParams,
+                                              .extra = from->extra};
     return cudaSuccess;
 }
 
@@ -69,7 +82,8 @@ static cudaError_t memcpy_params(const cudaMemcpy3DParms *from, CUgraphNodeParam
 static cudaError_t memcpy_1d(void *dst, const void *src, size_t count, CUgraphNodeParams *to)
 {
     cudaMemcpy3DParms p = {.srcPtr = {(void *)(uintptr_t)src, count, count, 1},
-                           .dstPtr = {dst, count, count, 1}, .extent = {count, 1, 1},
+                           .dstPtr = {dst, count, count, 1},
+                           .extent = {count, 1, 1},
                            .kind = cudaMemcpyDefault};
     return memcpy_params(&p, to);
 }
@@ -79,10 +93,13 @@ static cudaError_t memset_params(const cudaMemsetParams *from, CUgraphNodeParams
     if (from == NULL)
         return cudaErrorInvalidValue;
     to->type = CU_GRAPH_NODE_TYPE_MEMSET;
-    to->memset = (CUDA_MEMSET_NODE_PARAMS_v2){
-        .dst = device_pointer(from->dst), .pitch = from->pitch, .value = from->value,
-        .elementSize = from->elementSize, .width = from->width, .height = from->height,
-        .ctx = current_context()};
+    to->memset = (CUDA_MEMSET_NODE_PARAMS_v2){.dst = device_pointer(from->dst),
+                                              .pitch = from->pitch,
+                                              .value = from->value,
+                                              .elementSize = from->elementSize,
+                                              .width = from->width,
+                                              .height = from->height,
+                                              .ctx = current_context()};
     return cudaSuccess;
 }
 
@@ -95,6 +112,9 @@ static cudaError_t host_params(const cudaHostNodeParams *from, CUgraphNodeParams
     to->host.userData = from->userData;
     return cudaSuccess;
 }
+
+_Static_assert(sizeof(CUgraphNodeParams) == sizeof(cudaGraphNodeParams),
+               "node parameters of runtime and driver are copied where they are alike");
 
 static cudaError_t node_params(const cudaGraphNodeParams *from, CUgraphNodeParams *to)
 {
@@ -110,7 +130,6 @@ static cudaError_t node_params(const cudaGraphNodeParams *from, CUgraphNodeParam
     case CU_GRAPH_NODE_TYPE_HOST:
         return host_params(&from->host, to);
     default: /* the rest is laid out alike */
-        _Static_assert(sizeof(*to) == sizeof(*from), "node parameters of runtime and driver");
         memcpy(to, from, sizeof(*to));
         return cudaSuccess;
     }
@@ -406,8 +425,8 @@ cudaError_t rt_cudaGraphExecEventRecordNodeSetEvent(cudaGraphExec_t hGraphExec,
     return set_event(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD, event);
 }
 
-cudaError_t rt_cudaGraphExecEventWaitNodeSetEvent(cudaGraphExec_t hGraphExec,
-                                                  cudaGraphNode_t hNode, cudaEvent_t event)
+cudaError_t rt_cudaGraphExecEventWaitNodeSetEvent(cudaGraphExec_t hGraphExec, cudaGraphNode_t hNode,
+                                                  cudaEvent_t event)
 {
     return set_event(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT, event);
 }
@@ -427,8 +446,7 @@ cudaError_t rt_cudaGraphExecNodeSetParams(cudaGraphExec_t graphExec, cudaGraphNo
 
 /* ---- Getting ---- */
 
-cudaError_t rt_cudaGraphKernelNodeGetParams(cudaGraphNode_t node,
-                                            cudaKernelNodeParams *pNodeParams)
+cudaError_t rt_cudaGraphKernelNodeGetParams(cudaGraphNode_t node, cudaKernelNodeParams *pNodeParams)
 {
     CUDA_KERNEL_NODE_PARAMS_v2 p;
     cudaError_t err = rt_driver.cuGraphKernelNodeGetParams_v2(node, &p);
@@ -437,7 +455,8 @@ cudaError_t rt_cudaGraphKernelNodeGetParams(cudaGraphNode_t node,
                                               .gridDim = {p.gridDimX, p.gridDimY, p.gridDimZ},
                                               .blockDim = {p.blockDimX, p.blockDimY, p.blockDimZ},
                                               .sharedMemBytes = p.sharedMemBytes,
-                                              .kernelParams = p.kernelParams, .extra = p.extra};
+                                              .kernelParams = p.kernelParams,
+                                              .extra = p.extra};
     return err;
 }
 
@@ -447,15 +466,16 @@ cudaError_t rt_cudaGraphMemcpyNodeGetParams(cudaGraphNode_t node, cudaMemcpy3DPa
     cudaError_t err = rt_driver.cuGraphMemcpyNodeGetParams(node, &p);
     if (err != cudaSuccess)
         return err;
-    const void *src = p.srcMemoryType == CU_MEMORYTYPE_HOST ? p.srcHost
-                                                            : (void *)(uintptr_t)p.srcDevice;
+    const void *src =
+        p.srcMemoryType == CU_MEMORYTYPE_HOST ? p.srcHost : (void *)(uintptr_t)p.srcDevice;
     void *dst = p.dstMemoryType == CU_MEMORYTYPE_HOST ? p.dstHost : (void *)(uintptr_t)p.dstDevice;
-    *pNodeParams = (cudaMemcpy3DParms){
-        .srcPos = {p.srcXInBytes, p.srcY, p.srcZ},
-        .srcPtr = {(void *)(uintptr_t)src, p.srcPitch, p.srcPitch, p.srcHeight},
-        .dstPos = {p.dstXInBytes, p.dstY, p.dstZ},
-        .dstPtr = {dst, p.dstPitch, p.dstPitch, p.dstHeight},
-        .extent = {p.WidthInBytes, p.Height, p.Depth}, .kind = cudaMemcpyDefault};
+    *pNodeParams =
+        (cudaMemcpy3DParms){.srcPos = {p.srcXInBytes, p.srcY, p.srcZ},
+                            .srcPtr = {(void *)(uintptr_t)src, p.srcPitch, p.srcPitch, p.srcHeight},
+                            .dstPos = {p.dstXInBytes, p.dstY, p.dstZ},
+                            .dstPtr = {dst, p.dstPitch, p.dstPitch, p.dstHeight},
+                            .extent = {p.WidthInBytes, p.Height, p.Depth},
+                            .kind = cudaMemcpyDefault};
     return cudaSuccess;
 }
 
@@ -464,9 +484,12 @@ cudaError_t rt_cudaGraphMemsetNodeGetParams(cudaGraphNode_t node, cudaMemsetPara
     CUDA_MEMSET_NODE_PARAMS_v1 p;
     cudaError_t err = rt_driver.cuGraphMemsetNodeGetParams(node, &p);
     if (err == cudaSuccess)
-        *pNodeParams = (cudaMemsetParams){.dst = (void *)(uintptr_t)p.dst, .pitch = p.pitch,
-                                          .value = p.value, .elementSize = p.elementSize,
-                                          .width = p.width, .height = p.height};
+        *pNodeParams = (cudaMemsetParams){.dst = (void *)(uintptr_t)p.dst,
+                                          .pitch = p.pitch,
+                                          .value = p.value,
+                                          .elementSize = p.elementSize,
+                                          .width = p.width,
+                                          .height = p.height};
     return err;
 }
 

@@ -25,6 +25,10 @@ static void load(void)
     load_error = cudaErrorInsufficientDriver; /* what the real one says, also without a driver */
     if (library == NULL)
         return;
+    *(void **)&rt_driver.api_enter = dlsym(library, "standin_api_enter");
+    *(void **)&rt_driver.api_exit = dlsym(library, "standin_api_exit");
+    if (rt_driver.api_enter == NULL || rt_driver.api_exit == NULL)
+        return; /* a real driver, which is left alone */
     __typeof__(drv_cuGetProcAddress_v2) *lookup = NULL;
     *(void **)&lookup = dlsym(library, "cuGetProcAddress_v2");
     if (lookup == NULL)
@@ -35,8 +39,6 @@ static void load(void)
         return;
     RT_DRIVER(RT_LOOKUP)
 #undef RT_LOOKUP
-    *(void **)&rt_driver.api_enter = dlsym(library, "standin_api_enter");
-    *(void **)&rt_driver.api_exit = dlsym(library, "standin_api_exit");
     load_error = cudaSuccess;
 }
 
@@ -98,15 +100,13 @@ cudaError_t rt_enter(struct rt_call *call, uint32_t cbid, const char *name, cons
     cudaError_t err = rt_load();
     if (err != cudaSuccess)
         return err;
-    if (rt_driver.api_enter != NULL) {
-        call->result = cudaSuccess;
-        call->api.domain = STANDIN_DOMAIN_RUNTIME;
-        call->api.cbid = cbid;
-        call->api.name = name;
-        call->api.params = params;
-        call->api.result = &call->result;
-        call->traced = rt_driver.api_enter(&call->api) != 0;
-    }
+    call->result = cudaSuccess;
+    call->api.domain = STANDIN_DOMAIN_RUNTIME;
+    call->api.cbid = cbid;
+    call->api.name = name;
+    call->api.params = params;
+    call->api.result = &call->result;
+    call->traced = rt_driver.api_enter(&call->api) != 0;
     return traits & RT_NOCTX ? cudaSuccess : rt_context();
 }
 

@@ -134,14 +134,14 @@ cudaError_t rt_cudaPointerGetAttributes(cudaPointerAttributes *attributes, const
     if (err != cudaSuccess)
         return err;
     memset(attributes, 0, sizeof(*attributes));
-    attributes->type = managed                         ? cudaMemoryTypeManaged
+    attributes->type = managed                        ? cudaMemoryTypeManaged
                        : type == CU_MEMORYTYPE_DEVICE ? cudaMemoryTypeDevice
                        : type == CU_MEMORYTYPE_HOST   ? cudaMemoryTypeHost
                                                       : cudaMemoryTypeUnregistered;
     attributes->device = ordinal;
     attributes->devicePointer = (void *)(uintptr_t)device;
-    attributes->hostPointer = attributes->type == cudaMemoryTypeUnregistered ? (void *)(uintptr_t)ptr
-                                                                             : host;
+    attributes->hostPointer =
+        attributes->type == cudaMemoryTypeUnregistered ? (void *)(uintptr_t)ptr : host;
     return cudaSuccess;
 }
 
@@ -162,7 +162,8 @@ cudaError_t rt_cudaIpcCloseMemHandle(void *devPtr)
     return rt_driver.cuIpcCloseMemHandle(device_pointer(devPtr));
 }
 
-/* ---- Copies. The direction is not needed, addresses being unique; a wrong number is refused. ---- */
+/* ---- Copies. The direction is not needed, addresses being unique; a wrong number is refused. ----
+ */
 
 static cudaError_t copy(void *dst, const void *src, size_t count, cudaMemcpyKind kind)
 {
@@ -170,8 +171,8 @@ static cudaError_t copy(void *dst, const void *src, size_t count, cudaMemcpyKind
         return cudaErrorInvalidMemcpyDirection;
     if (!rt_thread.per_thread_default)
         return rt_driver.cuMemcpy(device_pointer(dst), device_pointer(src), count);
-    cudaError_t err = rt_driver.cuMemcpyAsync(device_pointer(dst), device_pointer(src), count,
-                                              rt_stream(NULL));
+    cudaError_t err =
+        rt_driver.cuMemcpyAsync(device_pointer(dst), device_pointer(src), count, rt_stream(NULL));
     return err == cudaSuccess ? rt_driver.cuStreamSynchronize(rt_stream(NULL)) : err;
 }
 
@@ -248,8 +249,8 @@ cudaError_t rt_cudaMemcpyToSymbolAsync(const void *symbol, const void *src, size
     return err == cudaSuccess ? copy_async(address, src, count, kind, stream) : err;
 }
 
-cudaError_t rt_cudaMemcpyFromSymbolAsync(void *dst, const void *symbol, size_t count,
-                                         size_t offset, cudaMemcpyKind kind, cudaStream_t stream)
+cudaError_t rt_cudaMemcpyFromSymbolAsync(void *dst, const void *symbol, size_t count, size_t offset,
+                                         cudaMemcpyKind kind, cudaStream_t stream)
 {
     char *address;
     cudaError_t err = symbol_address(symbol, count, offset, &address);
@@ -266,15 +267,14 @@ cudaError_t rt_cudaGetSymbolSize(size_t *size, const void *symbol)
     return rt_find_symbol(symbol, NULL, size);
 }
 
-cudaError_t rt_cudaMemcpyBatchAsync(void *const *dsts, const void *const *srcs,
-                                    const size_t *sizes, size_t count, cudaMemcpyAttributes *attrs,
-                                    size_t *attrsIdxs, size_t numAttrs, cudaStream_t stream)
+cudaError_t rt_cudaMemcpyBatchAsync(void *const *dsts, const void *const *srcs, const size_t *sizes,
+                                    size_t count, cudaMemcpyAttributes *attrs, size_t *attrsIdxs,
+                                    size_t numAttrs, cudaStream_t stream)
 {
     _Static_assert(sizeof(void *) == sizeof(CUdeviceptr), "pointers are passed as device pointers");
-    return rt_driver.cuMemcpyBatchAsync_v2((CUdeviceptr *)(uintptr_t)dsts,
-                                           (CUdeviceptr *)(uintptr_t)srcs,
-                                           (size_t *)(uintptr_t)sizes, count, attrs, attrsIdxs,
-                                           numAttrs, rt_stream(stream));
+    return rt_driver.cuMemcpyBatchAsync_v2(
+        (CUdeviceptr *)(uintptr_t)dsts, (CUdeviceptr *)(uintptr_t)srcs, (size_t *)(uintptr_t)sizes,
+        count, attrs, attrsIdxs, numAttrs, rt_stream(stream));
 }
 
 static cudaError_t copy_3d(const CUDA_MEMCPY3D *p, bool sync, cudaStream_t stream)
@@ -288,10 +288,15 @@ static cudaError_t copy_3d(const CUDA_MEMCPY3D *p, bool sync, cudaStream_t strea
 static cudaError_t copy_2d(void *dst, size_t dpitch, const void *src, size_t spitch, size_t width,
                            size_t height, bool sync, cudaStream_t stream)
 {
-    CUDA_MEMCPY3D p = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED, .srcDevice = device_pointer(src),
-                       .srcPitch = spitch, .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
-                       .dstDevice = device_pointer(dst), .dstPitch = dpitch,
-                       .WidthInBytes = width, .Height = height, .Depth = 1};
+    CUDA_MEMCPY3D p = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED,
+                       .srcDevice = device_pointer(src),
+                       .srcPitch = spitch,
+                       .dstMemoryType = CU_MEMORYTYPE_UNIFIED,
+                       .dstDevice = device_pointer(dst),
+                       .dstPitch = dpitch,
+                       .WidthInBytes = width,
+                       .Height = height,
+                       .Depth = 1};
     if (width > dpitch || width > spitch)
         return cudaErrorInvalidValue;
     return copy_3d(&p, sync, stream);
@@ -358,8 +363,8 @@ cudaError_t rt_cudaMemset2D(void *devPtr, size_t pitch, int value, size_t width,
     return fill(devPtr, pitch, value, width, height, true, NULL);
 }
 
-cudaError_t rt_cudaMemset2DAsync(void *devPtr, size_t pitch, int value, size_t width,
-                                 size_t height, cudaStream_t stream)
+cudaError_t rt_cudaMemset2DAsync(void *devPtr, size_t pitch, int value, size_t width, size_t height,
+                                 cudaStream_t stream)
 {
     return fill(devPtr, pitch, value, width, height, false, stream);
 }

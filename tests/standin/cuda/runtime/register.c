@@ -270,9 +270,9 @@ static cudaError_t launch(cudaKernel_t kernel, dim3 grid, dim3 block, void **arg
         cudaStream_t stream;
     } params = {kernel, grid, block, args, shared, stream};
     struct rt_call call;
-    cudaError_t err = rt_enter(&call, traits & RT_PER_THREAD ? 214 : 211,
-                               traits & RT_PER_THREAD ? "cudaLaunchKernel_ptsz" : "cudaLaunchKernel",
-                               &params, traits);
+    cudaError_t err = rt_enter(
+        &call, traits & RT_PER_THREAD ? 214 : 211,
+        traits & RT_PER_THREAD ? "cudaLaunchKernel_ptsz" : "cudaLaunchKernel", &params, traits);
     if (err == cudaSuccess)
         err = rt_cudaLaunchKernel(kernel, grid, block, args, shared, stream);
     return rt_leave(&call, err);

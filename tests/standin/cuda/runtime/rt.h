@@ -201,7 +201,7 @@ struct rt_driver {
     RT_DRIVER(RT_MEMBER)
 #undef RT_MEMBER
     __typeof__(drv_cuGetProcAddress_v2) *cuGetProcAddress_v2;
-    __typeof__(standin_api_enter) *api_enter; /* NULL over a driver that is not ours */
+    __typeof__(standin_api_enter) *api_enter; /* by these two it knows the driver for ours */
     __typeof__(standin_api_exit) *api_exit;
 };
 
@@ -228,10 +228,10 @@ cudaError_t rt_enter(struct rt_call *call, uint32_t cbid, const char *name, cons
 cudaError_t rt_leave(struct rt_call *call, cudaError_t result);
 cudaError_t rt_unsupported(void);
 
-cudaError_t rt_load(void);           /* the driver; once */
-cudaError_t rt_context(void);        /* makes a context current if none is */
+cudaError_t rt_load(void);    /* the driver; once */
+cudaError_t rt_context(void); /* makes a context current if none is */
 cudaError_t rt_use_device(int device);
-void rt_forget_device(int device);   /* after its primary context was reset */
+void rt_forget_device(int device); /* after its primary context was reset */
 
 /* The stream that a stream argument means to the driver. */
 static inline CUstream rt_stream(cudaStream_t stream)

@@ -27,9 +27,9 @@ cudaError_t rt_cudaStreamGetCaptureInfo(cudaStream_t stream,
                                         size_t *numDependencies_out)
 {
     cuuint64_t id = 0;
-    cudaError_t err = rt_driver.cuStreamGetCaptureInfo_v3(rt_stream(stream), captureStatus_out,
-                                                          &id, graph_out, dependencies_out,
-                                                          edgeData_out, numDependencies_out);
+    cudaError_t err =
+        rt_driver.cuStreamGetCaptureInfo_v3(rt_stream(stream), captureStatus_out, &id, graph_out,
+                                            dependencies_out, edgeData_out, numDependencies_out);
     if (err == cudaSuccess && id_out != NULL && id != 0)
         *id_out = id;
     return err;

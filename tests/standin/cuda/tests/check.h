@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the tests of the stand-in CUDA share. A failed check says what and where, and ends the test. */
+/* What the tests of the stand-in CUDA share. A failed check says what and where, and ends the test.
+ */
 #ifndef STANDIN_TEST_CHECK_H
 #define STANDIN_TEST_CHECK_H
 
@@ -40,7 +41,10 @@ struct gate {
     int waiting;
 };
 
-#define GATE_INITIALIZER {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0}
+#define GATE_INITIALIZER                                                                           \
+    {                                                                                              \
+        PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0                              \
+    }
 
 static inline void gate_wait(void *arg)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* CUPTI: what it records of launches, copies and replays, how records are tied to calls, callbacks. */
+/* CUPTI: what it records of launches, copies and replays, how records are tied to calls, callbacks.
+ */
 #include "cupti_setup.h"
 #include "standin_cuda.h"
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Graphs built by hand: nodes, child graphs, clones, updates, user objects, launches of launches. */
+/* Graphs built by hand: nodes, child graphs, clones, updates, user objects, launches of launches.
+ */
 #include "driver_setup.h"
 
 static struct order order = {.lock = PTHREAD_MUTEX_INITIALIZER};

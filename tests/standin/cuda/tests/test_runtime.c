@@ -8,8 +8,8 @@
 #include "cuda_decl.h"
 
 void **__cudaRegisterFatBinary(void *);
-void __cudaRegisterFunction(void **, const char *, char *, const char *, int, void *, void *, dim3 *,
-                            dim3 *, int *);
+void __cudaRegisterFunction(void **, const char *, char *, const char *, int, void *, void *,
+                            dim3 *, dim3 *, int *);
 void __cudaRegisterVar(void **, char *, char *, const char *, int, size_t, int, int);
 unsigned __cudaPushCallConfiguration(dim3, dim3, size_t, void *);
 cudaError_t __cudaPopCallConfiguration(dim3 *, dim3 *, size_t *, void *);
@@ -115,8 +115,7 @@ static void test_registered_code(void)
     CHECK_IS(cudaLaunchKernel(&kernel_shadow, grid, block, NULL, 0, NULL),
              cudaErrorInvalidConfiguration);
     grid.x = 1;
-    CHECK_IS(cudaLaunchKernel(&hooked, grid, block, NULL, 0, NULL),
-             cudaErrorInvalidDeviceFunction);
+    CHECK_IS(cudaLaunchKernel(&hooked, grid, block, NULL, 0, NULL), cudaErrorInvalidDeviceFunction);
     cudaGetLastError();
     OK(cudaMemcpyToSymbol(variable_shadow, host, sizeof(host), 0, cudaMemcpyHostToDevice));
     OK(cudaMemcpyFromSymbol(back, variable_shadow, 8, 8, cudaMemcpyDeviceToHost));
@@ -187,8 +186,8 @@ int main(void)
     void **binary = __cudaRegisterFatBinary("an image that nobody reads");
     __cudaRegisterFunction(binary, &kernel_shadow, NULL, "_Z6kernelv", -1, NULL, NULL, NULL, NULL,
                            NULL);
-    __cudaRegisterVar(binary, (char *)variable_shadow, NULL, "variable", 0,
-                      sizeof(variable_shadow), 0, 0);
+    __cudaRegisterVar(binary, (char *)variable_shadow, NULL, "variable", 0, sizeof(variable_shadow),
+                      0, 0);
     test_errors();
     test_devices();
     test_registered_code();

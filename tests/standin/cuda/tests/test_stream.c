@@ -124,10 +124,16 @@ static void test_copies(void)
     OK(cuMemsetD32_v2(device, 0x01020304, 256));
     OK(cuMemcpyDtoH_v2(back, device, sizeof(back)));
     CHECK_IS(back[255], 0x01020304);
-    CUDA_MEMCPY2D rect = {.srcMemoryType = CU_MEMORYTYPE_DEVICE, .srcDevice = other,
-                          .srcPitch = 64, .srcXInBytes = 8, .srcY = 1,
-                          .dstMemoryType = CU_MEMORYTYPE_HOST, .dstHost = back, .dstPitch = 8,
-                          .WidthInBytes = 8, .Height = 3};
+    CUDA_MEMCPY2D rect = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+                          .srcDevice = other,
+                          .srcPitch = 64,
+                          .srcXInBytes = 8,
+                          .srcY = 1,
+                          .dstMemoryType = CU_MEMORYTYPE_HOST,
+                          .dstHost = back,
+                          .dstPitch = 8,
+                          .WidthInBytes = 8,
+                          .Height = 3};
     OK(cuMemcpy2D_v2(&rect));
     CHECK_IS(back[0], 18);
     CHECK_IS(back[5], 16 * 3 + 3);

@@ -13,6 +13,21 @@
 
 #define BIG (1 << 20) /* more than a ring holds */
 
+/* The survivors make a communicator of their own, as an elastic job does. */
+static void go_on_without(struct rig *rig, ncclComm_t comm)
+{
+    int dead[1] = {1};
+    ncclComm_t alive;
+    uint32_t *one = rig_alloc(4);
+
+    *one = 1;
+    OK(ncclCommShrink(comm, dead, 1, &alive, NULL, 1 /* NCCL_SHRINK_ABORT */));
+    OK(ncclAllReduce(one, one, 1, ncclUint32, ncclSum, alive, rig->stream));
+    rig_sync(rig->stream);
+    CHECK_EQ(*one, rig->nranks - 1);
+    OK(ncclCommDestroy(alive));
+}
+
 /* Rank 1 is killed while the others wait for it: they get an error, not silence. */
 static void killed(struct rig *rig)
 {
@@ -21,7 +36,7 @@ static void killed(struct rig *rig)
     ncclResult_t state;
 
     if (rig->rank == 1) {
-        while (atomic_load(rig->shared) < 2)
+        while (atomic_load(rig->shared) < (uint32_t)rig->nranks - 1)
             usleep(1000);
         raise(SIGKILL);
     }
@@ -31,6 +46,7 @@ static void killed(struct rig *rig)
     OK(ncclCommGetAsyncError(comm, &state));
     CHECK(state == ncclRemoteError || state == ncclSystemError);
     CHECK_EQ(ncclAllReduce(buf, buf, BIG, ncclInt8, ncclSum, comm, rig->stream), state);
+    go_on_without(rig, comm);
     OK(ncclCommAbort(comm));
 }
 
@@ -162,7 +178,7 @@ int main(void)
 
     CHECK(mkdtemp(dir) != NULL);
     setenv("SKEWSCOPE_STANDIN_SHM_DIR", dir, 1); /* of our own, to see what is left in it */
-    failed += rig_processes("a rank is killed", 3, killed, 1);
+    failed += rig_processes("a rank is killed", 4, killed, 1);
     failed += rig_processes("abort", 2, aborted, -1);
     failed += rig_processes("sizes do not agree", 2, mismatched, -1);
     failed += rig_processes("collectives do not agree", 2, disagreeing, -1);

@@ -10,7 +10,7 @@
 
 static struct {
     int broadcast, bcast, send, recv, alltoall, start, end, unique_id, version, async, reg, dereg,
-        count;
+        count, alloc, release;
 } seen;
 
 static void *real(const char *name)
@@ -50,6 +50,8 @@ WRAP(alltoall, ncclAlltoAll,
      c, s)
 WRAP(reg, ncclCommRegister, (const ncclComm_t c, void *p, size_t n, void **h), c, p, n, h)
 WRAP(dereg, ncclCommDeregister, (const ncclComm_t c, void *h), c, h)
+WRAP(alloc, ncclMemAlloc, (void **p, size_t n), p, n)
+WRAP(release, ncclMemFree, (void *p), p)
 #endif
 
 #define EXPECT(counter, n)                                                                         \
@@ -62,6 +64,33 @@ static void clear(void)
 {
     memset(&seen, 0, sizeof(seen));
 }
+
+#ifndef OLD
+static void newer_calls(ncclComm_t *comms, cudaStream_t *streams, char *p)
+{
+    void *handle;
+    ncclWindow_t window;
+
+    clear();
+    OK(ncclGroupStart());
+    for (int r = 0; r < 2; r++)
+        OK(ncclAlltoAll(p + 32 * r, p + 64 + 32 * r, 8, ncclInt8, comms[r], streams[r]));
+    OK(ncclGroupEnd());
+    EXPECT(alltoall, 2);
+    EXPECT(send, 0);
+    EXPECT(recv, 0);
+    EXPECT(start, 1);
+    OK(ncclCommRegister(comms[0], p, 64, &handle));
+    OK(ncclCommDeregister(comms[0], handle));
+    EXPECT(reg, 1);
+    EXPECT(dereg, 1);
+    OK(ncclCommWindowRegister(comms[0], p, 64, &window, 1));
+    OK(ncclCommWindowDeregister(comms[0], window));
+    EXPECT(reg, 2); /* the first symmetric window brings one of the library's own */
+    EXPECT(dereg, 1);
+    EXPECT(alloc, 1);
+}
+#endif
 
 static void body(struct rig *rig)
 {
@@ -110,25 +139,7 @@ static void body(struct rig *rig)
     EXPECT(start, old_send ? 5 : 1);
     EXPECT(end, old_send ? 5 : 1);
 #ifndef OLD
-    void *handle;
-    ncclWindow_t window;
-    clear();
-    OK(ncclGroupStart());
-    for (int r = 0; r < 2; r++)
-        OK(ncclAlltoAll(p + 32 * r, p + 64 + 32 * r, 8, ncclInt8, comms[r], streams[r]));
-    OK(ncclGroupEnd());
-    EXPECT(alltoall, 2);
-    EXPECT(send, 0);
-    EXPECT(recv, 0);
-    EXPECT(start, 1);
-    OK(ncclCommRegister(comms[0], p, 64, &handle));
-    OK(ncclCommDeregister(comms[0], handle));
-    EXPECT(reg, 1);
-    EXPECT(dereg, 1);
-    OK(ncclCommWindowRegister(comms[0], p, 64, &window, 0));
-    OK(ncclCommWindowDeregister(comms[0], window));
-    EXPECT(reg, 1);
-    EXPECT(dereg, 1);
+    newer_calls(comms, streams, p);
 #endif
     clear();
     rig_sync(streams[0]);
@@ -139,6 +150,10 @@ static void body(struct rig *rig)
     OK(ncclGroupEnd());
     EXPECT(start, 1);
     EXPECT(end, 1);
+#ifndef OLD
+    EXPECT(release, 1);
+    EXPECT(dereg, 1);
+#endif
 }
 
 int main(void)
