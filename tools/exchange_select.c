@@ -13,8 +13,7 @@
 
 #include "spool.h"
 
-/* ---- the options
- * -------------------------------------------------------------------------------- */
+/* ---- the options ----------------------------------------------------------------------------- */
 
 enum { KEY_COMM = 0x1000, KEY_LAYER, KEY_STEP, KEY_LAYERS, KEY_CALLS, KEY_SEQ, KEY_OP, KEY_ROLE };
 
@@ -109,8 +108,7 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 const struct argp skew_selection_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
-/* ---- the communicator
- * ----------------------------------------------------------------------------- */
+/* ---- the communicator ------------------------------------------------------------------------ */
 
 int skew_selection_resolve(struct skew_selection *s, const char *path,
                            const struct skew_reading *reading)
@@ -149,8 +147,7 @@ void skew_selection_free(struct skew_selection *selection)
     selection->chosen = NULL;
 }
 
-/* ---- their sum
- * ------------------------------------------------------------------------------------ */
+/* ---- their sum ------------------------------------------------------------------------------- */
 
 static int take_exchange(void *exchanged, const struct skew_exchange *exchange)
 {
@@ -206,8 +203,7 @@ int skew_selection_sum(const struct skew_selection *s, const struct skew_reading
     return result;
 }
 
-/* ---- each: the databases side by side, in the order of seq
- * ------------------------------------------ */
+/* ---- each: the databases side by side, in the order of seq ----------------------------------- */
 
 struct cursor {
     struct skew_exchange_iter *iter;

@@ -26,8 +26,7 @@ struct arguments {
     struct skew_whatif whatif;
 };
 
-/* ---- the command line
- * ----------------------------------------------------------------------------- */
+/* ---- the command line ------------------------------------------------------------------------ */
 
 enum {
     KEY_MATRIX = 0x100,
@@ -248,8 +247,7 @@ const struct argp *skew_whatif_argp_schedule(void)
     return &argp;
 }
 
-/* ---- one matrix
- * ----------------------------------------------------------------------------------- */
+/* ---- one matrix ------------------------------------------------------------------------------ */
 
 static void tell_failure(int result, const struct skew_matrix *m, const struct skew_whatif *w)
 {
@@ -326,8 +324,7 @@ static int take_matrix(struct skew_whatif *w, const struct skew_matrix *m, int64
     return result;
 }
 
-/* ---- from a trace
- * --------------------------------------------------------------------------------- */
+/* ---- from a trace ---------------------------------------------------------------------------- */
 
 static bool sends_missing(const struct skew_exchanged *e)
 {
@@ -407,8 +404,7 @@ static int run_file(struct arguments *a)
     return result;
 }
 
-/* ---- all together
- * ----------------------------------------------------------------------------------- */
+/* ---- all together ---------------------------------------------------------------------------- */
 
 static int open_gantt(struct skew_whatif *w, const char *path)
 {

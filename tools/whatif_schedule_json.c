@@ -115,8 +115,7 @@ int skew_whatif_json_write(struct skew_whatif *w)
     return 0;
 }
 
-/* ---- Gantt
- * ------------------------------------------------------------------------------------------ */
+/* ---- Gantt ----------------------------------------------------------------------------------- */
 
 static const char *const machines[] = {"dispatch", "compute", "combine"};
 

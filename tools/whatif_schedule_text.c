@@ -11,8 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* ---- numbers
- * ---------------------------------------------------------------------------------------- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 struct short_text {
     char text[24];
@@ -67,8 +66,7 @@ static struct short_text batch(const struct skew_whatif *w, const struct skew_de
     return t;
 }
 
-/* ---- one matrix
- * ------------------------------------------------------------------------------------- */
+/* ---- one matrix ------------------------------------------------------------------------------ */
 
 static void print_model(const struct skew_whatif *w)
 {
@@ -186,8 +184,7 @@ static void print_one(const struct skew_whatif *w, const struct skew_whatif_resu
         print_crossings(w, r);
 }
 
-/* ---- a series
- * --------------------------------------------------------------------------------------- */
+/* ---- a series -------------------------------------------------------------------------------- */
 
 static int ascending(const void *left, const void *right)
 {
@@ -239,8 +236,7 @@ static void print_series(struct skew_whatif *w)
            "--sum.\n");
 }
 
-/* ---- what a series keeps
- * ------------------------------------------------------------------------------ */
+/* ---- what a series keeps --------------------------------------------------------------------- */
 
 static int keep(double **values, size_t *count, double value)
 {

@@ -192,8 +192,7 @@ static void test_refused(void)
     CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_TIER, bytes, 6, &options) == -EINVAL, "4 of 6");
 }
 
-/* ---- the assignment
- * --------------------------------------------------------------------------- */
+/* ---- the assignment -------------------------------------------------------------------------- */
 
 static double best_from(const struct skew_assign *a, uint32_t row, unsigned used)
 {
@@ -246,8 +245,7 @@ static void test_assignment(void)
     }
 }
 
-/* ---- the flow shop
- * ------------------------------------------------------------------------------ */
+/* ---- the flow shop --------------------------------------------------------------------------- */
 
 static const struct skew_cost plain = {.bandwidth = 1,
                                        .up_bandwidth = 1,

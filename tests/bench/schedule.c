@@ -21,8 +21,7 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* ---- the rival: shortest augmenting paths row by row, potentials from zero
- * ------------------------- */
+/* ---- the rival: shortest augmenting paths row by row, potentials from zero ------------------- */
 
 struct rival {
     uint32_t n;
@@ -121,8 +120,7 @@ static double time_rival(const uint64_t *bytes, uint32_t n, uint64_t *bottleneck
     return took;
 }
 
-/* ---- ours
- * ---------------------------------------------------------------------------------------- */
+/* ---- ours ------------------------------------------------------------------------------------ */
 
 static double time_ours(const uint64_t *bytes, uint32_t n, uint64_t *bottlenecks, size_t *matchings)
 {
