@@ -273,7 +273,8 @@ int skew_schedule_crossings(const struct skew_schedule *const *schedules, size_t
         free(w.found);
         return w.failed;
     }
-    qsort(w.found, w.found_count, sizeof *w.found, by_scale);
+    if (w.found_count)
+        qsort(w.found, w.found_count, sizeof *w.found, by_scale);
     *crossings = w.found;
     *crossing_count = w.found_count;
     return 0;
