@@ -22,13 +22,28 @@ struct arguments {
     struct skew_matrix_output output;
 };
 
-/* ---- the command line ----------------------------------------------------------------------------- */
+/* ---- the command line ---------------------------------------------------------------------- */
 
 enum {
-    KEY_COMM = 0x100, KEY_LAYER, KEY_STEP, KEY_LAYERS, KEY_CALLS, KEY_SEQ, KEY_OP, KEY_ROLE, KEY_SUM,
-    KEY_MEAN, KEY_EACH, KEY_UNIT, KEY_TOKEN, KEY_FORMAT, KEY_COLOUR, KEY_LOG
+    KEY_COMM = 0x100,
+    KEY_LAYER,
+    KEY_STEP,
+    KEY_LAYERS,
+    KEY_CALLS,
+    KEY_SEQ,
+    KEY_OP,
+    KEY_ROLE,
+    KEY_SUM,
+    KEY_MEAN,
+    KEY_EACH,
+    KEY_UNIT,
+    KEY_TOKEN,
+    KEY_FORMAT,
+    KEY_COLOUR,
+    KEY_LOG
 };
 
+/* clang-format off */
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Which exchanges:", 1},
     {"comm", KEY_COMM, "ID", 0,
@@ -40,23 +55,26 @@ static const struct argp_option options[] = {
     {"step", KEY_STEP, "N", 0, "of this step", 1},
     {"role", KEY_ROLE, "NAME", 0, "dispatch, combine, …: as an analysis has labelled them", 1},
     {"layers", KEY_LAYERS, "L", 0,
-     "--layer and --step by your own count: the calls on the communicator are layer 0, layer 1, … and "
-     "after L layers a new step begins; a backward pass counts as a step of its own, whose layers run "
-     "backwards", 1},
-    {"calls-per-layer", KEY_CALLS, "C", 0, "with --layers: each layer makes C calls (default 2)", 1},
+     "--layer and --step by your own count: the calls on the communicator are layer 0, layer 1, "
+     "… and after L layers a new step begins; a backward pass counts as a step of its own, whose "
+     "layers run backwards", 1},
+    {"calls-per-layer", KEY_CALLS, "C", 0,
+     "with --layers: each layer makes C calls (default 2)", 1},
     {NULL, 0, NULL, 0, "What to show:", 2},
     {"sum", KEY_SUM, NULL, 0, "their sum (default)", 2},
     {"mean", KEY_MEAN, NULL, 0, "their mean", 2},
     {"each", KEY_EACH, NULL, 0, "each one", 2},
     {"unit", KEY_UNIT, "UNIT", 0, "auto, B, KiB, MiB, GiB or tokens (auto: bytes but in text)", 2},
     {"token-bytes", KEY_TOKEN, "N", 0,
-     "size of a token for --unit tokens (default: the greatest common divisor of all sizes shown)", 2},
+     "size of a token for --unit tokens (default: the greatest common divisor of all sizes "
+     "shown)", 2},
     {"format", KEY_FORMAT, "FORMAT", 0,
      "text, csv, json, or nccl-tests: a square matrix of bytes, which alltoallv_perf replays when "
      "NCCL_TESTS_ALLTOALLV_MATRIX_FILE names it", 2},
     {"color", KEY_COLOUR, "WHEN", 0, "auto, always or never", 2},
     {"log", KEY_LOG, NULL, 0, "shade by the logarithm", 2},
     {0}};
+/* clang-format on */
 
 static int64_t number(struct argp_state *state, const char *flag, const char *text, int64_t least,
                       int64_t most)
@@ -64,8 +82,10 @@ static int64_t number(struct argp_state *state, const char *flag, const char *te
     int64_t value = 0;
 
     if (!skew_parse_int(text, least, most, &value))
-        argp_error(state, "--%s: '%s' is not allowed; it takes a whole number from %" PRId64
-                          " to %" PRId64, flag, text, least, most);
+        argp_error(state,
+                   "--%s: '%s' is not allowed; it takes a whole number from %" PRId64
+                   " to %" PRId64,
+                   flag, text, least, most);
     return value;
 }
 
@@ -93,8 +113,10 @@ static void parse_seq(struct argp_state *state, struct skew_filter *filter, cons
     filter->by_seq = true;
     if (!copy || !skew_parse_int(copy, 0, INT64_MAX, &filter->seq_from) ||
         (dots && !skew_parse_int(dots + 2, filter->seq_from, INT64_MAX, &filter->seq_to)))
-        argp_error(state, "--seq: '%s' is not allowed; it takes A or A..B, counted from 0, A not after "
-                          "B", text);
+        argp_error(state,
+                   "--seq: '%s' is not allowed; it takes A or A..B, counted from 0, A not after "
+                   "B",
+                   text);
     if (!dots)
         filter->seq_to = filter->seq_from;
     free(copy);
@@ -145,10 +167,18 @@ static error_t parse(int key, char *text, struct argp_state *state)
     struct skew_filter *f = &a->filter;
 
     switch (key) {
-    case KEY_COMM: a->comm = text; return 0;
-    case KEY_SEQ: parse_seq(state, f, text); return 0;
-    case KEY_OP: parse_op(state, f, text); return 0;
-    case KEY_ROLE: f->role = text; return 0;
+    case KEY_COMM:
+        a->comm = text;
+        return 0;
+    case KEY_SEQ:
+        parse_seq(state, f, text);
+        return 0;
+    case KEY_OP:
+        parse_op(state, f, text);
+        return 0;
+    case KEY_ROLE:
+        f->role = text;
+        return 0;
     case KEY_LAYER:
         f->by_layer = true;
         f->layer = number(state, "layer", text, 0, INT32_MAX);
@@ -157,14 +187,24 @@ static error_t parse(int key, char *text, struct argp_state *state)
         f->by_step = true;
         f->step = number(state, "step", text, 0, INT64_MAX);
         return 0;
-    case KEY_LAYERS: f->count_layers = (uint32_t)number(state, "layers", text, 1, 100000); return 0;
+    case KEY_LAYERS:
+        f->count_layers = (uint32_t)number(state, "layers", text, 1, 100000);
+        return 0;
     case KEY_CALLS:
         f->count_calls = (uint32_t)number(state, "calls-per-layer", text, 1, 100000);
         return 0;
-    case KEY_SUM: set_how(state, a, SKEW_HOW_SUM); return 0;
-    case KEY_MEAN: set_how(state, a, SKEW_HOW_MEAN); return 0;
-    case KEY_EACH: set_how(state, a, SKEW_HOW_EACH); return 0;
-    case KEY_UNIT: a->output.unit = units[choice(state, "unit", text, units)]; return 0;
+    case KEY_SUM:
+        set_how(state, a, SKEW_HOW_SUM);
+        return 0;
+    case KEY_MEAN:
+        set_how(state, a, SKEW_HOW_MEAN);
+        return 0;
+    case KEY_EACH:
+        set_how(state, a, SKEW_HOW_EACH);
+        return 0;
+    case KEY_UNIT:
+        a->output.unit = units[choice(state, "unit", text, units)];
+        return 0;
     case KEY_TOKEN:
         a->output.token_bytes = (uint64_t)number(state, "token-bytes", text, 1, INT64_MAX);
         return 0;
@@ -175,31 +215,43 @@ static error_t parse(int key, char *text, struct argp_state *state)
         if (!skew_colour_parse(text, &a->colour))
             argp_error(state, "--color: '%s' is not allowed; it takes auto, always or never", text);
         return 0;
-    case KEY_LOG: a->output.logarithmic = true; return 0;
+    case KEY_LOG:
+        a->output.logarithmic = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (a->path)
             argp_error(state, "one trace at a time: '%s' and '%s' are two", a->path, text);
         a->path = text;
         return 0;
-    case ARGP_KEY_END: check(state, a); return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    case ARGP_KEY_END:
+        check(state, a);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
 const struct argp *skew_argp_matrix(void)
 {
     static const struct argp argp = {
-        options, parse, "TRACE|DIR",
-        "Shows the bytes that each rank of one communicator sent to each other rank (and to itself): "
+        options,
+        parse,
+        "TRACE|DIR",
+        "Shows the bytes that each rank of one communicator sent to each other rank (and to "
+        "itself): "
         "row, the sender; column, the receiver."
-        "\vThe skew is that of each exchange by itself: exchanges are never added up before the maximum "
+        ""
+        "\vThe skew is that of each exchange by itself: exchanges are never added up before the "
+        "maximum "
         "over ranks is taken. Exit status: 0, or 1 when there is nothing to show, or 2 for a wrong "
         "command line.",
-        NULL, NULL, NULL};
+        NULL,
+        NULL,
+        NULL};
     return &argp;
 }
 
-/* ---- accumulating ------------------------------------------------------------------------------------- */
+/* ---- accumulating -------------------------------------------------------------------------- */
 
 struct accumulator {
     struct skew_matrix *matrix;
@@ -279,7 +331,7 @@ static int show_together(struct arguments *a, const struct skew_reading *reading
     return result;
 }
 
-/* ---- --each: the databases side by side, in the order of seq ------------------------------------------- */
+/* ---- --each: the databases side by side, in the order of seq ------------------------------- */
 
 struct cursor {
     struct skew_exchange_iter *iter;
@@ -356,7 +408,7 @@ static int show_each(struct arguments *a, const struct skew_reading *reading, co
     return result;
 }
 
-/* ---- all together ---------------------------------------------------------------------- */
+/* ---- all together -------------------------------------------------------------------------- */
 
 static int run(struct arguments *a, const struct skew_reading *reading)
 {
@@ -369,11 +421,13 @@ static int run(struct arguments *a, const struct skew_reading *reading)
     if (result == 0)
         result = skew_candidates_collect(&candidates, reading);
     const struct skew_candidate *chosen =
-        result == 0 ? skew_candidates_choose(&candidates, a->path, a->comm, reading->count, why, sizeof why)
-                    : NULL;
+        result == 0
+            ? skew_candidates_choose(&candidates, a->path, a->comm, reading->count, why, sizeof why)
+            : NULL;
     if (chosen && chosen->comm.ranks == 0) {
-        skew_tell("communicator %" PRId64 " (key %s): its size was never learned, so there is no matrix",
-                 chosen->comm.id, chosen->comm.key);
+        skew_tell("communicator %" PRId64
+                  " (key %s): its size was never learned, so there is no matrix",
+                  chosen->comm.id, chosen->comm.key);
         chosen = NULL;
     }
     if (!chosen) {
@@ -386,8 +440,9 @@ static int run(struct arguments *a, const struct skew_reading *reading)
     a->filter.comm_key = chosen->comm.key;
     if (a->filter.count_layers && !a->filter.count_calls)
         a->filter.count_calls = 2;
-    snprintf(nothing, sizeof nothing, "no exchange of communicator %" PRId64 " (key %s) is selected; it "
-                                      "made %" PRIu64 " on %u ranks",
+    snprintf(nothing, sizeof nothing,
+             "no exchange of communicator %" PRId64 " (key %s) is selected; it "
+             "made %" PRIu64 " on %u ranks",
              chosen->comm.id, chosen->comm.key, chosen->exchanges, chosen->members);
     result = a->output.how == SKEW_HOW_EACH ? show_each(a, reading, nothing)
                                             : show_together(a, reading, nothing);

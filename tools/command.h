@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The subcommands of `skewscope`. A subcommand is one file, cmd_<name>.c, and one line here; its help
- * and its part of the manual come from its own argp.
+ * The subcommands of `skewscope`. A subcommand is one file, cmd_<name>.c, and one line here; its
+ * help and its part of the manual come from its own argp.
  *
  *   X(name, "one line for --help")
  */
@@ -24,8 +24,8 @@ enum { SKEW_EXIT_OK = 0, SKEW_EXIT_FAILURE = 1, SKEW_EXIT_USAGE = 2 };
 struct skew_command {
     const char *name;
     const char *summary;
-    int (*main)(int argc, char **argv);     /* argv[0] is "skewscope <name>" */
-    const struct argp *(*argp)(void);       /* NULL: the manual refers to --help */
+    int (*main)(int argc, char **argv); /* argv[0] is "skewscope <name>" */
+    const struct argp *(*argp)(void);   /* NULL: the manual refers to --help */
 };
 
 extern const struct skew_command skew_commands[]; /* ends with a NULL name */
