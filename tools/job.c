@@ -119,6 +119,23 @@ static void add_standin(const char *directory)
     }
 }
 
+/* The directory as a template that means just it: the library expands %h, %p and %r in it. */
+static void export_out(const char *out)
+{
+    char *text = malloc(strlen(out) * 2 + 1), *at = text;
+
+    for (; text && *out; out++) {
+        if (*out == '%')
+            *at++ = '%';
+        *at++ = *out;
+    }
+    if (!text)
+        return;
+    *at = '\0';
+    setenv(SKEW_ENV_PREFIX "OUT", text, 1);
+    free(text);
+}
+
 /* In the child, before exec. */
 static void set_up(void *user)
 {
@@ -127,7 +144,7 @@ static void set_up(void *user)
     if (job->stdout_to_stderr)
         dup2(STDERR_FILENO, STDOUT_FILENO);
     skew_settings_export(&job->settings);
-    setenv(SKEW_ENV_PREFIX "OUT", job->out, 1);
+    export_out(job->out);
     setenv(SKEW_ENV_PREFIX "RUN_ID", job->record.id, 1);
     if (skew_path_self())
         setenv(SKEW_ENV_PREFIX "HOME", skew_path_self(), 1);

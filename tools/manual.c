@@ -109,23 +109,14 @@ static void paragraphs(const char *doc, bool after)
 
 static void command_section(const struct skew_command *command)
 {
-    const struct argp *argp = command->argp ? command->argp() : NULL;
+    const struct argp *argp = command->argp();
 
-    printf(".SS skewscope %s", command->name);
-    if (argp && argp->args_doc) {
-        fputs(" [OPTION...] ", stdout);
-        text(argp->args_doc);
-    }
+    printf(".SS skewscope %s [OPTION...] ", command->name);
+    text(argp->args_doc ? argp->args_doc : "");
     fputs("\n", stdout);
-    if (!argp) {
-        text(command->summary);
-        printf(" (see skewscope %s \\-\\-help).\n", command->name);
-        return;
-    }
-    paragraphs(argp->doc ? argp->doc : command->summary, false);
+    paragraphs(argp->doc, false);
     options_of(argp);
-    if (argp->doc)
-        paragraphs(argp->doc, true);
+    paragraphs(argp->doc, true);
 }
 
 static void environment_section(void)

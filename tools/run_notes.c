@@ -2,12 +2,13 @@
 /*
  * What the watch has seen of a run, in sentences for the trace and for the person: what could not
  * be intercepted, and, when nothing was captured, why. Codes are those of schema/spool.h and, for
- * what only `run` can know, preload_not_bound and elsewhere (docs/cli.md).
+ * what only `run` can know, command_failed, preload_not_bound and elsewhere (docs/cli.md).
  */
 #include "job.h"
 
 #include <inttypes.h>
 #include <string.h>
+#include <sys/wait.h>
 
 #include "spool.h"
 
@@ -78,6 +79,19 @@ static const char *starts_elsewhere(const char *command)
     return NULL;
 }
 
+/* A job that failed is the likeliest reason of all. */
+static void note_end(struct skew_job *job)
+{
+    int status = job->child.status;
+
+    if (WIFSIGNALED(status))
+        skew_run_record_note(&job->record, "command_failed", "error",
+                             "the command ended by signal %d", WTERMSIG(status));
+    else if (WEXITSTATUS(status))
+        skew_run_record_note(&job->record, "command_failed", "error",
+                             "the command ended with exit status %d", WEXITSTATUS(status));
+}
+
 static void note_command(struct skew_job *job, const struct skew_watched *root)
 {
     const char *elsewhere = starts_elsewhere(job->arguments[0]);
@@ -142,6 +156,7 @@ void skew_notes_nothing(struct skew_job *job)
         with_nccl += all[i].nccl != NULL;
         nccl = all[i].nccl ? all[i].nccl : nccl;
     }
+    note_end(job);
     note_command(job, root);
     note_no_call(job, looked_at, with_nccl, nccl);
 }
