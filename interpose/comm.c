@@ -129,6 +129,14 @@ bool skew_comm_announce(struct skew_process *proc, struct skew_comm *comm)
     return done;
 }
 
+/* Removes a constructor that will never get its pointer, or has got it. Hold the lock. */
+static void pending_take(struct skew_process *proc, uint32_t index, bool came_to_nothing)
+{
+    if (came_to_nothing)
+        comm_free(proc, proc->pending[index].comm);
+    proc->pending[index] = proc->pending[--proc->pendings];
+}
+
 /* After the first communicator there is something to tell and somebody to collect it. */
 static void after_first(struct skew_process *proc)
 {
@@ -163,11 +171,15 @@ static void comm_add(struct skew_comm *filled, ncclComm_t *where, bool pointer_n
         comm->id = id;
         comm->created_ns = created_ns;
         comm->handle = pointer_now ? *where : NULL;
+        for (uint32_t i = proc->pendings; i-- > 0;)
+            if (proc->pending[i].where == where)
+                pending_take(proc, i, true); /* whatever was to be stored there, now it is this one's place */
         if (pointer_now) {
             table_put(proc, comm->handle, comm);
             announce(proc, comm);
         } else if (proc->pendings < SKEW_PENDING_MAX) {
-            proc->pending[proc->pendings++] = (struct skew_pending_ctor){where, comm};
+            proc->pending[proc->pendings++] =
+                (struct skew_pending_ctor){where, comm, skew_self->depth ? skew_self->tid : 0};
         } else {
             comm_free(proc, comm);
         }
@@ -204,8 +216,10 @@ void skew_comm_on_init_all(uint32_t slot, ncclResult_t result, ncclComm_t *comms
     if (result != ncclSuccess || !comms || count < 1 || !proc)
         return;
     struct skew_spool_head id;
+    int saved = errno;
     memset(&id, 0, sizeof(id));
     skew_describe_identity(&id);
+    errno = saved;
     uint64_t key = hash_bytes(id.boot_id, sizeof(id.boot_id));
     key = mix(mix(mix(key, id.pid_ns), id.start_ticks), id.pid);
     key = mix(key, __atomic_add_fetch(&proc->init_all_ordinal, 1, __ATOMIC_RELAXED));
@@ -264,15 +278,29 @@ static void derive_add(const struct skew_derive *derive, ncclResult_t result, nc
     comm_add(&comm, where, now);
 }
 
+static bool is_identified(const struct skew_comm *comm)
+{
+    return comm && !(comm->flags & SKEW_COMM_UNIDENTIFIED);
+}
+
+/* A call that NCCL refused for its arguments, before it asked the other members, is no call to them: when it is
+ * repeated, it is what they count as this one. */
+static bool derive_failed(const struct skew_derive *derive, ncclResult_t result)
+{
+    if (derive->parent && (result == ncclInvalidArgument || result == ncclInvalidUsage))
+        __atomic_fetch_sub(&derive->parent->children[derive->kind - SKEW_COMM_SPLIT], 1, __ATOMIC_RELAXED);
+    return result != ncclSuccess && result != ncclInProgress;
+}
+
 void skew_comm_on_derive(const struct skew_derive *derive, ncclResult_t result, ncclComm_t *where,
                          const ncclConfig_t *config, bool excluded)
 {
-    if ((result != ncclSuccess && result != ncclInProgress) || !where || excluded)
+    if (derive_failed(derive, result) || !where || excluded)
         return;
     const struct skew_comm *parent = derive->parent;
     uint64_t key = parent ? parent->key : (uintptr_t)where;
     key = mix(mix(mix(key, derive->kind), derive->ordinal), (uint32_t)derive->color);
-    derive_add(derive, result, where, config, key, parent != NULL, -1, -1);
+    derive_add(derive, result, where, config, key, is_identified(parent), -1, -1);
 }
 
 /* Members that stay are told only the parent, new ones only the id: both know the new size, and the
@@ -281,12 +309,12 @@ void skew_comm_on_derive(const struct skew_derive *derive, ncclResult_t result, 
 void skew_comm_on_grow(const struct skew_derive *derive, ncclResult_t result, ncclComm_t *where,
                        const ncclConfig_t *config, int ranks, const ncclUniqueId *id, int rank)
 {
-    if ((result != ncclSuccess && result != ncclInProgress) || !where)
+    if (derive_failed(derive, result) || !where)
         return;
     const struct skew_comm *parent = derive->parent;
     uint64_t key = id ? hash_bytes(id, sizeof(*id))
                       : mix(mix(parent ? parent->key : (uintptr_t)where, SKEW_COMM_GROW), derive->ordinal);
-    derive_add(derive, result, where, config, key, id || parent, ranks, rank);
+    derive_add(derive, result, where, config, key, id || is_identified(parent), ranks, rank);
 }
 
 /* Reads another place of our own memory that may no longer be mapped, without a fault. */
@@ -294,13 +322,18 @@ static ncclComm_t read_safely(ncclComm_t *where)
 {
     ncclComm_t value = NULL;
     struct iovec local = {&value, sizeof(value)}, remote = {where, sizeof(value)};
-    if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) != (ssize_t)sizeof(value))
+    if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)sizeof(value))
+        return value;
+    if (errno == EFAULT)
         return NULL;
-    return value;
+    /* A sandbox forbids that call. This one fails where nothing is mapped. */
+    uintptr_t page = (uintptr_t)where & ~((uintptr_t)sysconf(_SC_PAGESIZE) - 1);
+    if (msync((void *)page, (uintptr_t)(where + 1) - page, MS_ASYNC) != 0)
+        return NULL;
+    return __atomic_load_n(where, __ATOMIC_ACQUIRE);
 }
 
-/* Looks whether pending constructors have got their pointer. `only`: settle no other one, and give up
- * none. Hold the lock. */
+/* Looks whether pending constructors have got their pointer. `only`: settle no other one. Hold the lock. */
 static struct skew_comm *settle(struct skew_process *proc, ncclComm_t only)
 {
     struct skew_comm *found = NULL;
@@ -311,11 +344,15 @@ static struct skew_comm *settle(struct skew_process *proc, ncclComm_t only)
             i++;
             continue;
         }
+        /* A pointer that means another one already: the place serves another purpose by now. */
+        bool taken = skew_comm_find(proc, handle) != NULL;
+        pending_take(proc, i, taken);
+        if (taken)
+            continue;
         comm->handle = handle;
         table_put(proc, handle, comm);
         announce(proc, comm);
         found = comm;
-        proc->pending[i] = proc->pending[--proc->pendings];
     }
     return found;
 }
@@ -333,6 +370,23 @@ void skew_comm_settle(void)
     errno = saved;
 }
 
+/** At the end of a thread's outermost group: the constructors inside it are done, or came to nothing. */
+void skew_comm_group_ended(const struct skew_thread *thread, bool succeeded)
+{
+    struct skew_process *proc = skew_proc;
+    skew_lock(proc);
+    for (uint32_t i = proc->pendings; i-- > 0;) {
+        if (proc->pending[i].tid != thread->tid)
+            continue;
+        proc->pending[i].tid = 0;
+        if (!succeeded)
+            pending_take(proc, i, true);
+    }
+    skew_unlock(proc);
+    if (succeeded)
+        skew_comm_settle();
+}
+
 static int ask(const struct skew_comm *comm, enum skew_api getter)
 {
     int value = -1;
@@ -341,6 +395,15 @@ static int ask(const struct skew_comm *comm, enum skew_api getter)
     if (((int_getter)skew_real[comm->slot][getter])(comm->handle, &value) != ncclSuccess)
         return -1;
     return value;
+}
+
+/* A communicator that is still at work must not be asked: NCCL fails, and says so aloud. */
+static bool is_idle(const struct skew_comm *comm)
+{
+    ncclResult_t state = ncclSuccess;
+    ncclResult_t (*get)(ncclComm_t, ncclResult_t *) =
+        (ncclResult_t(*)(ncclComm_t, ncclResult_t *))skew_real[comm->slot][SKEW_API_ncclCommGetAsyncError];
+    return get(comm->handle, &state) == ncclSuccess && state == ncclSuccess;
 }
 
 /* No constructor was seen: the communicator is older than us, or came by a route we do not have. */
@@ -379,8 +442,8 @@ struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle)
     if (!comm)
         return NULL;
     /* With two NCCLs nobody knows whose an adopted one is: asking the wrong one could crash. */
-    bool may_ask = !adopted || !__atomic_load_n(&skew_bound[1], __ATOMIC_ACQUIRE);
-    if (may_ask && (comm->rank < 0 || comm->ranks < 0 || comm->device == -1)) {
+    bool may_ask = comm->kind != SKEW_COMM_UNKNOWN || !__atomic_load_n(&skew_bound[1], __ATOMIC_ACQUIRE);
+    if (may_ask && (comm->rank < 0 || comm->ranks < 0 || comm->device == -1) && is_idle(comm)) {
         int ranks = ask(comm, SKEW_API_ncclCommCount), rank = ask(comm, SKEW_API_ncclCommUserRank);
         int device = ask(comm, SKEW_API_ncclCommCuDevice);
         skew_lock(proc);

@@ -169,6 +169,9 @@ CTOR_AFTER = {
     "grow": "skew_comm_on_grow(&derive, result, newcomm, config, nRanks, uniqueId, rank);",
 }
 CTOR_BEFORE = {
+    "init_rank": "skew_comm_settle();\n    ",
+    "init_scalable": "skew_comm_settle();\n    ",
+    "init_all": "skew_comm_settle();\n    ",
     "split": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_SPLIT, color, key);\n    ",
     "shrink": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_SHRINK, 0, 0);\n    ",
     "grow": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_GROW, 0, 0);\n    ",
@@ -280,8 +283,8 @@ def gen_coverage(functions):
         since = {"rccl": "RCCL"}.get(f.since, f"NCCL {f.since}" if f.is_nccl() else f"CUDA {f.since}")
         out.append(f"| `{f.name}` | {since} | {f.cls} | {f.record} | {WHAT[f.cls]} |\n")
     out.append(f"\n{len(functions)} functions. Not wrapped, because they launch nothing and take or return structures "
-               "by value: `ncclTeam*`, `ncclLsaBarrier*`, `ncclGinBarrier*`, `ncclLLA2A*` and the other helpers of the "
-               "device API. Transfers that kernels start themselves have no host call at all; "
+               "by value: `ncclTeam*`, `ncclLsaBarrier*`, `ncclGinBarrier*`, `ncclLLA2A*`, "
+               "`ncclCommQueryProperties` and the other helpers of the device API, and `ncclParamDumpAll`. Transfers that kernels start themselves have no host call at all; "
                "`ncclDevCommCreate` and `ncclCommWindowRegister` show that there are some.\n")
     return "".join(out)
 

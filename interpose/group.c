@@ -165,7 +165,9 @@ void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t
                         ncclComm_t handle, cudaStream_t stream)
 {
     struct skew_process *proc = skew_proc;
+    int saved = errno;
     struct skew_comm *comm = skew_comm_need(proc, handle);
+    errno = saved;
     if (!comm)
         comm = skew_comm_find(proc, handle); /* known, but the trace has no room for it */
     int ranks = comm ? comm->ranks : 0;
@@ -321,12 +323,15 @@ void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, u
     }
     if (--t->depth)
         return;
-    if (t->rec && !simulated && skew_result_ok(result))
+    /* A simulated group of non-blocking communicators is launched all the same: NCCL's background thread does not
+     * get the simulation's argument (group.cc, ncclGroupEndInternal, 2.28 to 2.30). */
+    bool launched = simulated ? result == ncclInProgress : skew_result_ok(result);
+    if (t->rec && launched)
         skew_group_commit(t, call_ns, address, frame, result);
     else if (t->rec)
         skew_group_discard(t);
-    if (skew_unlikely(skew_proc->pendings))
-        skew_comm_settle();
+    if (skew_unlikely(__atomic_load_n(&skew_proc->pendings, __ATOMIC_RELAXED)))
+        skew_comm_group_ended(t, !simulated && skew_result_ok(result));
 }
 
 /* ---- graph launches, end of the thread ----------------------------------------------------- */

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
 #include "nccl_abi.h"
@@ -114,8 +115,9 @@ struct skew_thread {
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
 
 struct skew_pending_ctor {
-    ncclComm_t *where; /* NCCL stores the new communicator here, some time; 0: entry is free */
+    ncclComm_t *where; /* NCCL stores the new communicator here, some time */
     struct skew_comm *comm;
+    int32_t tid; /* the thread whose open group holds the call; 0: none */
 };
 
 struct skew_comm_entry {
@@ -183,6 +185,8 @@ void skew_lock(struct skew_process *proc);
 void skew_unlock(struct skew_process *proc);
 
 /* ---- options.c ---- */
+void skew_options_keep(void);
+const char *skew_start_directory(void); /* "" when there was none */
 void skew_options_read(struct skew_process *proc);
 bool skew_option_on(const struct skew_process *proc, enum skew_option option);
 const char *skew_option_text(enum skew_option option); /* "" when unset */
@@ -225,7 +229,8 @@ void skew_thread_seal(struct skew_thread *thread);
 struct skew_comm *skew_comm_find(struct skew_process *proc, ncclComm_t handle);
 struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle); /* after a call on it succeeded */
 bool skew_comm_announce(struct skew_process *proc, struct skew_comm *comm);
-void skew_comm_settle(void); /* at the end of an outermost group: constructors inside it are done */
+void skew_comm_settle(void); /* before a constructor: earlier ones may have got their pointer */
+void skew_comm_group_ended(const struct skew_thread *thread, bool succeeded);
 
 /* ---- site.c ---- */
 uint32_t skew_site_slow(struct skew_thread *thread, struct skew_site_key *entry, uintptr_t address,
@@ -277,6 +282,11 @@ void skew_collector_start(struct skew_process *proc);
 
 /* ---- sys.c: what libc would do with symbols newer than GLIBC_2.28, or not safely here ---- */
 int32_t skew_sys_tid(void);
+int skew_sys_open(const char *path, int flags, unsigned mode); /* close-on-exec, never 0 to 2; or −errno */
+void skew_sys_close(int fd);
+ssize_t skew_sys_write(int fd, const void *data, size_t bytes);
+int skew_sys_allocate(int fd, uint64_t from, uint64_t bytes); /* 0 or −errno */
+int skew_sys_mkdir(const char *path);                         /* mode 0700; 0 or −errno */
 int skew_sys_read_file(const char *path, char *buffer, size_t bytes); /* length, terminated; or −errno */
 uint64_t skew_sys_inode(const char *path);                            /* 0: unknown */
 size_t skew_text_add(char *buffer, size_t bytes, size_t at, const char *text);

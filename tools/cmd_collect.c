@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,8 @@ int skew_cmd_collect(int argc, char **argv)
         args.out = out;
     }
     umask(077);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of write(), not our end */
+    skew_db_one_thread();
     unsetenv("DEBUGINFOD_URLS"); /* symbols come from this machine only */
     int status = args.follow ? follow(&args) : once(&args);
     free(out);

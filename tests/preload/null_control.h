@@ -3,6 +3,8 @@
 #ifndef NULL_CONTROL_H
 #define NULL_CONTROL_H
 
+#include "nccl_abi.h"
+
 #define NULL_NAMES_MAX 128
 
 struct null_nccl {
@@ -21,6 +23,8 @@ struct null_nccl {
     int set_errno;         /* errno after every call, if not 0 */
     void (*hook)(const char *name); /* called by every function, inside NCCL */
     void (*finish)(void);  /* stores all late pointers, from a thread of NCCL's own */
+    void (*forget)(void);  /* such pointers will never be stored */
+    ncclComm_t (*make)(int ranks, int rank, int device); /* a communicator that no constructor has made */
 };
 
 struct null_nccl *null_nccl_control(void);

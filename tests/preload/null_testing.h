@@ -17,8 +17,10 @@
 #define NULL_LATE_MAX 64
 
 static void null_finish(void);
+static void null_forget(void);
+static ncclComm_t null_make(int ranks, int rank, int device);
 
-static struct null_nccl null_nccl = {.version = NULL_VERSION, .finish = null_finish};
+static struct null_nccl null_nccl = {.version = NULL_VERSION, .finish = null_finish, .forget = null_forget, .make = null_make};
 
 struct null_nccl *null_nccl_control(void)
 {
@@ -102,6 +104,13 @@ static void null_finish(void)
     pthread_t thread;
     if (pthread_create(&thread, NULL, null_store_thread, NULL) == 0)
         pthread_join(thread, NULL);
+}
+
+static void null_forget(void)
+{
+    pthread_mutex_lock(&null_lock);
+    null_lates = 0;
+    pthread_mutex_unlock(&null_lock);
 }
 
 static ncclComm_t null_make(int ranks, int rank, int device)
@@ -193,13 +202,15 @@ static ncclResult_t null_group_ended(const char *name, bool simulated)
         return ncclInvalidUsage;
     if (--null_depth)
         return result;
-    ncclResult_t failed = null_group_error;
+    ncclResult_t failed = null_group_error ? (ncclResult_t)null_group_error : result;
     null_group_error = 0;
-    if (failed || result)
-        return failed ? failed : result;
-    if (!simulated)
+    if (!failed && null_nccl.group_result != ncclInProgress)
+        failed = (ncclResult_t)null_nccl.group_result;
+    if (failed)
+        null_forget();
+    else if (!simulated)
         null_store_late(NULL);
-    return (ncclResult_t)null_nccl.group_result;
+    return failed ? failed : (ncclResult_t)null_nccl.group_result;
 }
 
 /* ---- the functions that have to do something ------------------------------------------------- */

@@ -121,6 +121,9 @@ void skew_db_one_thread(void);
 int skew_db_open(struct skew_db **out, const char *path, char *why, size_t why_size);
 void skew_db_close(struct skew_db **db);
 
+/** sqlite3_open_v2() that follows no link in the last part of the path. @return SQLite's code */
+int skew_db_raw_open(sqlite3 **sql, const char *path, int flags, const char *vfs);
+
 /**
  * Whether a database is a whole trace of this schema that rows can be added to. Changes nothing.
  * @return 0; −EINVAL not a trace, or damaged; −ENOTSUP of a newer version; other negative errno

@@ -40,7 +40,6 @@ static void catch_signals(sigset_t *before)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
     sigaction(SIGHUP, &ignore, NULL);
-    sigaction(SIGXFSZ, &ignore, NULL); /* a file size limit is an error of write(), not an end */
     sigemptyset(&block);
     sigaddset(&block, SIGTERM);
     sigaddset(&block, SIGINT);
@@ -70,6 +69,8 @@ static int stand_by(struct skew_node *c, bool until_idle, const sigset_t *signal
         /* Our run is over: what it left must be in the trace before we end. */
         uint64_t start = skew_node_now_ns();
         error = skew_node_request(c);
+        if (error)
+            return skew_node_lock(c) == 0 ? 0 : error; /* it went with its directory: our turn */
         while (!error && skew_node_requested(c) && skew_node_now_ns() - start < ANSWER_WAIT) {
             doze(POLL_NORMAL / 2, signals);
             error = skew_node_lock(c);

@@ -145,6 +145,8 @@ static int try_lock(struct skew_node *c)
     struct stat held, named;
     for (;;) {
         int fd = open(c->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0 && errno == ENOENT && (mkdir(c->out, 0777) == 0 || mkdir(c->state, 0700) == 0))
+            continue; /* the one before us has just removed the directory too */
         if (fd < 0)
             return -errno;
         if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
@@ -283,12 +285,11 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
     if (bytes < 0)
         return (int)bytes;
     c->result.bytes += (uint64_t)bytes;
-    if (bytes) {
-        c->changed = true;
-        c->moved += (uint64_t)bytes;
-    }
+    c->moved += (uint64_t)bytes;
+    c->changed |= proc->touched;
+    proc->touched = false;
     bool exited = proc->file->head.state == SKEW_SPOOL_EXITED;
-    if (proc->gone || (c->follow && !exited && now - proc->checked_ns < SECOND))
+    if (proc->gone || (c->follow && !c->last_round && !exited && now - proc->checked_ns < SECOND))
         return 0;
     proc->checked_ns = now;
     enum skew_alive alive = skew_process_alive(&proc->file->head, proc->dir, proc->name);
@@ -324,9 +325,10 @@ static int try_round(struct skew_node *c)
     uint64_t now = skew_node_now_ns();
     int error = 0;
     c->moved = 0;
-    skew_find_dirs(c);
     if (!c->db)
         error = skew_work_open(c);
+    if (!error)
+        skew_find_dirs(c);
     for (size_t i = 0; !error && i < c->dir_count; i++)
         error = scan_dir(c, &c->dirs[i]);
     for (size_t i = 0; !error && i < c->proc_count; i++) {

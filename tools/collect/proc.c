@@ -352,6 +352,7 @@ static int commit(struct skew_proc *proc)
     int error = store_progress(proc);
     if (!error)
         error = store_counters(proc);
+    proc->touched |= proc->db->in_transaction;
     if (!error)
         error = skew_db_commit(proc->db);
     for (size_t i = 0; !error && !proc->damaged && i < proc->file->views; i++) {
@@ -363,6 +364,24 @@ static int commit(struct skew_proc *proc)
             view->state = SKEW_SEG_FREE;
     }
     skew_spool_file_released(proc->file);
+    return error;
+}
+
+/* Segments that cannot be read at all. A head that looks wrong twice is no race. */
+static int check_segments(struct skew_proc *proc)
+{
+    const struct skew_spool_file *file = proc->file;
+    char text[128];
+    int error = 0;
+    if (file->cut_off) {
+        snprintf(text, sizeof text, "the last %u of its segments are cut off", file->cut_off);
+        error = skew_proc_damage(proc, text);
+    }
+    if (!error && file->bad_heads && (proc->bad_heads || proc->gone)) {
+        snprintf(text, sizeof text, "%u of its segments have a head that cannot be right", file->bad_heads);
+        error = skew_proc_damage(proc, text);
+    }
+    proc->bad_heads = file->bad_heads;
     return error;
 }
 
@@ -378,6 +397,7 @@ int64_t skew_proc_drain(struct skew_proc *proc)
     }
     if (proc->unreadable)
         return error;
+    error = check_segments(proc);
     for (size_t i = 0; !error && i < proc->file->views; i++) {
         const struct skew_seg_view *view = &proc->file->view[i];
         struct skew_stream *stream = stream_of(proc, view->stream);
@@ -405,12 +425,6 @@ int skew_proc_end(struct skew_proc *proc, const char *how)
     int error = skew_db_begin(proc->db);
     if (error)
         return error;
-    if (proc->file->bad_segments) {
-        char text[128];
-        snprintf(text, sizeof text, "%u of its segments are cut off or have a head that cannot be right",
-                 proc->file->bad_segments);
-        error = skew_proc_damage(proc, text);
-    }
     if (!error && proc->unknown_records) {
         char text[200];
         snprintf(text, sizeof text, "%" PRIu64 " records of a type that this version does not know were skipped.",

@@ -82,7 +82,9 @@ struct skew_proc {
     uint64_t stored;       /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
+    uint32_t bad_heads;    /* in the snapshot before */
     bool damaged;          /* from now on the file is only read, and kept at the end */
+    bool touched;          /* rows of it were written; whoever publishes clears it */
     bool ended;            /* process.ended is final */
     bool said_type, said_device;
     char *buffer;          /* one segment */
