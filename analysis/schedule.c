@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Schedules: the facts of a matrix, the growing of a schedule phase by phase, and the choice of method.
+ * Schedules: the facts of a matrix, the growing of a schedule phase by phase, and the choice of
+ * method.
  */
 #include "schedule_private.h"
 
@@ -127,7 +128,8 @@ struct skew_phase *skew_build_end(struct skew_builder *b)
     if (!phase)
         return NULL;
     for (size_t i = 0; i < phase->count; i++)
-        phase->bottleneck = larger(phase->bottleneck, b->schedule->transfers[phase->first + i].bytes);
+        phase->bottleneck =
+            larger(phase->bottleneck, b->schedule->transfers[phase->first + i].bytes);
     phase->receive_max = phase->bottleneck;
     phase->matching = phase->reconfigures = true;
     b->schedule->matchings++;
@@ -160,7 +162,8 @@ bool skew_build_full(const struct skew_builder *b)
            (b->options->max_matchings && b->schedule->matchings >= b->options->max_matchings);
 }
 
-/* What a cap left over goes in one phase of its own, by packets: its port bound is what it costs. */
+/* What a cap left over goes in one phase of its own, by packets: its port bound is what it
+ * costs. */
 static void send_remainder(struct skew_builder *b)
 {
     skew_build_begin(b);
@@ -195,7 +198,8 @@ static int build(struct skew_builder *b)
 }
 
 int skew_schedule_make(struct skew_schedule **out, enum skew_schedule_method method,
-                       const uint64_t *bytes, uint32_t n, const struct skew_schedule_options *options)
+                       const uint64_t *bytes, uint32_t n,
+                       const struct skew_schedule_options *options)
 {
     struct skew_demand demand;
     struct skew_builder b = {.options = options, .demand = &demand, .n = n};

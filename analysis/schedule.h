@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Schedules of one all-to-all: a matrix of bytes taken apart into phases (mostly matchings, in which
- * each rank sends to at most one rank and receives from at most one), and what each would cost.
+ * Schedules of one all-to-all: a matrix of bytes taken apart into phases (mostly matchings, in
+ * which each rank sends to at most one rank and receives from at most one), and what each would
+ * cost.
  *
  * Everything here is a model over a matrix; nothing was measured. Pure computation: no input, no
  * output, no state between calls; different schedules may be made on different threads.
  *
  * Sources: [MW] "Birkhoff Decompositions and Photonic Interconnects Wait!", arXiv 2605.26845;
- * [FAST] NSDI 2026, arXiv 2505.09764; Jonker and Volgenant, Computing 38 (1987); Sinkhorn, Ann. Math.
- * Stat. 35 (1964); Solstice, CoNEXT 2015; Johnson, Naval Res. Log. Quart. 1 (1954).
+ * [FAST] NSDI 2026, arXiv 2505.09764; Jonker and Volgenant, Computing 38 (1987); Sinkhorn, Ann.
+ * Math. Stat. 35 (1964); Solstice, CoNEXT 2015; Johnson, Naval Res. Log. Quart. 1 (1954).
  */
 #ifndef SKEW_SCHEDULE_H
 #define SKEW_SCHEDULE_H
@@ -24,16 +25,15 @@
  *
  * greedy    [MW], their algorithm: maximum-weight perfect matching of what is left, entries taken
  *           whole, again and again.
- * sinkhorn  [MW], their baseline: Birkhoff–von Neumann after Sinkhorn. The demand of a pair is spread
- *           over the permutations that hold the pair, in proportion to their coefficients.
- * stuffed   [FAST], embedding: dummy demand only on light rows and columns, up to the largest row or
- *           column sum, then Birkhoff–von Neumann. Meets the port bound exactly.
- * shift     SpreadOut: phase k sends i → (i + k) mod n.
- * ring      one static bidirectional ring 0 – 1 – … – 0, each direction with half of the port's
- *           bandwidth, every message the shorter way round (equal ways: half each). [MW] solves the
- *           routing by a linear programme; this is an upper bound of theirs.
- * tier      [FAST]: what stays in a domain over the scale-up links; the rest balanced over the
- *           domain's ports, sent by matchings of domains (as stuffed), handed on inside.
+ * sinkhorn  [MW], their baseline: Birkhoff–von Neumann after Sinkhorn. The demand of a pair is
+ * spread over the permutations that hold the pair, in proportion to their coefficients. stuffed
+ * [FAST], embedding: dummy demand only on light rows and columns, up to the largest row or column
+ * sum, then Birkhoff–von Neumann. Meets the port bound exactly. shift     SpreadOut: phase k sends
+ * i → (i + k) mod n. ring      one static bidirectional ring 0 – 1 – … – 0, each direction with
+ * half of the port's bandwidth, every message the shorter way round (equal ways: half each). [MW]
+ * solves the routing by a linear programme; this is an upper bound of theirs. tier      [FAST]:
+ * what stays in a domain over the scale-up links; the rest balanced over the domain's ports, sent
+ * by matchings of domains (as stuffed), handed on inside.
  */
 #define SKEW_SCHEDULE_METHODS(X)                                                                   \
     X(GREEDY, "greedy", "greedy maximum-weight matching")                                          \
@@ -63,7 +63,7 @@ struct skew_demand {
     uint64_t local_max;    /* the largest diagonal entry, bytes */
     uint64_t receive_max;  /* the most that one rank receives, its own included, bytes */
     uint64_t receive_sum;  /* all of the matrix, diagonal included */
-    double imbalance;      /* endpoint imbalance LB / (total / n), facts of ports; NaN: no traffic */
+    double imbalance; /* endpoint imbalance LB / (total / n), facts of ports; NaN: no traffic */
 };
 
 /**
@@ -83,7 +83,7 @@ struct skew_transfer {
 struct skew_phase {
     size_t first, count;     /* of skew_schedule.transfers */
     uint64_t bottleneck;     /* bytes that the busiest port or link carries */
-    uint64_t up_bytes;       /* tier only: bytes over the busiest scale-up port, before or after that */
+    uint64_t up_bytes; /* tier only: bytes over the busiest scale-up port, before or after that */
     uint64_t receive_max;    /* the most that one rank receives, bytes */
     bool matching;           /* false: many to many (ring, tier's first, the remainder) */
     bool reconfigures;       /* pays the reconfiguration delay */
@@ -98,7 +98,7 @@ struct skew_schedule {
     struct skew_transfer *transfers;
     size_t transfer_count;
     size_t matchings;         /* phases that are matchings */
-    uint64_t bound;           /* what `bottlenecks` cannot be below: LB, or that of domains for tier */
+    uint64_t bound; /* what `bottlenecks` cannot be below: LB, or that of domains for tier */
     uint64_t bottlenecks;     /* sum over phases */
     uint64_t remainder;       /* bytes that the cap on matchings left to one unscheduled phase */
 };
@@ -109,15 +109,17 @@ enum skew_birkhoff_pick {
 };
 
 struct skew_schedule_options {
-    uint32_t max_matchings; /* 0: no cap. What is left then goes in one last phase, free of congestion */
+    uint32_t
+        max_matchings; /* 0: no cap. What is left then goes in one last phase, free of congestion */
     uint32_t domain_ranks;  /* tier: ranks in a domain, consecutive ones; divides the ranks */
     enum skew_birkhoff_pick pick;
 };
 
 /**
- * Makes a schedule that delivers exactly the off-diagonal of `bytes`. Costs O(n³) a matching (greedy),
- * O(n²) for each entry that a permutation uses up (sinkhorn, stuffed).
- * @return 0; -EINVAL, -EOVERFLOW as skew_demand_measure(), or domain_ranks does not divide; -ENOMEM.
+ * Makes a schedule that delivers exactly the off-diagonal of `bytes`. Costs O(n³) a matching
+ * (greedy), O(n²) for each entry that a permutation uses up (sinkhorn, stuffed).
+ * @return 0; -EINVAL, -EOVERFLOW as skew_demand_measure(), or domain_ranks does not divide;
+ * -ENOMEM.
  */
 int skew_schedule_make(struct skew_schedule **out, enum skew_schedule_method method,
                        const uint64_t *bytes, uint32_t ranks,
@@ -127,8 +129,9 @@ void skew_schedule_free(struct skew_schedule **schedule);
 /** Schedule loss: (sum of bottlenecks) / bound, at least 1; NaN without traffic. */
 double skew_schedule_loss(const struct skew_schedule *schedule);
 
-/** Share of the ports' time that they stand idle while phases run: 1 − total / (n Σ bottlenecks). For
- *  tier it counts what crosses domains alone. NaN for ring (messages pass through others' ports). */
+/** Share of the ports' time that they stand idle while phases run: 1 − total / (n Σ bottlenecks).
+ * For tier it counts what crosses domains alone. NaN for ring (messages pass through others'
+ * ports). */
 double skew_schedule_idle(const struct skew_schedule *schedule);
 
 /* ---- maximum-weight perfect matching -------------------------------------------------------- */
@@ -141,7 +144,7 @@ double skew_schedule_idle(const struct skew_schedule *schedule);
 struct skew_assign {
     uint32_t n;
     size_t stride;
-    double *cost;       /* [n][stride], of which n columns count; what is minimised: minus the weight */
+    double *cost; /* [n][stride], of which n columns count; what is minimised: minus the weight */
     uint32_t *column;   /* [n] the solution: column of each row */
     /* private */
     double *price, *distance, *closed;
@@ -157,9 +160,10 @@ void skew_assign_solve(struct skew_assign *assign);
 /* ---- cost ----------------------------------------------------------------------------------- */
 
 /**
- * Seconds of a phase: bottleneck / bandwidth + up_bytes / up_bandwidth + fixed + reconfiguration; so
- * T = Σ max_k / BW + M (d + f), science of [MW] §cost model. An expert's compute on t tokens takes
- * knee_s · max(1, t / knee_tokens), 0 for none: a floor, then linear ([MW]: 256 tokens, 250 µs).
+ * Seconds of a phase: bottleneck / bandwidth + up_bytes / up_bandwidth + fixed + reconfiguration;
+ * so T = Σ max_k / BW + M (d + f), science of [MW] §cost model. An expert's compute on t tokens
+ * takes knee_s · max(1, t / knee_tokens), 0 for none: a floor, then linear ([MW]: 256 tokens, 250
+ * µs).
  */
 struct skew_cost {
     double bandwidth;     /* bytes a second and direction, each port */
@@ -172,9 +176,9 @@ struct skew_cost {
 };
 
 /**
- * Phases as jobs of a three-machine flow shop: dispatch (the network), compute (a phase ends with the
- * rank that received most), combine (the phase backwards; the network's other direction: [MW] lets
- * the two not contend). The local diagonal is computed first, from time 0.
+ * Phases as jobs of a three-machine flow shop: dispatch (the network), compute (a phase ends with
+ * the rank that received most), combine (the phase backwards; the network's other direction: [MW]
+ * lets the two not contend). The local diagonal is computed first, from time 0.
  */
 struct skew_timing {
     double dispatch_s;    /* Σ over phases */
@@ -182,12 +186,12 @@ struct skew_timing {
     double compute_s;     /* Σ over phases and the local part: small pieces pay the floor each */
     double sequential_s;  /* no overlap: dispatch, all tokens computed at once, combine */
     double natural_s;     /* overlapped, phases in their own order */
-    double johnson_s;     /* overlapped, in the order of Johnson's rule on (d + c, c + b): exact for two
-                             machines, a heuristic for three */
+    double johnson_s; /* overlapped, in the order of Johnson's rule on (d + c, c + b): exact for two
+                         machines, a heuristic for three */
     double makespan_s;    /* the lesser of the two */
     bool johnson;         /* which */
     double compute_idle_s;/* of makespan_s, the time in which nothing is computed */
-    double ideal_s;       /* congestion-free: bound / BW, all computed at once, combine; no overlap */
+    double ideal_s; /* congestion-free: bound / BW, all computed at once, combine; no overlap */
     double rest;          /* makespan / (Σ bottlenecks / BW, both ways): latency, compute, overlap;
                              NaN without traffic */
 };
@@ -209,7 +213,8 @@ int skew_schedule_time(const struct skew_schedule *schedule, const struct skew_d
                        const struct skew_cost *cost, double scale, struct skew_timing *timing,
                        struct skew_bar *bars, size_t *bar_count);
 
-/** Where two schedules change places as the batch grows. Index `count` is the congestion-free ideal. */
+/** Where two schedules change places as the batch grows. Index `count` is the congestion-free
+ * ideal. */
 struct skew_crossing {
     double scale;
     size_t below, above; /* faster below this scale; faster above it */
@@ -217,8 +222,8 @@ struct skew_crossing {
 };
 
 /**
- * Compares makespan_s of all pairs over scales from `least` to `most`, 8 an octave, and closes in on
- * every change of sign. Crossings that come and go between two points are not seen.
+ * Compares makespan_s of all pairs over scales from `least` to `most`, 8 an octave, and closes in
+ * on every change of sign. Crossings that come and go between two points are not seen.
  * @return 0 or -ENOMEM; *crossings is the caller's to free, ordered by scale.
  */
 int skew_schedule_crossings(const struct skew_schedule *const *schedules, size_t count,

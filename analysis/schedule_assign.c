@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The assignment problem by the method of Jonker and Volgenant (Computing 38, 1987), written for many
- * solutions of a matrix that loses a few entries between them: no column reduction, prices kept.
+ * The assignment problem by the method of Jonker and Volgenant (Computing 38, 1987), written for
+ * many solutions of a matrix that loses a few entries between them: no column reduction, prices
+ * kept.
  *
- * Why a warm start is always right: a row's potential is the least of cost − price over columns, so any
- * prices at all are dual feasible, and an empty assignment has no edge that would have to be tight.
+ * Why a warm start is always right: a row's potential is the least of cost − price over columns, so
+ * any prices at all are dual feasible, and an empty assignment has no edge that would have to be
+ * tight.
  */
 #include "schedule.h"
 
@@ -14,11 +16,13 @@
 #include <string.h>
 
 #define NONE  UINT32_MAX
-#define TAKEN 0.25 /* distances are whole numbers: of two equal ones the free column wins, and ends it */
+#define TAKEN                                                                                      \
+    0.25 /* distances are whole numbers: of two equal ones the free column wins, and ends it */
 #define FAR   1e300 /* costs of columns that only fill the last vector */
 
-/* Two lanes are what every x86-64 and aarch64 has. Comparing them gives masks of all ones. The loops below
- * go in pairs of vectors that do not wait for each other: what limits them is latency. */
+/* Two lanes are what every x86-64 and aarch64 has. Comparing them gives masks of all ones. The
+ * loops below go in pairs of vectors that do not wait for each other: what limits them is latency.
+ */
 typedef double vector __attribute__((vector_size(16)));
 typedef int64_t mask __attribute__((vector_size(16)));
 #define LANES 2
@@ -85,7 +89,8 @@ struct two_lanes {
     mask column;
 };
 
-static inline void least_of_lanes(struct two_lanes *l, const vector *cost, const vector *price, mask at)
+static inline void least_of_lanes(struct two_lanes *l, const vector *cost, const vector *price,
+                                  mask at)
 {
     vector reduced = *cost - *price;
     mask better = reduced < l->first;
@@ -172,8 +177,8 @@ struct nearest_lanes {
 };
 
 /* Offers an edge to the columns of two lanes, and keeps the nearest that is still open. */
-static inline void relax_lanes(struct skew_assign *a, struct nearest_lanes *l, const vector *cost, size_t k,
-                               double base, mask self, mask at)
+static inline void relax_lanes(struct skew_assign *a, struct nearest_lanes *l, const vector *cost,
+                               size_t k, double base, mask self, mask at)
 {
     vector *distance = (vector *)a->distance + k;
     mask *from = (mask *)a->reached_from + k;

@@ -2,10 +2,10 @@
 /*
  * Birkhoff–von Neumann: a matrix with equal row and column sums as a sum of permutations.
  *
- * The matching lives on from one permutation to the next. "Largest" needs the matching whose smallest
- * entry is largest; entries only shrink, so the last answer is an upper bound of the next, and widest
- * paths lower it no further than a free row forces (the threshold method for bottleneck assignment).
- * "First" is the same with the threshold at 1 from the start: then every edge will do.
+ * The matching lives on from one permutation to the next. "Largest" needs the matching whose
+ * smallest entry is largest; entries only shrink, so the last answer is an upper bound of the next,
+ * and widest paths lower it no further than a free row forces (the threshold method for bottleneck
+ * assignment). "First" is the same with the threshold at 1 from the start: then every edge will do.
  */
 #include "schedule_private.h"
 
@@ -25,8 +25,8 @@ struct birkhoff {
     unsigned char *closed;      /* [n] */
 };
 
-/* Widens by row i; returns the widest column that is open, or one that is wide enough: a free one if
- * there is any, since that ends the search. */
+/* Widens by row i; returns the widest column that is open, or one that is wide enough: a free one
+ * if there is any, since that ends the search. */
 static uint32_t widen(struct birkhoff *f, uint32_t i)
 {
     const uint64_t *restrict row = f->m + (size_t)i * f->n;
@@ -47,8 +47,8 @@ static uint32_t widen(struct birkhoff *f, uint32_t i)
     return best;
 }
 
-/* A path from a free row to a free column, over entries of at least the threshold, which is lowered as
- * far as needed. There always is one: equal sums have a perfect matching (Hall, König). */
+/* A path from a free row to a free column, over entries of at least the threshold, which is lowered
+ * as far as needed. There always is one: equal sums have a perfect matching (Hall, König). */
 static void augment(struct birkhoff *f, uint32_t start)
 {
     uint32_t i = start, j;

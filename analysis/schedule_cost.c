@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a schedule costs: seconds of phases, the three-machine flow shop, and the batch sizes at which
- * one schedule overtakes another.
+ * What a schedule costs: seconds of phases, the three-machine flow shop, and the batch sizes at
+ * which one schedule overtakes another.
  */
 #include "schedule.h"
 
@@ -27,7 +27,8 @@ static double compute_seconds(const struct skew_cost *cost, double bytes)
     return cost->knee_s * fmax(1, bytes / cost->token_bytes / cost->knee_tokens);
 }
 
-static double wire_seconds(const struct skew_cost *cost, const struct skew_phase *phase, double scale)
+static double wire_seconds(const struct skew_cost *cost, const struct skew_phase *phase,
+                           double scale)
 {
     return scale * ((double)phase->bottleneck / cost->bandwidth +
                     (phase->up_bytes ? (double)phase->up_bytes / cost->up_bandwidth : 0));
@@ -47,8 +48,8 @@ static struct job job_of(const struct skew_schedule *s, size_t p, const struct s
                         .bytes = (uint64_t)(scale * (double)phase->bottleneck)};
 }
 
-/* Johnson's rule on the two machines (dispatch + compute, compute + combine): jobs that are shorter on
- * the first go first, shortest first; the others after them, longest on the second first. */
+/* Johnson's rule on the two machines (dispatch + compute, compute + combine): jobs that are shorter
+ * on the first go first, shortest first; the others after them, longest on the second first. */
 static int johnson_order(const void *left, const void *right)
 {
     const struct job *a = left, *b = right;
@@ -72,7 +73,8 @@ static void put_bar(struct skew_bar *bars, size_t *count, const struct job *job,
 }
 
 /* Every job passes the machines in the same order, as early as it can. */
-static double flow_shop(const struct job *jobs, size_t count, struct skew_bar *bars, size_t *bar_count)
+static double flow_shop(const struct job *jobs, size_t count, struct skew_bar *bars,
+                        size_t *bar_count)
 {
     double dispatched = 0, computed = 0, combined = 0;
 
@@ -92,7 +94,8 @@ static double flow_shop(const struct job *jobs, size_t count, struct skew_bar *b
     return fmax(combined, computed);
 }
 
-static double ideal_seconds(const struct skew_demand *demand, const struct skew_cost *cost, double scale)
+static double ideal_seconds(const struct skew_demand *demand, const struct skew_cost *cost,
+                            double scale)
 {
     return scale * (double)demand->bound / cost->bandwidth * (1 + cost->combine_ratio) +
            compute_seconds(cost, scale * (double)demand->receive_max);
@@ -164,7 +167,8 @@ static double makespan(struct sweep *w, size_t which, double scale)
 
     if (which == w->count)
         return ideal_seconds(w->demand, w->cost, scale);
-    int result = skew_schedule_time(w->schedules[which], w->demand, w->cost, scale, &timing, NULL, NULL);
+    int result =
+        skew_schedule_time(w->schedules[which], w->demand, w->cost, scale, &timing, NULL, NULL);
     if (result < 0)
         w->failed = result;
     return timing.makespan_s;
@@ -238,7 +242,8 @@ static int by_scale(const void *left, const void *right)
 
     if (a->scale != b->scale)
         return a->scale < b->scale ? -1 : 1;
-    return a->below != b->below ? (a->below < b->below ? -1 : 1) : (a->above > b->above) - (a->above < b->above);
+    return a->below != b->below ? (a->below < b->below ? -1 : 1)
+                                : (a->above > b->above) - (a->above < b->above);
 }
 
 int skew_schedule_crossings(const struct skew_schedule *const *schedules, size_t count,

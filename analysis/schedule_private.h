@@ -20,7 +20,8 @@ struct skew_builder {
 
 /** Begins a phase; the transfers that follow belong to it. */
 void skew_build_begin(struct skew_builder *b);
-/** Takes `bytes` (not more than are left) from one rank to another; 0 and the diagonal do nothing. */
+/** Takes `bytes` (not more than are left) from one rank to another; 0 and the diagonal do
+ * nothing. */
 void skew_build_send(struct skew_builder *b, uint32_t from, uint32_t to, uint64_t bytes);
 /** Ends a matching; one that sent nothing is dropped. Returns it, NULL when dropped or failed. */
 struct skew_phase *skew_build_end(struct skew_builder *b);
@@ -40,13 +41,15 @@ int skew_build_tier(struct skew_builder *b);
 typedef int skew_permutation_fn(void *context, const uint32_t *column, uint64_t coefficient);
 
 /**
- * Adds the dummy demand that brings every row and column sum of m [n][n] to the largest of them, first
- * on entries that are there already, as Solstice's QuickStuff does: that makes no new entries.
+ * Adds the dummy demand that brings every row and column sum of m [n][n] to the largest of them,
+ * first on entries that are there already, as Solstice's QuickStuff does: that makes no new
+ * entries.
  * @return the common sum.
  */
 uint64_t skew_birkhoff_stuff(uint64_t *m, uint32_t n);
 
-/** Birkhoff–von Neumann of a matrix whose rows and columns all have the sum `sum`; m ends as zero. */
+/** Birkhoff–von Neumann of a matrix whose rows and columns all have the sum `sum`; m ends as
+ * zero. */
 int skew_birkhoff(uint64_t *m, uint32_t n, uint64_t sum, enum skew_birkhoff_pick pick,
                   skew_permutation_fn *take, void *context);
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The baseline of [MW]: Sinkhorn makes the matrix doubly stochastic, Birkhoff–von Neumann takes it
- * apart, and each pair's demand is spread over the permutations that hold the pair, in proportion to
- * their coefficients. Sinkhorn moves demand between pairs, so slots are longer than some pairs need:
- * that is the baseline's loss.
+ * apart, and each pair's demand is spread over the permutations that hold the pair, in proportion
+ * to their coefficients. Sinkhorn moves demand between pairs, so slots are longer than some pairs
+ * need: that is the baseline's loss.
  *
- * The paper does not say what it does where no doubly stochastic matrix has the same zeros. Here every
- * zero first gets a millionth of the mean entry, and the result is put on a grid of integers and
- * stuffed there (by less than a millionth), so that the decomposition is exact and always ends. What
- * carries no real demand is dropped.
+ * The paper does not say what it does where no doubly stochastic matrix has the same zeros. Here
+ * every zero first gets a millionth of the mean entry, and the result is put on a grid of integers
+ * and stuffed there (by less than a millionth), so that the decomposition is exact and always ends.
+ * What carries no real demand is dropped.
  */
 #include "schedule_private.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Tier first, after FAST (arXiv 2505.09764): one phase for what stays inside the scale-up domains, and
- * for moving bytes there so that every port of a domain has the same to send to each other domain; then
- * matchings of whole domains (stuffing + Birkhoff), each followed by handing on inside the receiver.
+ * Tier first, after FAST (arXiv 2505.09764): one phase for what stays inside the scale-up domains,
+ * and for moving bytes there so that every port of a domain has the same to send to each other
+ * domain; then matchings of whole domains (stuffing + Birkhoff), each followed by handing on inside
+ * the receiver.
  *
  * Transfers are told end to end (who has the bytes, who gets them), whichever ports they pass.
  */
@@ -17,7 +18,7 @@ struct tier {
     uint32_t size, domains;
     uint64_t *between;  /* [domains][domains] not yet sent */
     uint64_t *arrived;  /* [size] of one slice of one pair, by receiver */
-    uint64_t passed;    /* bottlenecks so far, of whole domains: what is divided by the ports, once */
+    uint64_t passed; /* bottlenecks so far, of whole domains: what is divided by the ports, once */
     uint64_t uncharged; /* bytes over scale-up links that the next matching pays for */
 };
 
@@ -54,7 +55,8 @@ static void imbalance_of(const struct tier *t, uint32_t i, uint64_t *gives, uint
 }
 
 /* The scale-up phase: domain-local traffic and rebalancing share the links. Returns what it did not
- * charge: with nothing to stay inside there is no phase, and rebalancing alone waits for a matching. */
+ * charge: with nothing to stay inside there is no phase, and rebalancing alone waits for a
+ * matching. */
 static uint64_t send_inside(struct tier *t)
 {
     struct skew_builder *b = t->b;
@@ -83,8 +85,9 @@ static uint64_t send_inside(struct tier *t)
     return 0;
 }
 
-/* One slice from domain to domain: `bytes` of its pairs in order; returns the bytes to hand on inside,
- * by the busiest port: each of the receiver's ports got an equal part, whoever it is for. */
+/* One slice from domain to domain: `bytes` of its pairs in order; returns the bytes to hand on
+ * inside, by the busiest port: each of the receiver's ports got an equal part, whoever it is for.
+ */
 static uint64_t send_slice(struct tier *t, uint32_t from, uint32_t to, uint64_t bytes)
 {
     struct skew_builder *b = t->b;

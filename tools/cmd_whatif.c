@@ -25,15 +25,20 @@ const struct argp *skew_argp_whatif(void)
 {
     static struct argp_child children[QUESTIONS + 1];
     static char headings[QUESTIONS][80];
-    static struct argp argp = {NULL, NULL, "QUESTION",
-                               "Computes what the captured traffic would cost if something were different. "
-                               "All of it is a model over measured bytes, and says so.",
-                               children, NULL, NULL};
+    static struct argp argp = {
+        NULL,
+        NULL,
+        "QUESTION",
+        "Computes what the captured traffic would cost if something were different. "
+        "All of it is a model over measured bytes, and says so.",
+        children,
+        NULL,
+        NULL};
 
     for (size_t i = 0; i < QUESTIONS; i++) {
         const struct argp *one = questions[i].argp();
-        snprintf(headings[i], sizeof headings[i], "skewscope whatif %s [OPTION...] %s", questions[i].name,
-                 one->args_doc ? one->args_doc : "");
+        snprintf(headings[i], sizeof headings[i], "skewscope whatif %s [OPTION...] %s",
+                 questions[i].name, one->args_doc ? one->args_doc : "");
         children[i] = (struct argp_child){one, 0, headings[i], 0};
     }
     return &argp;

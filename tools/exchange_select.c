@@ -13,28 +13,31 @@
 
 #include "spool.h"
 
-/* ---- the options --------------------------------------------------------------------------- */
+/* ---- the options ----------------------------------------------------------------------------- */
 
 enum { KEY_COMM = 0x1000, KEY_LAYER, KEY_STEP, KEY_LAYERS, KEY_CALLS, KEY_SEQ, KEY_OP, KEY_ROLE };
 
-/* clang-format off */
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Which exchanges:", 1},
     {"comm", KEY_COMM, "ID", 0,
      "of this communicator: its number or the beginning of its key, as skewscope info shows them "
-     "(default: the one that moved the most bytes)", 1},
+     "(default: the one that moved the most bytes)",
+     1},
     {"seq", KEY_SEQ, "A[..B]", 0, "the A-th to B-th call on the communicator, counted from 0", 1},
     {"op", KEY_OP, "NAME", 0, "sendrecv, alltoall or alltoallv", 1},
     {"layer", KEY_LAYER, "N", 0, "of this layer", 1},
     {"step", KEY_STEP, "N", 0, "of this step", 1},
     {"role", KEY_ROLE, "NAME", 0, "dispatch, combine, …: as an analysis has labelled them", 1},
     {"layers", KEY_LAYERS, "L", 0,
-     "--layer and --step by your own count: the calls on the communicator are layer 0, layer 1, … and "
-     "after L layers a new step begins; a backward pass counts as a step of its own, whose layers run "
-     "backwards", 1},
-    {"calls-per-layer", KEY_CALLS, "C", 0, "with --layers: each layer makes C calls (default 2)", 1},
+     "--layer and --step by your own count: the calls on the communicator are layer 0, layer 1, … "
+     "and "
+     "after L layers a new step begins; a backward pass counts as a step of its own, whose layers "
+     "run "
+     "backwards",
+     1},
+    {"calls-per-layer", KEY_CALLS, "C", 0, "with --layers: each layer makes C calls (default 2)",
+     1},
     {0}};
-/* clang-format on */
 
 static void parse_seq(struct argp_state *state, struct skew_filter *filter, const char *text)
 {
@@ -80,18 +83,10 @@ static error_t parse(int key, char *text, struct argp_state *state)
     struct skew_filter *f = &selection->filter;
 
     switch (key) {
-    case KEY_COMM:
-        selection->comm = text;
-        return 0;
-    case KEY_SEQ:
-        parse_seq(state, f, text);
-        return 0;
-    case KEY_OP:
-        parse_op(state, f, text);
-        return 0;
-    case KEY_ROLE:
-        f->role = text;
-        return 0;
+    case KEY_COMM: selection->comm = text; return 0;
+    case KEY_SEQ: parse_seq(state, f, text); return 0;
+    case KEY_OP: parse_op(state, f, text); return 0;
+    case KEY_ROLE: f->role = text; return 0;
     case KEY_LAYER:
         f->by_layer = true;
         f->layer = skew_option_integer(state, "layer", text, 0, INT32_MAX);
@@ -106,17 +101,14 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_CALLS:
         f->count_calls = (uint32_t)skew_option_integer(state, "calls-per-layer", text, 1, 100000);
         return 0;
-    case ARGP_KEY_END:
-        check(state, f);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+    case ARGP_KEY_END: check(state, f); return 0;
+    default: return ARGP_ERR_UNKNOWN;
     }
 }
 
 const struct argp skew_selection_argp = {options, parse, NULL, NULL, NULL, NULL, NULL};
 
-/* ---- the communicator ---------------------------------------------------------------------- */
+/* ---- the communicator ------------------------------------------------------------------------ */
 
 int skew_selection_resolve(struct skew_selection *s, const char *path,
                            const struct skew_reading *reading)
@@ -155,7 +147,7 @@ void skew_selection_free(struct skew_selection *selection)
     selection->chosen = NULL;
 }
 
-/* ---- their sum ----------------------------------------------------------------------------- */
+/* ---- their sum ------------------------------------------------------------------------------- */
 
 static int take_exchange(void *exchanged, const struct skew_exchange *exchange)
 {
@@ -211,7 +203,7 @@ int skew_selection_sum(const struct skew_selection *s, const struct skew_reading
     return result;
 }
 
-/* ---- each: the databases side by side, in the order of seq --------------------------------- */
+/* ---- each: the databases side by side, in the order of seq ----------------------------------- */
 
 struct cursor {
     struct skew_exchange_iter *iter;

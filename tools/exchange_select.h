@@ -16,7 +16,7 @@ struct skew_selection {
     /* filled by skew_selection_resolve() */
     struct skew_candidates candidates;     /* owned; skew_selection_free() */
     const struct skew_candidate *chosen;   /* of them */
-    char why[160];                         /* why this one; empty: it was asked for, or the only one */
+    char why[160]; /* why this one; empty: it was asked for, or the only one */
     char nothing[320];                     /* what to say when nothing is selected */
 };
 

@@ -48,8 +48,10 @@ static long read_line(struct numbers *n, const char *text, const char *path, siz
         errno = 0;
         unsigned long long value = isdigit((unsigned char)*text) ? strtoull(text, &end, 10) : 0;
         if (!end || errno || (*end && !isspace((unsigned char)*end))) {
-            skew_tell("%s, line %zu, column %ld: not a whole number of bytes; a matrix file has one row a "
-                      "line, numbers between spaces", path, line, count + 1);
+            skew_tell("%s, line %zu, column %ld: not a whole number of bytes; a matrix file has "
+                      "one row a "
+                      "line, numbers between spaces",
+                      path, line, count + 1);
             return -EINVAL;
         }
         if (append(n, value) < 0)
@@ -73,8 +75,9 @@ static int read_rows(struct numbers *n, FILE *file, const char *path, uint32_t *
         width = width ? width : result;
         rows++;
         if (result != width || (size_t)width > RANKS_MAX) {
-            skew_tell("%s, line %zu: %ld numbers where the first row has %ld; the matrix must be square", path,
-                      line, result, width);
+            skew_tell(
+                "%s, line %zu: %ld numbers where the first row has %ld; the matrix must be square",
+                path, line, result, width);
             result = -EINVAL;
         }
     }
@@ -85,8 +88,8 @@ static int read_rows(struct numbers *n, FILE *file, const char *path, uint32_t *
         if (ferror(file))
             skew_tell("%s: cannot be read: %s", path, strerror(errno));
         else
-            skew_tell("%s: %zu rows of %ld numbers; the matrix must be square and not empty", path, rows,
-                      width);
+            skew_tell("%s: %zu rows of %ld numbers; the matrix must be square and not empty", path,
+                      rows, width);
         return -EINVAL;
     }
     *ranks = (uint32_t)width;

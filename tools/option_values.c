@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int64_t skew_option_integer(struct argp_state *state, const char *flag, const char *text, int64_t least,
-                            int64_t most)
+int64_t skew_option_integer(struct argp_state *state, const char *flag, const char *text,
+                            int64_t least, int64_t most)
 {
     int64_t value = 0;
 
@@ -41,7 +41,7 @@ double skew_option_real(struct argp_state *state, const char *flag, const char *
     double value = strtod(text, &end);
 
     if (end == text || *end || !(value >= least && value <= most))
-        argp_error(state, "--%s: '%s' is not allowed; it takes a number from %g to %g", flag, text, least,
-                   most);
+        argp_error(state, "--%s: '%s' is not allowed; it takes a number from %g to %g", flag, text,
+                   least, most);
     return value;
 }

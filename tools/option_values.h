@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Values of options, for argp parsers: each is checked, and a bad one ends the command with a sentence
- * that names the option and what it takes.
+ * Values of options, for argp parsers: each is checked, and a bad one ends the command with a
+ * sentence that names the option and what it takes.
  */
 #ifndef SKEW_OPTION_VALUES_H
 #define SKEW_OPTION_VALUES_H
@@ -9,8 +9,8 @@
 #include <argp.h>
 #include <stdint.h>
 
-int64_t skew_option_integer(struct argp_state *state, const char *flag, const char *text, int64_t least,
-                            int64_t most);
+int64_t skew_option_integer(struct argp_state *state, const char *flag, const char *text,
+                            int64_t least, int64_t most);
 
 /** The index of `text` in `names`, which ends with NULL. */
 int skew_option_choice(struct argp_state *state, const char *flag, const char *text,

@@ -9,10 +9,11 @@
 
 #include <argp.h>
 
-#define SKEW_WHATIF_LIST(X) X(schedule, "take the all-to-all apart into phases, and what each way costs")
+#define SKEW_WHATIF_LIST(X)                                                                        \
+    X(schedule, "take the all-to-all apart into phases, and what each way costs")
 
 #define X(name, summary)                                                                           \
-    int skew_whatif_##name(int argc, char **argv); /* argv[0] is "skewscope whatif <name>" */       \
+    int skew_whatif_##name(int argc, char **argv); /* argv[0] is "skewscope whatif <name>" */      \
     const struct argp *skew_whatif_argp_##name(void);
 SKEW_WHATIF_LIST(X)
 #undef X

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * skewscope whatif schedule: the matrices of a trace, or of a file, taken apart in several ways under
- * one cost model. The mathematics is analysis/schedule*.c; what it looks like, whatif_schedule_*.c.
+ * skewscope whatif schedule: the matrices of a trace, or of a file, taken apart in several ways
+ * under one cost model. The mathematics is analysis/schedule*.c; what it looks like,
+ * whatif_schedule_*.c.
  */
 #include "whatif_schedule.h"
 #include "command.h"
@@ -25,46 +26,72 @@ struct arguments {
     struct skew_whatif whatif;
 };
 
-/* ---- the command line ----------------------------------------------------------------------------- */
+/* ---- the command line ------------------------------------------------------------------------ */
 
 enum {
-    KEY_MATRIX = 0x100, KEY_EACH, KEY_SUM, KEY_MEAN, KEY_LIMIT, KEY_METHODS, KEY_MAX, KEY_DOMAIN, KEY_PICK,
-    KEY_BANDWIDTH, KEY_UP, KEY_RECONFIGURE, KEY_FIXED, KEY_TOKEN, KEY_KNEE_TOKENS, KEY_KNEE, KEY_RATIO,
-    KEY_SWEEP, KEY_JSON, KEY_GANTT
+    KEY_MATRIX = 0x100,
+    KEY_EACH,
+    KEY_SUM,
+    KEY_MEAN,
+    KEY_LIMIT,
+    KEY_METHODS,
+    KEY_MAX,
+    KEY_DOMAIN,
+    KEY_PICK,
+    KEY_BANDWIDTH,
+    KEY_UP,
+    KEY_RECONFIGURE,
+    KEY_FIXED,
+    KEY_TOKEN,
+    KEY_KNEE_TOKENS,
+    KEY_KNEE,
+    KEY_RATIO,
+    KEY_SWEEP,
+    KEY_JSON,
+    KEY_GANTT
 };
 
 static const struct argp_option options[] = {
     {"matrix", KEY_MATRIX, "FILE", 0,
-     "instead of a trace: a square matrix of bytes, row the sender, as skewscope matrix --format nccl-tests "
-     "writes it", 2},
+     "instead of a trace: a square matrix of bytes, row the sender, as skewscope matrix --format "
+     "nccl-tests "
+     "writes it",
+     2},
     {"each", KEY_EACH, NULL, 0, "each exchange by itself (default)", 2},
     {"sum", KEY_SUM, NULL, 0, "their sum, as if it were one exchange", 2},
     {"mean", KEY_MEAN, NULL, 0, "their mean", 2},
     {"limit", KEY_LIMIT, "N", 0, "not more than the first N exchanges (default 256)", 2},
     {NULL, 0, NULL, 0, "Schedules:", 3},
     {"methods", KEY_METHODS, "A,B,…", 0,
-     "of greedy, sinkhorn, stuffed, shift, ring, tier (default: all; tier needs --domain-ranks)", 3},
+     "of greedy, sinkhorn, stuffed, shift, ring, tier (default: all; tier needs --domain-ranks)",
+     3},
     {"max-matchings", KEY_MAX, "N", 0,
      "not more than N matchings; what is left goes unscheduled, at its port bound", 3},
     {"domain-ranks", KEY_DOMAIN, "N", 0, "N consecutive ranks share a scale-up (NVLink) domain", 3},
     {"pick", KEY_PICK, "HOW", 0,
-     "permutations of sinkhorn, stuffed and tier: largest (smallest entry as large as can be; default) or "
-     "first", 3},
+     "permutations of sinkhorn, stuffed and tier: largest (smallest entry as large as can be; "
+     "default) or "
+     "first",
+     3},
     {NULL, 0, NULL, 0, "Cost model:", 4},
     {"bandwidth", KEY_BANDWIDTH, "GB/S", 0, "of a rank's port, each direction (default 50)", 4},
     {"up-bandwidth", KEY_UP, "GB/S", 0, "of a rank's scale-up port, for tier (default 450)", 4},
     {"reconfigure-us", KEY_RECONFIGURE, "US", 0, "delay before each matching (default 0.01)", 4},
     {"fixed-us", KEY_FIXED, "US", 0, "fixed cost of each phase (default 0)", 4},
-    {"token-bytes", KEY_TOKEN, "N", 0, "size of a token; without it no expert compute is modelled", 4},
+    {"token-bytes", KEY_TOKEN, "N", 0, "size of a token; without it no expert compute is modelled",
+     4},
     {"knee-tokens", KEY_KNEE_TOKENS, "N", 0, "expert compute is flat up to this (default 256)", 4},
     {"knee-us", KEY_KNEE, "US", 0, "and takes this long there (default 250)", 4},
-    {"combine-ratio", KEY_RATIO, "X", 0, "bytes of a token in the combine / in the dispatch (default 1)", 4},
+    {"combine-ratio", KEY_RATIO, "X", 0,
+     "bytes of a token in the combine / in the dispatch (default 1)", 4},
     {"sweep", KEY_SWEEP, "A..B", 0,
      "batch sizes at which the order of schedules changes: the matrix times A to B (default "
-     "0.015625..64); for one matrix", 4},
+     "0.015625..64); for one matrix",
+     4},
     {NULL, 0, NULL, 0, "Output:", 5},
     {"json", KEY_JSON, NULL, 0, "JSON; its keys are in docs/schedules.md", 5},
-    {"gantt", KEY_GANTT, "FILE", 0, "the phases on the three machines: CSV, or JSON if FILE ends in .json", 5},
+    {"gantt", KEY_GANTT, "FILE", 0,
+     "the phases on the three machines: CSV, or JSON if FILE ends in .json", 5},
     {0}};
 
 static void parse_methods(struct argp_state *state, struct arguments *a, const char *text)
@@ -87,7 +114,9 @@ static void parse_sweep(struct argp_state *state, struct skew_whatif *w, const c
     char *copy = strdup(text), *dots = copy ? strstr(copy, "..") : NULL;
 
     if (!dots)
-        argp_error(state, "--sweep: '%s' is not allowed; it takes A..B, factors of the batch, A below B", text);
+        argp_error(state,
+                   "--sweep: '%s' is not allowed; it takes A..B, factors of the batch, A below B",
+                   text);
     *dots = '\0';
     w->sweep_least = skew_option_real(state, "sweep", copy, 1e-6, 1e6);
     w->sweep_most = skew_option_real(state, "sweep", dots + 2, 1e-6, 1e6);
@@ -110,11 +139,13 @@ static void check(struct argp_state *state, struct arguments *a)
     struct skew_whatif *w = &a->whatif;
 
     if (!a->path == !a->matrix)
-        argp_error(state, a->path ? "give a trace or --matrix, not both"
-                                  : "which traffic? Give a trace's file or directory, or --matrix FILE");
+        argp_error(state,
+                   a->path ? "give a trace or --matrix, not both"
+                           : "which traffic? Give a trace's file or directory, or --matrix FILE");
     if (a->matrix && (a->selection.comm || memcmp(&a->selection.filter, &none, sizeof none) != 0 ||
                       a->how_given))
-        argp_error(state, "--matrix is one matrix already: leave out what selects or adds up exchanges");
+        argp_error(state,
+                   "--matrix is one matrix already: leave out what selects or adds up exchanges");
     if (a->methods_given && w->methods[SKEW_SCHEDULE_TIER] && w->options.domain_ranks == 0)
         argp_error(state, "--methods tier needs --domain-ranks");
     if (w->options.domain_ranks == 0)
@@ -125,16 +156,30 @@ static void check(struct argp_state *state, struct arguments *a)
 static bool parse_cost(int key, const char *text, struct argp_state *state, struct skew_cost *c)
 {
     switch (key) {
-    case KEY_BANDWIDTH: c->bandwidth = 1e9 * skew_option_real(state, "bandwidth", text, 1e-6, 1e9); return true;
-    case KEY_UP: c->up_bandwidth = 1e9 * skew_option_real(state, "up-bandwidth", text, 1e-6, 1e9); return true;
+    case KEY_BANDWIDTH:
+        c->bandwidth = 1e9 * skew_option_real(state, "bandwidth", text, 1e-6, 1e9);
+        return true;
+    case KEY_UP:
+        c->up_bandwidth = 1e9 * skew_option_real(state, "up-bandwidth", text, 1e-6, 1e9);
+        return true;
     case KEY_RECONFIGURE:
         c->reconfigure_s = 1e-6 * skew_option_real(state, "reconfigure-us", text, 0, 1e12);
         return true;
-    case KEY_FIXED: c->fixed_s = 1e-6 * skew_option_real(state, "fixed-us", text, 0, 1e12); return true;
-    case KEY_TOKEN: c->token_bytes = (double)skew_option_integer(state, "token-bytes", text, 1, INT32_MAX); return true;
-    case KEY_KNEE_TOKENS: c->knee_tokens = skew_option_real(state, "knee-tokens", text, 1, 1e12); return true;
-    case KEY_KNEE: c->knee_s = 1e-6 * skew_option_real(state, "knee-us", text, 0, 1e12); return true;
-    case KEY_RATIO: c->combine_ratio = skew_option_real(state, "combine-ratio", text, 0, 1e6); return true;
+    case KEY_FIXED:
+        c->fixed_s = 1e-6 * skew_option_real(state, "fixed-us", text, 0, 1e12);
+        return true;
+    case KEY_TOKEN:
+        c->token_bytes = (double)skew_option_integer(state, "token-bytes", text, 1, INT32_MAX);
+        return true;
+    case KEY_KNEE_TOKENS:
+        c->knee_tokens = skew_option_real(state, "knee-tokens", text, 1, 1e12);
+        return true;
+    case KEY_KNEE:
+        c->knee_s = 1e-6 * skew_option_real(state, "knee-us", text, 0, 1e12);
+        return true;
+    case KEY_RATIO:
+        c->combine_ratio = skew_option_real(state, "combine-ratio", text, 0, 1e6);
+        return true;
     default: return false;
     }
 }
@@ -153,13 +198,21 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_EACH: set_how(state, a, SKEW_HOW_EACH); return 0;
     case KEY_SUM: set_how(state, a, SKEW_HOW_SUM); return 0;
     case KEY_MEAN: set_how(state, a, SKEW_HOW_MEAN); return 0;
-    case KEY_LIMIT: a->limit = (size_t)skew_option_integer(state, "limit", text, 1, INT32_MAX); return 0;
-    case KEY_METHODS: parse_methods(state, a, text); return 0;
-    case KEY_MAX: o->max_matchings = (uint32_t)skew_option_integer(state, "max-matchings", text, 1, INT32_MAX); return 0;
-    case KEY_DOMAIN:
-        o->domain_ranks = (uint32_t)skew_option_integer(state, "domain-ranks", text, 1, SKEW_SCHEDULE_RANKS_MAX);
+    case KEY_LIMIT:
+        a->limit = (size_t)skew_option_integer(state, "limit", text, 1, INT32_MAX);
         return 0;
-    case KEY_PICK: o->pick = (enum skew_birkhoff_pick)skew_option_choice(state, "pick", text, picks); return 0;
+    case KEY_METHODS: parse_methods(state, a, text); return 0;
+    case KEY_MAX:
+        o->max_matchings =
+            (uint32_t)skew_option_integer(state, "max-matchings", text, 1, INT32_MAX);
+        return 0;
+    case KEY_DOMAIN:
+        o->domain_ranks =
+            (uint32_t)skew_option_integer(state, "domain-ranks", text, 1, SKEW_SCHEDULE_RANKS_MAX);
+        return 0;
+    case KEY_PICK:
+        o->pick = (enum skew_birkhoff_pick)skew_option_choice(state, "pick", text, picks);
+        return 0;
     case KEY_SWEEP: parse_sweep(state, &a->whatif, text); return 0;
     case KEY_JSON: a->whatif.json = true; return 0;
     case KEY_GANTT: a->gantt = text; return 0;
@@ -177,22 +230,30 @@ const struct argp *skew_whatif_argp_schedule(void)
 {
     static const struct argp_child children[] = {{&skew_selection_argp, 0, NULL, 1}, {0}};
     static const struct argp argp = {
-        options, parse, "TRACE|DIR|--matrix FILE",
-        "Takes an all-to-all apart into phases in which each rank sends to one rank at most, in several ways, "
+        options,
+        parse,
+        "TRACE|DIR|--matrix FILE",
+        "Takes an all-to-all apart into phases in which each rank sends to one rank at most, in "
+        "several ways, "
         "and computes what each would cost."
-        "\vA model over bytes: nothing here was timed. The endpoint imbalance comes from routing and placement "
-        "and no schedule changes it; the schedule loss is all that a better schedule can win. Exit status: 0, "
+        "\vA model over bytes: nothing here was timed. The endpoint imbalance comes from routing "
+        "and placement "
+        "and no schedule changes it; the schedule loss is all that a better schedule can win. Exit "
+        "status: 0, "
         "or 1 when there is nothing to show, or 2 for a wrong command line.",
-        children, NULL, NULL};
+        children,
+        NULL,
+        NULL};
     return &argp;
 }
 
-/* ---- one matrix ----------------------------------------------------------------------------------- */
+/* ---- one matrix ------------------------------------------------------------------------------ */
 
 static void tell_failure(int result, const struct skew_matrix *m, const struct skew_whatif *w)
 {
     if (result == -EOVERFLOW)
-        skew_tell("%s: all entries together are 2^62 bytes or more, which is no all-to-all; check the matrix",
+        skew_tell("%s: all entries together are 2^62 bytes or more, which is no all-to-all; check "
+                  "the matrix",
                   w->source);
     else if (result == -ENOMEM)
         skew_tell("out of memory");
@@ -200,7 +261,8 @@ static void tell_failure(int result, const struct skew_matrix *m, const struct s
         skew_tell("%s: %u ranks; schedules are made for %u at most", w->source, m->ranks,
                   SKEW_SCHEDULE_RANKS_MAX);
     else
-        skew_tell("--domain-ranks: %u does not divide the %u ranks", w->options.domain_ranks, m->ranks);
+        skew_tell("--domain-ranks: %u does not divide the %u ranks", w->options.domain_ranks,
+                  m->ranks);
 }
 
 /* Where the order of the schedules changes. Maps the indices of the schedules made onto methods. */
@@ -216,8 +278,8 @@ static int find_crossings(const struct skew_whatif *w, struct skew_whatif_result
         }
     }
     method[count] = SKEW_SCHEDULE_METHOD_COUNT;
-    int result = skew_schedule_crossings(made, count, &r->demand, &w->cost, w->sweep_least, w->sweep_most,
-                                         &r->crossings, &r->crossing_count);
+    int result = skew_schedule_crossings(made, count, &r->demand, &w->cost, w->sweep_least,
+                                         w->sweep_most, &r->crossings, &r->crossing_count);
     for (size_t c = 0; c < r->crossing_count; c++) {
         r->crossings[c].below = method[r->crossings[c].below];
         r->crossings[c].above = method[r->crossings[c].above];
@@ -225,24 +287,27 @@ static int find_crossings(const struct skew_whatif *w, struct skew_whatif_result
     return result;
 }
 
-static int compute(const struct skew_whatif *w, const struct skew_matrix *m, struct skew_whatif_result *r)
+static int compute(const struct skew_whatif *w, const struct skew_matrix *m,
+                   struct skew_whatif_result *r)
 {
     int result = skew_demand_measure(&r->demand, m->bytes, m->ranks);
 
     for (int k = 0; k < SKEW_SCHEDULE_METHOD_COUNT && result == 0; k++) {
         if (!w->methods[k])
             continue;
-        result = skew_schedule_make(&r->schedules[k], (enum skew_schedule_method)k, m->bytes, m->ranks,
-                                    &w->options);
+        result = skew_schedule_make(&r->schedules[k], (enum skew_schedule_method)k, m->bytes,
+                                    m->ranks, &w->options);
         if (result == 0)
-            result = skew_schedule_time(r->schedules[k], &r->demand, &w->cost, 1, &r->timings[k], NULL, NULL);
+            result = skew_schedule_time(r->schedules[k], &r->demand, &w->cost, 1, &r->timings[k],
+                                        NULL, NULL);
     }
     if (result == 0 && !w->series && r->demand.receive_sum)
         result = find_crossings(w, r);
     return result;
 }
 
-static int take_matrix(struct skew_whatif *w, const struct skew_matrix *m, int64_t seq, bool incomplete)
+static int take_matrix(struct skew_whatif *w, const struct skew_matrix *m, int64_t seq,
+                       bool incomplete)
 {
     struct skew_whatif_result r = {.seq = seq, .incomplete = incomplete};
     int result = compute(w, m, &r);
@@ -259,7 +324,7 @@ static int take_matrix(struct skew_whatif *w, const struct skew_matrix *m, int64
     return result;
 }
 
-/* ---- from a trace --------------------------------------------------------------------------------- */
+/* ---- from a trace ---------------------------------------------------------------------------- */
 
 static bool sends_missing(const struct skew_exchanged *e)
 {
@@ -291,7 +356,8 @@ static int take_together(struct arguments *a, const struct skew_reading *reading
         result = skew_loads_summary(all.loads, &summary);
     if (result == 0 && a->how == SKEW_HOW_MEAN)
         for (size_t i = 0; i < (size_t)all.matrix->ranks * all.matrix->ranks; i++)
-            all.matrix->bytes[i] = (all.matrix->bytes[i] + summary.exchanges / 2) / summary.exchanges;
+            all.matrix->bytes[i] =
+                (all.matrix->bytes[i] + summary.exchanges / 2) / summary.exchanges;
     if (result == 0)
         result = take_matrix(&a->whatif, all.matrix, -1, sends_missing(&all));
     skew_exchanged_free(&all);
@@ -313,8 +379,9 @@ static int run_trace(struct arguments *a)
         const struct skew_filter *f = &a->selection.filter;
         const struct skew_comm *comm = &a->selection.chosen->comm;
         bool one = f->by_seq && f->seq_from == f->seq_to;
-        snprintf(a->whatif.source, sizeof a->whatif.source, "%s of communicator %" PRId64 " (key %.64s)%s%s",
-                 hows[a->how], comm->id, comm->key, *a->selection.why ? ": " : "", a->selection.why);
+        snprintf(a->whatif.source, sizeof a->whatif.source,
+                 "%s of communicator %" PRId64 " (key %.64s)%s%s", hows[a->how], comm->id,
+                 comm->key, *a->selection.why ? ": " : "", a->selection.why);
         a->whatif.series = a->how == SKEW_HOW_EACH && !one;
         result = a->how == SKEW_HOW_EACH ? skew_selection_each(&a->selection, &reading, take_one, a)
                                          : take_together(a, &reading);
@@ -337,7 +404,7 @@ static int run_file(struct arguments *a)
     return result;
 }
 
-/* ---- all together ----------------------------------------------------------------------------------- */
+/* ---- all together ---------------------------------------------------------------------------- */
 
 static int open_gantt(struct skew_whatif *w, const char *path)
 {

@@ -14,7 +14,8 @@ int skew_whatif_json_add(struct skew_whatif *w, const struct skew_whatif_result 
 int skew_whatif_json_write(struct skew_whatif *w);
 
 /** Seconds that the busiest rank computes for, all its tokens at once. */
-static inline double skew_whatif_ideal_compute(const struct skew_whatif *w, const struct skew_demand *d)
+static inline double skew_whatif_ideal_compute(const struct skew_whatif *w,
+                                               const struct skew_demand *d)
 {
     const struct skew_cost *c = &w->cost;
 
@@ -24,11 +25,12 @@ static inline double skew_whatif_ideal_compute(const struct skew_whatif *w, cons
 }
 
 /**
- * The cost of a matching (d + f, seconds of dispatch) at which stuffed and greedy take the same time
- * to transfer: (M_stuffed − M_greedy)(d + f) = (Σ_greedy − LB) / BW. NaN where one is not there, or
- * stuffed does not trade matchings for transfer.
+ * The cost of a matching (d + f, seconds of dispatch) at which stuffed and greedy take the same
+ * time to transfer: (M_stuffed − M_greedy)(d + f) = (Σ_greedy − LB) / BW. NaN where one is not
+ * there, or stuffed does not trade matchings for transfer.
  */
-static inline double skew_whatif_break_even(const struct skew_whatif *w, const struct skew_whatif_result *r)
+static inline double skew_whatif_break_even(const struct skew_whatif *w,
+                                            const struct skew_whatif_result *r)
 {
     const struct skew_schedule *greedy = r->schedules[SKEW_SCHEDULE_GREEDY];
     const struct skew_schedule *stuffed = r->schedules[SKEW_SCHEDULE_STUFFED];

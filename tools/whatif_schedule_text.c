@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* ---- numbers ---------------------------------------------------------------------------------------- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 struct short_text {
     char text[24];
@@ -53,7 +53,8 @@ static struct short_text bytes(uint64_t b)
 }
 
 /* The batch at a scale: tokens a rank when their size is known. */
-static struct short_text batch(const struct skew_whatif *w, const struct skew_demand *d, double scale)
+static struct short_text batch(const struct skew_whatif *w, const struct skew_demand *d,
+                               double scale)
 {
     struct short_text t;
     double mean = scale * skew_whatif_batch(d);
@@ -65,7 +66,7 @@ static struct short_text batch(const struct skew_whatif *w, const struct skew_de
     return t;
 }
 
-/* ---- one matrix ------------------------------------------------------------------------------------- */
+/* ---- one matrix ------------------------------------------------------------------------------ */
 
 static void print_model(const struct skew_whatif *w)
 {
@@ -73,17 +74,22 @@ static void print_model(const struct skew_whatif *w)
 
     printf("Model    %.4g GB/s a port", c->bandwidth / 1e9);
     if (w->options.domain_ranks)
-        printf(", %.4g GB/s scale-up in domains of %u ranks", c->up_bandwidth / 1e9, w->options.domain_ranks);
+        printf(", %.4g GB/s scale-up in domains of %u ranks", c->up_bandwidth / 1e9,
+               w->options.domain_ranks);
     printf(", reconfiguration %s", seconds(c->reconfigure_s).text);
-    printf(", fixed %s a phase, combine %.4g x dispatch\n", seconds(c->fixed_s).text, c->combine_ratio);
+    printf(", fixed %s a phase, combine %.4g x dispatch\n", seconds(c->fixed_s).text,
+           c->combine_ratio);
     if (c->token_bytes > 0)
-        printf("         tokens of %.0f bytes, expert compute %s up to %.4g tokens, then linear; dispatch and "
-               "combine do not contend\n", c->token_bytes, seconds(c->knee_s).text, c->knee_tokens);
+        printf("         tokens of %.0f bytes, expert compute %s up to %.4g tokens, then linear; "
+               "dispatch and "
+               "combine do not contend\n",
+               c->token_bytes, seconds(c->knee_s).text, c->knee_tokens);
     else
         printf("         no expert compute: give --token-bytes to model it\n");
     if (w->options.max_matchings)
-        printf("         not more than %u matchings, the remainder in one phase at its port bound\n",
-               w->options.max_matchings);
+        printf(
+            "         not more than %u matchings, the remainder in one phase at its port bound\n",
+            w->options.max_matchings);
 }
 
 static void print_row(const struct skew_whatif_result *r, size_t m)
@@ -91,9 +97,10 @@ static void print_row(const struct skew_whatif_result *r, size_t m)
     const struct skew_schedule *s = r->schedules[m];
     const struct skew_timing *t = &r->timings[m];
 
-    printf("%-9s %9zu  %7s  %6s  %10s  %10s %-8s %10s  %6s  %7s", skew_schedule_name(s->method), s->matchings,
-           ratio(skew_schedule_loss(s), "%.4f").text, ratio(100 * skew_schedule_idle(s), "%.1f%%").text,
-           seconds(t->dispatch_s).text, seconds(t->makespan_s).text, t->johnson ? "johnson" : "natural",
+    printf("%-9s %9zu  %7s  %6s  %10s  %10s %-8s %10s  %6s  %7s", skew_schedule_name(s->method),
+           s->matchings, ratio(skew_schedule_loss(s), "%.4f").text,
+           ratio(100 * skew_schedule_idle(s), "%.1f%%").text, seconds(t->dispatch_s).text,
+           seconds(t->makespan_s).text, t->johnson ? "johnson" : "natural",
            seconds(t->sequential_s).text, ratio(t->makespan_s / t->ideal_s, "%.3f").text,
            ratio(t->rest, "%.3f").text);
     if (s->remainder)
@@ -103,8 +110,9 @@ static void print_row(const struct skew_whatif_result *r, size_t m)
 
 static const char *name_of(size_t method)
 {
-    return method == SKEW_SCHEDULE_METHOD_COUNT ? "the ideal"
-                                                : skew_schedule_name((enum skew_schedule_method)method);
+    return method == SKEW_SCHEDULE_METHOD_COUNT
+               ? "the ideal"
+               : skew_schedule_name((enum skew_schedule_method)method);
 }
 
 static void print_crossings(const struct skew_whatif *w, const struct skew_whatif_result *r)
@@ -115,9 +123,10 @@ static void print_crossings(const struct skew_whatif *w, const struct skew_whati
            batch(w, &r->demand, 1).text, w->sweep_least, w->sweep_most);
     for (size_t c = 0; c < r->crossing_count; c++) {
         const struct skew_crossing *x = &r->crossings[c];
-        if (x->fastest || x->below == SKEW_SCHEDULE_METHOD_COUNT || x->above == SKEW_SCHEDULE_METHOD_COUNT)
-            printf("  at %s: below %s, above %s\n", batch(w, &r->demand, x->scale).text, name_of(x->below),
-                   name_of(x->above));
+        if (x->fastest || x->below == SKEW_SCHEDULE_METHOD_COUNT ||
+            x->above == SKEW_SCHEDULE_METHOD_COUNT)
+            printf("  at %s: below %s, above %s\n", batch(w, &r->demand, x->scale).text,
+                   name_of(x->below), name_of(x->above));
         else
             others++;
     }
@@ -133,7 +142,8 @@ static void print_break_even(const struct skew_whatif *w, const struct skew_what
     const struct skew_schedule *s = r->schedules[SKEW_SCHEDULE_STUFFED];
 
     if (isfinite(cost))
-        printf("\nThe port bound (stuffed) saves %s of transfer over greedy and takes %zu more matchings: without "
+        printf("\nThe port bound (stuffed) saves %s of transfer over greedy and takes %zu more "
+               "matchings: without "
                "overlap\nit wins only where a matching costs less than %s.\n",
                bytes(r->schedules[SKEW_SCHEDULE_GREEDY]->bottlenecks - s->bottlenecks).text,
                s->matchings - r->schedules[SKEW_SCHEDULE_GREEDY]->matchings, seconds(cost).text);
@@ -151,26 +161,30 @@ static void print_one(const struct skew_whatif *w, const struct skew_whatif_resu
            skew_bytes_text(total, d->total), skew_bytes_text(local, d->receive_sum - d->total),
            r->incomplete ? " (NOT COMPLETE: sends of some ranks are not in the trace)" : "");
     if (d->total)
-        printf("Bound    busiest port %s = %.3f x balanced: endpoint imbalance, which no schedule changes\n",
+        printf("Bound    busiest port %s = %.3f x balanced: endpoint imbalance, which no schedule "
+               "changes\n",
                bytes(d->bound).text, d->imbalance);
     else
         printf("Bound    nothing to schedule: no rank sends to another\n");
     print_model(w);
-    printf("\n%-9s %9s  %7s  %6s  %10s  %10s %-8s %10s  %6s  %7s\n", "schedule", "matchings", "loss", "idle",
-           "dispatch", "overlapped", "order", "sequential", "/ideal", "rest");
+    printf("\n%-9s %9s  %7s  %6s  %10s  %10s %-8s %10s  %6s  %7s\n", "schedule", "matchings",
+           "loss", "idle", "dispatch", "overlapped", "order", "sequential", "/ideal", "rest");
     for (size_t m = 0; m < SKEW_SCHEDULE_METHOD_COUNT; m++)
         if (r->schedules[m])
             print_row(r, m);
-    printf("%-9s %9s  %7s  %6s  %10s  %10s %-8s %10s  %6s\n", "ideal", "-", d->total ? "1.0000" : "-", "",
-           seconds((double)d->bound / w->cost.bandwidth).text, "", "",
+    printf("%-9s %9s  %7s  %6s  %10s  %10s %-8s %10s  %6s\n", "ideal", "-",
+           d->total ? "1.0000" : "-", "", seconds((double)d->bound / w->cost.bandwidth).text, "",
+           "",
            seconds((double)d->bound / w->cost.bandwidth * (1 + w->cost.combine_ratio) +
-                   skew_whatif_ideal_compute(w, d)).text, "1.000");
+                   skew_whatif_ideal_compute(w, d))
+               .text,
+           "1.000");
     print_break_even(w, r);
     if (d->receive_sum)
         print_crossings(w, r);
 }
 
-/* ---- a series --------------------------------------------------------------------------------------- */
+/* ---- a series -------------------------------------------------------------------------------- */
 
 static int ascending(const void *left, const void *right)
 {
@@ -202,25 +216,27 @@ static void print_series(struct skew_whatif *w)
            quantile(w->imbalances, w->imbalance_count, 0.5).text);
     printf("largest %s\n", quantile(w->imbalances, w->imbalance_count, 1).text);
     print_model(w);
-    printf("\n%-9s %9s  %8s  %8s  %6s  %10s  %10s  %10s  %6s\n", "schedule", "matchings", "loss", "largest",
-           "idle", "dispatch", "overlapped", "sequential", "/ideal");
-    printf("%-9s %9s  %8s  %8s  %6s  %10s  %10s  %10s  %6s\n", "", "mean", "median", "", "mean", "sum", "sum",
-           "sum", "of sum");
+    printf("\n%-9s %9s  %8s  %8s  %6s  %10s  %10s  %10s  %6s\n", "schedule", "matchings", "loss",
+           "largest", "idle", "dispatch", "overlapped", "sequential", "/ideal");
+    printf("%-9s %9s  %8s  %8s  %6s  %10s  %10s  %10s  %6s\n", "", "mean", "median", "", "mean",
+           "sum", "sum", "sum", "of sum");
     for (size_t m = 0; m < SKEW_SCHEDULE_METHOD_COUNT; m++) {
         struct skew_whatif_tally *t = &w->tally[m];
         if (!w->methods[m])
             continue;
         printf("%-9s %9s  %8s  %8s  %6s  %10s  %10s  %10s  %6s\n", name_of(m),
                ratio(t->matchings / (double)w->count, "%.1f").text,
-               quantile(t->losses, t->loss_count, 0.5).text, quantile(t->losses, t->loss_count, 1).text,
+               quantile(t->losses, t->loss_count, 0.5).text,
+               quantile(t->losses, t->loss_count, 1).text,
                ratio(100 * t->idle / t->idle_weight, "%.1f%%").text, seconds(t->dispatch_s).text,
                seconds(t->makespan_s).text, seconds(t->sequential_s).text,
                ratio(t->makespan_s / t->ideal_s, "%.3f").text);
     }
-    printf("\nBatch sizes at which the order changes are found for one matrix: --seq N, --mean or --sum.\n");
+    printf("\nBatch sizes at which the order changes are found for one matrix: --seq N, --mean or "
+           "--sum.\n");
 }
 
-/* ---- what a series keeps ------------------------------------------------------------------------------ */
+/* ---- what a series keeps --------------------------------------------------------------------- */
 
 static int keep(double **values, size_t *count, double value)
 {

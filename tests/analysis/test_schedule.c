@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every schedule must keep, on random matrices and on the awkward ones: it delivers exactly the
- * matrix, matchings are matchings, bottlenecks are what they say, no schedule is below its bound and
- * stuffing meets it. The assignment is compared with all permutations for n ≤ 6, the flow shop with a
- * recurrence written apart, and Johnson's order with all orders where it must be optimal.
+ * What every schedule must keep, on random matrices and on the awkward ones: it delivers exactly
+ * the matrix, matchings are matchings, bottlenecks are what they say, no schedule is below its
+ * bound and stuffing meets it. The assignment is compared with all permutations for n ≤ 6, the flow
+ * shop with a recurrence written apart, and Johnson's order with all orders where it must be
+ * optimal.
  */
 #include "schedule.h"
 
@@ -65,7 +66,8 @@ static void check_phase(const struct skew_schedule *s, const struct skew_phase *
     }
     CHECK(p->receive_max == received, "%s", what);
     if (s->method != SKEW_SCHEDULE_TIER && s->method != SKEW_SCHEDULE_RING)
-        CHECK(p->bottleneck == port, "%s: %lu, %lu", what, (unsigned long)p->bottleneck, (unsigned long)port);
+        CHECK(p->bottleneck == port, "%s: %lu, %lu", what, (unsigned long)p->bottleneck,
+              (unsigned long)port);
     free(out);
     free(sends);
 }
@@ -95,10 +97,11 @@ static void check_schedule(const struct skew_schedule *s, const uint64_t *bytes,
     if (s->method != SKEW_SCHEDULE_TIER || cap == 0) /* a tier's remainder goes by ranks' ports */
         CHECK(s->bottlenecks >= s->bound, "%s: below the bound", what);
     if (s->method == SKEW_SCHEDULE_STUFFED || (s->method == SKEW_SCHEDULE_TIER && cap == 0))
-        CHECK(s->bottlenecks == s->bound || cap, "%s: %lu, bound %lu", what, (unsigned long)s->bottlenecks,
-              (unsigned long)s->bound);
+        CHECK(s->bottlenecks == s->bound || cap, "%s: %lu, bound %lu", what,
+              (unsigned long)s->bottlenecks, (unsigned long)s->bound);
     if (s->method == SKEW_SCHEDULE_STUFFED)
-        CHECK(n < 2 || s->matchings <= (size_t)n * n - 2 * n + 2, "%s: %zu matchings", what, s->matchings);
+        CHECK(n < 2 || s->matchings <= (size_t)n * n - 2 * n + 2, "%s: %zu matchings", what,
+              s->matchings);
     free(sum);
 }
 
@@ -115,7 +118,8 @@ static void check_matrix(const uint64_t *bytes, uint32_t n, const char *what)
                 .domain_ranks = n % 4 == 0 ? 4 : n % 3 == 0 ? 3 : 1};
             struct skew_schedule *s;
             snprintf(text, sizeof text, "%s, %u ranks, %s, cap %u, pick %d", what, n,
-                     skew_schedule_name((enum skew_schedule_method)m), options.max_matchings, options.pick);
+                     skew_schedule_name((enum skew_schedule_method)m), options.max_matchings,
+                     options.pick);
             int result = skew_schedule_make(&s, (enum skew_schedule_method)m, bytes, n, &options);
             CHECK(result == 0, "%s: %d", text, result);
             if (result == 0)
@@ -176,9 +180,11 @@ static void test_refused(void)
     struct skew_schedule_options options = {0};
     struct skew_schedule *s;
 
-    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_GREEDY, bytes, 6, &options) == -EOVERFLOW && !s, "2^62");
+    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_GREEDY, bytes, 6, &options) == -EOVERFLOW && !s,
+          "2^62");
     bytes[1] = UINT64_MAX;
-    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_SHIFT, bytes, 6, &options) == -EOVERFLOW, "2^64 - 1");
+    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_SHIFT, bytes, 6, &options) == -EOVERFLOW,
+          "2^64 - 1");
     bytes[1] = bytes[2] = 0;
     CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_GREEDY, bytes, 0, &options) == -EINVAL, "no ranks");
     CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_TIER, bytes, 6, &options) == -EINVAL, "no domain");
@@ -186,7 +192,7 @@ static void test_refused(void)
     CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_TIER, bytes, 6, &options) == -EINVAL, "4 of 6");
 }
 
-/* ---- the assignment --------------------------------------------------------------------------- */
+/* ---- the assignment -------------------------------------------------------------------------- */
 
 static double best_from(const struct skew_assign *a, uint32_t row, unsigned used)
 {
@@ -214,7 +220,8 @@ static double cost_of(const struct skew_assign *a)
     return sum;
 }
 
-/* Solved again and again while entries change: the warm start must not matter, whichever way they go. */
+/* Solved again and again while entries change: the warm start must not matter, whichever way they
+ * go. */
 static void test_assignment(void)
 {
     for (uint32_t n = 1; n <= 6; n++) {
@@ -226,20 +233,26 @@ static void test_assignment(void)
                 for (uint32_t i = 0; i < n; i++)
                     for (uint32_t j = 0; j < n; j++)
                         if (change == 0 || random_below(3) == 0)
-                            a->cost[i * a->stride + j] = change == 7 ? 0 : -(double)random_below(limit);
+                            a->cost[i * a->stride + j] =
+                                change == 7 ? 0 : -(double)random_below(limit);
                 skew_assign_solve(a);
                 double found = cost_of(a), best = best_from(a, 0, 0);
-                CHECK(found == best, "n %u trial %d change %d: %g, best %g", n, trial, change, found, best);
+                CHECK(found == best, "n %u trial %d change %d: %g, best %g", n, trial, change,
+                      found, best);
             }
             skew_assign_free(&a);
         }
     }
 }
 
-/* ---- the flow shop ------------------------------------------------------------------------------ */
+/* ---- the flow shop --------------------------------------------------------------------------- */
 
-static const struct skew_cost plain = {.bandwidth = 1, .up_bandwidth = 1, .token_bytes = 1, .knee_tokens = 4,
-                                       .knee_s = 8, .combine_ratio = 1};
+static const struct skew_cost plain = {.bandwidth = 1,
+                                       .up_bandwidth = 1,
+                                       .token_bytes = 1,
+                                       .knee_tokens = 4,
+                                       .knee_s = 8,
+                                       .combine_ratio = 1};
 
 static void test_flow_shop(void)
 {
@@ -252,14 +265,19 @@ static void test_flow_shop(void)
     struct skew_bar bars[6];
     size_t count;
 
-    CHECK(skew_demand_measure(&d, bytes, 2) == 0 && d.bound == 10 && d.total == 13 && d.receive_max == 12 &&
-              d.local_max == 2 && d.receive_sum == 17, "demand");
+    CHECK(skew_demand_measure(&d, bytes, 2) == 0 && d.bound == 10 && d.total == 13 &&
+              d.receive_max == 12 && d.local_max == 2 && d.receive_sum == 17,
+          "demand");
     CHECK(fabs(d.imbalance - 20.0 / 13) < 1e-12, "imbalance %g", d.imbalance);
-    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_GREEDY, bytes, 2, &options) == 0 && s->phase_count == 1, "made");
+    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_GREEDY, bytes, 2, &options) == 0 &&
+              s->phase_count == 1,
+          "made");
     CHECK(skew_schedule_time(s, &d, &plain, 1, &t, bars, &count) == 0, "timed");
-    CHECK(t.dispatch_s == 10 && t.combine_s == 10 && t.compute_s == 8 + 20, "%g %g", t.dispatch_s, t.compute_s);
+    CHECK(t.dispatch_s == 10 && t.combine_s == 10 && t.compute_s == 8 + 20, "%g %g", t.dispatch_s,
+          t.compute_s);
     CHECK(t.sequential_s == 10 + 24 + 10 && t.ideal_s == 44, "%g %g", t.sequential_s, t.ideal_s);
-    CHECK(t.makespan_s == 40 && t.compute_idle_s == 12, "%g", t.makespan_s); /* 10, then 20, then 10 */
+    CHECK(t.makespan_s == 40 && t.compute_idle_s == 12, "%g",
+          t.makespan_s); /* 10, then 20, then 10 */
     CHECK(count == 4 && bars[0].machine == 1 && bars[0].phase == -1 && bars[0].end_s == 8 &&
               bars[3].machine == 2 && bars[3].end_s == 40, "%zu bars", count);
     CHECK(skew_schedule_idle(s) == 1 - 13 / 20.0, "idle");
@@ -267,8 +285,9 @@ static void test_flow_shop(void)
 }
 
 /* The best of all orders of the phases from `from` on. */
-static double best_order(struct skew_phase *phases, size_t count, size_t from, const struct skew_schedule *s,
-                         const struct skew_demand *d, const struct skew_cost *cost)
+static double best_order(struct skew_phase *phases, size_t count, size_t from,
+                         const struct skew_schedule *s, const struct skew_demand *d,
+                         const struct skew_cost *cost)
 {
     struct skew_timing t;
     double best = INFINITY;
@@ -329,7 +348,8 @@ static void test_crossing(void)
         if (found[c].below > 1 || found[c].above > 1)
             continue;
         pairs++;
-        CHECK(found[c].below == 1 && found[c].above == 0 && found[c].fastest && fabs(found[c].scale - 6) < 1e-3,
+        CHECK(found[c].below == 1 && found[c].above == 0 && found[c].fastest &&
+                  fabs(found[c].scale - 6) < 1e-3,
               "at %g", found[c].scale);
     }
     CHECK(pairs == 1, "%zu crossings", pairs);
