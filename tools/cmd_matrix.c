@@ -20,10 +20,11 @@ struct arguments {
     struct skew_matrix_output output;
 };
 
-/* ---- the command line ----------------------------------------------------------------------------- */
+/* ---- the command line ---------------------------------------------------------------------- */
 
 enum { KEY_SUM = 0x100, KEY_MEAN, KEY_EACH, KEY_UNIT, KEY_TOKEN, KEY_FORMAT, KEY_COLOUR, KEY_LOG };
 
+/* clang-format off */
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to show:", 2},
     {"sum", KEY_SUM, NULL, 0, "their sum (default)", 2},
@@ -38,6 +39,7 @@ static const struct argp_option options[] = {
     {"color", KEY_COLOUR, "WHEN", 0, "auto, always or never", 2},
     {"log", KEY_LOG, NULL, 0, "shade by the logarithm", 2},
     {0}};
+/* clang-format on */
 
 static void set_how(struct argp_state *state, struct arguments *a, enum skew_matrix_how how)
 {
@@ -66,29 +68,46 @@ static error_t parse(int key, char *text, struct argp_state *state)
     struct arguments *a = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &a->selection; return 0;
-    case KEY_SUM: set_how(state, a, SKEW_HOW_SUM); return 0;
-    case KEY_MEAN: set_how(state, a, SKEW_HOW_MEAN); return 0;
-    case KEY_EACH: set_how(state, a, SKEW_HOW_EACH); return 0;
-    case KEY_UNIT: a->output.unit = units[skew_option_choice(state, "unit", text, units)]; return 0;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->selection;
+        return 0;
+    case KEY_SUM:
+        set_how(state, a, SKEW_HOW_SUM);
+        return 0;
+    case KEY_MEAN:
+        set_how(state, a, SKEW_HOW_MEAN);
+        return 0;
+    case KEY_EACH:
+        set_how(state, a, SKEW_HOW_EACH);
+        return 0;
+    case KEY_UNIT:
+        a->output.unit = units[skew_option_choice(state, "unit", text, units)];
+        return 0;
     case KEY_TOKEN:
-        a->output.token_bytes = (uint64_t)skew_option_integer(state, "token-bytes", text, 1, INT64_MAX);
+        a->output.token_bytes =
+            (uint64_t)skew_option_integer(state, "token-bytes", text, 1, INT64_MAX);
         return 0;
     case KEY_FORMAT:
-        a->output.format = (enum skew_matrix_format)skew_option_choice(state, "format", text, formats);
+        a->output.format =
+            (enum skew_matrix_format)skew_option_choice(state, "format", text, formats);
         return 0;
     case KEY_COLOUR:
         if (!skew_colour_parse(text, &a->colour))
             argp_error(state, "--color: '%s' is not allowed; it takes auto, always or never", text);
         return 0;
-    case KEY_LOG: a->output.logarithmic = true; return 0;
+    case KEY_LOG:
+        a->output.logarithmic = true;
+        return 0;
     case ARGP_KEY_ARG:
         if (a->path)
             argp_error(state, "one trace at a time: '%s' and '%s' are two", a->path, text);
         a->path = text;
         return 0;
-    case ARGP_KEY_END: check(state, a); return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    case ARGP_KEY_END:
+        check(state, a);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -96,17 +115,23 @@ const struct argp *skew_argp_matrix(void)
 {
     static const struct argp_child children[] = {{&skew_selection_argp, 0, NULL, 1}, {0}};
     static const struct argp argp = {
-        options, parse, "TRACE|DIR",
-        "Shows the bytes that each rank of one communicator sent to each other rank (and to itself): "
+        options,
+        parse,
+        "TRACE|DIR",
+        "Shows the bytes that each rank of one communicator sent to each other rank (and to "
+        "itself): "
         "row, the sender; column, the receiver."
-        "\vThe skew is that of each exchange by itself: exchanges are never added up before the maximum "
+        "\vThe skew is that of each exchange by itself: exchanges are never added up before the "
+        "maximum "
         "over ranks is taken. Exit status: 0, or 1 when there is nothing to show, or 2 for a wrong "
         "command line.",
-        children, NULL, NULL};
+        children,
+        NULL,
+        NULL};
     return &argp;
 }
 
-/* ---- showing ------------------------------------------------------------------------------------------ */
+/* ---- showing ------------------------------------------------------------------------------- */
 
 static int show(void *output, const struct skew_exchanged *exchanged, int64_t seq)
 {
@@ -121,7 +146,8 @@ static int show(void *output, const struct skew_exchanged *exchanged, int64_t se
     if (result < 0)
         return result;
     return skew_matrix_output_add(
-        o, &(struct skew_matrix_shown){.matrix = exchanged->matrix, .summary = &summary, .seq = seq});
+        o,
+        &(struct skew_matrix_shown){.matrix = exchanged->matrix, .summary = &summary, .seq = seq});
 }
 
 static int show_together(struct arguments *a, const struct skew_reading *reading)
