@@ -234,6 +234,17 @@ def collectors(out):
     return [pid for pid, words in processes() if "collect" in words and out in words]
 
 
+def links(pid):
+    """Where the descriptors of a process lead."""
+    found = []
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except OSError:
+        pass  # it, or one of them, has gone
+    return found
+
+
 def end_collectors(out):
     for pid in collectors(out):
         try:

@@ -236,7 +236,7 @@ static int follow_pointer(struct skew_node *c, int state, const char *name)
         skew_node_say(c, "error", "spool_unreachable",
                  "Spool directory %s on host %s lies in another mount namespace (%" PRIu64
                  ", a container) that %s: what it holds is not in this trace. Run `skewscope collect` "
-                 "inside that container, or while it runs; %s/%s is kept for that.",
+                 "inside that container, or while it runs; %s/%s is kept for that, remove it when the container has gone.",
                  path, c->host, mnt_ns,
                  error == -ENOENT ? "no running process gives access to" : "cannot be entered",
                  SKEW_STATE_DIR, name);
