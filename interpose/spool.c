@@ -95,7 +95,8 @@ static int grow_by_path(struct skew_process *proc, uint32_t count)
         return -ENOBUFS;
     if (__atomic_exchange_n(&proc->grow_lock, 1, __ATOMIC_ACQUIRE))
         return -EAGAIN; /* another thread is at it */
-    int fd = skew_sys_open(proc->spool_path, O_RDWR | O_NOFOLLOW, 0);
+    /* O_APPEND: should the application write into a descriptor that it believes closed, then not over the head. */
+    int fd = skew_sys_open(proc->spool_path, O_RDWR | O_APPEND | O_NOFOLLOW, 0);
     int added = fd < 0 ? fd : grow(proc, proc->head, fd, count);
     if (fd >= 0)
         skew_sys_close(fd);
@@ -153,7 +154,7 @@ static int create_in(struct skew_process *proc, const char *dir, struct skew_spo
         return -ENAMETOOLONG;
 
     unlink(temporary); /* ours alone by its name: left by an attempt that failed */
-    int fd = skew_sys_open(temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    int fd = skew_sys_open(temporary, O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (fd < 0)
         return fd;
     int err = skew_path_is_network(fd) ? -EXDEV : 0;
@@ -433,7 +434,7 @@ void skew_loss_add(struct skew_process *proc, uint32_t reason, const struct skew
     __atomic_fetch_add(&to->cells, add->cells, __ATOMIC_RELAXED);
 }
 
-void skew_returned_add(struct skew_process *proc)
+SKEW_HOT void skew_returned_add(struct skew_process *proc)
 {
     uint64_t *to = proc->head ? &proc->head->returned_groups : &proc->unstored_returned;
     __atomic_fetch_add(to, 1, __ATOMIC_RELAXED);
