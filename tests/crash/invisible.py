@@ -205,7 +205,7 @@ def test_ends():
     for live in (True, False):
         with harness.Job(SKEWSCOPE_COLLECTOR="off") as job:
             collector = job.follow() if live else None
-            for turn in range(10):
+            for turn in range(4):
                 late = job.start(tag=f"late{turn}-0", late=20000, limit=100)
                 early = job.start(tag=f"early{turn}-0", threads=3, gate=1000, end="exit")
                 harness.wait_for(lambda: all(p[1] >= 1000 for p in early.counters.pairs()[1:]), "the threads")

@@ -185,8 +185,8 @@ static int reach_namespace(struct skew_node *c, uint64_t mnt_ns, const char *pat
         close(root);
         if (fd >= 0)
             result = add_dir(c, fd, &st, path, pointer);
-        else
-            result = -EACCES;
+        else if (fd != -ENOENT)
+            result = -EACCES; /* numbers of namespaces come again: not to be found is not to be refused */
     }
     if (proc)
         closedir(proc);
