@@ -211,6 +211,10 @@ static void publish(uint32_t slot, const struct binding *binding)
         skew_real[slot][i] = api[i].returns_text ? (void *)absent_text : (void *)absent_function;
     }
     if (first) {
+        skew_hot.real[slot][SKEW_HOT_SEND] = skew_real[slot][SKEW_API_ncclSend];
+        skew_hot.real[slot][SKEW_HOT_RECV] = skew_real[slot][SKEW_API_ncclRecv];
+        skew_hot.real[slot][SKEW_HOT_START] = skew_real[slot][SKEW_API_ncclGroupStart];
+        skew_hot.real[slot][SKEW_HOT_END] = skew_real[slot][SKEW_API_ncclGroupEnd];
         module_base[slot] = binding->module.dlpi_addr;
         if (slot == 0) {
             route = binding->route;

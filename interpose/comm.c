@@ -60,6 +60,7 @@ static void table_put(struct skew_process *proc, ncclComm_t handle, struct skew_
         i = (i + 1) & (SKEW_COMM_SLOTS - 1);
     proc->table[i].comm = comm;
     __atomic_store_n(&proc->table[i].handle, handle, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&proc->comms_changed, 1, __ATOMIC_RELEASE);
 }
 
 static void table_take(struct skew_process *proc, ncclComm_t handle)
@@ -68,6 +69,7 @@ static void table_take(struct skew_process *proc, ncclComm_t handle)
          i = (i + 1) & (SKEW_COMM_SLOTS - 1), n++)
         if (proc->table[i].handle == handle)
             __atomic_store_n(&proc->table[i].handle, DELETED, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&proc->comms_changed, 1, __ATOMIC_RELEASE);
 }
 
 /* Hold the lock. NULL: more live communicators than there is room for. */

@@ -136,9 +136,11 @@ ALLTOALLV = """    struct skew_thread *thread = skew_enter();
 GROUP_START = """    struct skew_thread *thread = skew_enter();
     if (skew_unlikely(!thread))
         return {call};
+    if (thread->depth == 0)
+        skew_group_fetch(thread);
     ncclResult_t result = {call};
-    if (skew_likely(result == ncclSuccess))
-        thread->depth++;
+    if (skew_likely(result == ncclSuccess) && thread->depth++ == 0)
+        skew_group_open(thread);
     skew_leave(thread);
     return result;
 """
@@ -176,6 +178,9 @@ CTOR_BEFORE = {
     "shrink": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_SHRINK, 0, 0);\n    ",
     "grow": "struct skew_derive derive = skew_comm_derive({slot}, comm, SKEW_COMM_GROW, 0, 0);\n    ",
 }
+# The functions of a usual exchange: their code and the pointers to the real ones lie together.
+HOT = {"ncclSend": "SKEW_HOT_SEND", "ncclRecv": "SKEW_HOT_RECV", "ncclGroupStart": "SKEW_HOT_START",
+       "ncclGroupEnd": "SKEW_HOT_END"}
 DTOR_KIND = {"finalize": "FINALIZE", "destroy": "DESTROY", "abort": "ABORT", "revoke": "REVOKE"}
 # Graph functions: what to do with the handles once the real call returned 0.
 GRAPH_EVENT = {
@@ -199,7 +204,9 @@ GRAPH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
 
 
 def body(f, slot, slow=False):
-    real = f"((skew_fn_{f.name})skew_real[{slot}][SKEW_API_{f.name}])"
+    hot = HOT.get(f.name)
+    table = f"skew_hot.real[{slot}][{hot}]" if hot else f"skew_real[{slot}][SKEW_API_{f.name}]"
+    real = f"((skew_fn_{f.name}){table})"
     call = f"{real}({f.call()})"
     args = {n for _, n, _ in f.args}
     if f.cls == "data" and f.record == "alltoallv":
@@ -249,11 +256,13 @@ def gen_wrappers(functions):
                 continue
             name = f.name if slot == 0 else f"skew_{slot}_{f.name}"
             export = "SKEW_EXPORT " if slot == 0 else ""
+            if slot == 0 and f.name in HOT:
+                export += "SKEW_HOT "
             if f.record in ("send", "recv"):
                 # A tail jump too: its return address is the application's.
                 out.append(f"\nstatic SKEW_COLD {f.ret}skew_slow_{slot}_{f.name}({inner_of(f)})\n"
                            f"{{\n{body(f, slot, slow=True)}}}\n")
-            out.append(f"\n{export}{f.prototype(name)};\n{export}{f.prototype(name)}\n{{\n{body(f, slot)}}}\n")
+            out.append(f"\n{export}{f.prototype(name)};\n{f.prototype(name)}\n{{\n{body(f, slot)}}}\n")
     out.append(f"\nvoid *const skew_wrapper[SKEW_SLOTS][SKEW_API_COUNT] = {{\n")
     for slot in range(SLOTS):
         out.append("    {\n")

@@ -12,12 +12,6 @@
 #include "handlers.h"
 #include "hot.h"
 
-/* CUresult cuStreamGetCaptureInfo(stream, status, id [, …]): later versions fill more, NULL means no. */
-typedef int (*capture_info)(void *stream, int *status, uint64_t *id, void **graph, void **dependencies,
-                            void **edges, size_t *count);
-
-static capture_info ask_driver; /* written once, before the first question */
-
 void skew_capture_bind(void)
 {
     static const char *const names[] = {"cuStreamGetCaptureInfo_v3", "cuStreamGetCaptureInfo_v2",
@@ -25,16 +19,16 @@ void skew_capture_bind(void)
     void *found = NULL;
     for (unsigned i = 0; names[i] && !found; i++)
         found = skew_elf_first(names[i], false);
-    __atomic_store_n(&ask_driver, (capture_info)found, __ATOMIC_RELEASE);
+    __atomic_store_n(&skew_hot.ask_driver, (skew_capture_info)found, __ATOMIC_RELEASE);
     if (!found)
         skew_diag_once(SKEW_DIAG_NO_CAPTURE_QUERY,
                        "the CUDA driver library is not loaded or too old to say whether a stream is "
                        "being captured; captured calls cannot be told from executed ones");
 }
 
-void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id)
+SKEW_HOT void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id)
 {
-    capture_info ask = __atomic_load_n(&ask_driver, __ATOMIC_ACQUIRE);
+    skew_capture_info ask = __atomic_load_n(&skew_hot.ask_driver, __ATOMIC_ACQUIRE);
     int status = 0;
     *flags = 0;
     *id = 0;

@@ -11,11 +11,11 @@
 #include "hot.h"
 #include "record.h"
 
-#define LANES_BYTES (SKEW_LANES_MAX * sizeof(struct skew_lane))
-
-static size_t seg_bytes(void)
+/* All before `end` exists from now on. */
+static inline void publish(struct skew_thread *t, uint8_t *end)
 {
-    return skew_proc->head->seg_bytes;
+    t->next = (uintptr_t)end;
+    __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
 }
 
 static void announce_thread(struct skew_process *proc, struct skew_thread *t)
@@ -58,6 +58,8 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
     if (t->seg)
         skew_segment_seal(proc, t->seg_index);
     t->seg = seg;
+    t->next = (uintptr_t)(seg + 1);
+    t->end = (uintptr_t)seg + proc->head->seg_bytes;
     t->seg_index = index;
     return 0;
 }
@@ -65,17 +67,14 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
 /* Begins a record: in the segment, or in scratch when there is none to be had. */
 static void open_record(struct skew_process *proc, struct skew_thread *t)
 {
-    /* Room for a 128-peer exchange, or the segment counts as full. */
-    const size_t least = sizeof(struct skew_rec_group) + 256 * sizeof(struct skew_cell) + LANES_BYTES;
-    size_t whole = proc->head ? seg_bytes() : 0;
-    if (!t->seg || t->seg->committed + least > whole) {
+    if (t->next + SKEW_RECORD_LEAST > t->end) {
         int loss = next_segment(proc, t, NULL, 0);
         if (loss) {
             skew_scratch_open(t, loss);
             return;
         }
     }
-    skew_record_open_at(t, (uint8_t *)t->seg + t->seg->committed, (uint8_t *)t->seg + seg_bytes());
+    skew_record_open_at(t, (void *)t->next, t->end);
 }
 
 /* ---- the slow half of adding a cell -------------------------------------------------------- */
@@ -90,7 +89,7 @@ static void commit_part(struct skew_process *proc, struct skew_thread *t)
         .group = t->groups + 1,
         .cells = (uint32_t)(t->cell - skew_cells_of(rec)),
     };
-    __atomic_store_n(&t->seg->committed, sizeof(*t->seg) + bytes, __ATOMIC_RELEASE);
+    publish(t, (uint8_t *)rec + bytes);
     skew_part_hold(proc, t);
 }
 
@@ -110,7 +109,7 @@ static void more_room(struct skew_process *proc, struct skew_thread *t)
         return;
     }
     uint8_t *to = (uint8_t *)(t->seg + 1);
-    skew_record_open_at(t, to, (uint8_t *)t->seg + seg_bytes());
+    skew_record_open_at(t, to, t->end);
     t->cell = (struct skew_cell *)(to + bytes);
 }
 
@@ -119,6 +118,8 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
                         cudaStream_t stream)
 {
     uint32_t i = 0;
+    if (skew_record_is_empty(t))
+        t->lanes = 0; /* the guess was wrong */
     while (i < t->lanes && (t->lane[i].handle != handle || t->lane[i].stream != stream))
         i++;
     if (i == SKEW_LANES_MAX) {
@@ -129,6 +130,7 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
         i = 0;
     }
     if (i == t->lanes) {
+        uint32_t seen = __atomic_load_n(&proc->comms_changed, __ATOMIC_ACQUIRE);
         struct skew_comm *comm = skew_comm_need(proc, handle);
         int loss = 0;
         if (!comm) {
@@ -138,6 +140,8 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
                          : proc->head ? SKEW_LOSS_SPOOL_FULL + 1 : (int)proc->spool_failures;
         }
         t->lane[i] = (struct skew_lane_key){.handle = handle, .stream = stream, .comm = comm};
+        if (i == 0)
+            t->lane_seen = loss ? seen - 1 : seen;
         t->lanes++;
         if (loss && !t->loss)
             skew_scratch_move(proc, t, loss);
@@ -191,20 +195,30 @@ void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t
 
 /* ---- the end of a group -------------------------------------------------------------------- */
 
-static inline uint32_t site_of(struct skew_thread *t, uintptr_t address, uintptr_t frame)
+static SKEW_COLD uint32_t site_other(struct skew_thread *t, uintptr_t address, uintptr_t frame)
 {
     uintptr_t hash = (address ^ (frame >> 4)) * 0x9e3779b97f4a7c15u;
     struct skew_site_key *entry = &t->site[(hash >> 32) % SKEW_SITE_CACHE];
-    if (skew_likely(entry->address == address && entry->frame == frame))
-        return entry->site;
-    return skew_site_slow(t, entry, address, frame);
+    if (entry->address != address || entry->frame != frame)
+        skew_site_slow(t, entry, address, frame);
+    t->last_address = address;
+    t->last_frame = frame;
+    t->last_site = entry->site;
+    return entry->site;
+}
+
+static inline uint32_t site_of(struct skew_thread *t, uintptr_t address, uintptr_t frame)
+{
+    if (skew_likely(t->last_address == address && t->last_frame == frame))
+        return t->last_site;
+    return site_other(t, address, frame);
 }
 
 /* Exchanges and operations of the group on the communicator of lane i, which is its first one. */
 static void lane_totals(struct skew_thread *t, uint32_t i, uint32_t *exchanges, uint32_t *ops)
 {
     struct skew_lane_key *key = &t->lane[i];
-    if (skew_likely(t->lanes == 1 && !t->others)) {
+    if (t->lanes == 1 && !t->others) {
         *exchanges = 1;
         return;
     }
@@ -243,7 +257,7 @@ static SKEW_COLD uint8_t *put_losses(struct skew_process *proc, struct skew_thre
     for (uint32_t i = 0; i < t->lanes; i++)
         if (t->lane[i].comm->lost_pending)
             end = skew_loss_put(proc, t->lane[i].comm, lane[i].exchange_seq, end,
-                                (uint8_t *)t->seg + seg_bytes());
+                                (const uint8_t *)t->end);
     return end;
 }
 
@@ -258,25 +272,15 @@ static SKEW_COLD void put_losses_left(struct skew_process *proc, struct skew_thr
         struct skew_comm *comm = t->lane[i].comm;
         while (comm->lost_pending && next_segment(proc, t, NULL, 0) == 0) {
             uint8_t *at = (uint8_t *)(t->seg + 1);
-            uint8_t *end = skew_loss_put(proc, comm, seq[i], at, (uint8_t *)t->seg + seg_bytes());
-            __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
+            publish(t, skew_loss_put(proc, comm, seq[i], at, (const uint8_t *)t->end));
         }
     }
 }
 
-void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t address, uintptr_t frame,
-                       ncclResult_t result)
+static inline void put_head(struct skew_thread *t, uint8_t *end, uint64_t call_ns, uint64_t return_ns,
+                            uint32_t site, ncclResult_t result)
 {
-    struct skew_process *proc = skew_proc;
     struct skew_rec_group *rec = t->rec;
-    if (skew_unlikely(!rec))
-        return; /* nothing was asked for, or there was no memory even to count it */
-    uint64_t return_ns = skew_now();
-    if (skew_unlikely(t->loss)) {
-        skew_group_lose(proc, t);
-        return;
-    }
-    uint8_t *end = put_lanes(t);
     rec->head = (struct skew_rec){
         .bytes = (uint32_t)(end - (uint8_t *)rec),
         .type = SKEW_REC_GROUP,
@@ -285,21 +289,65 @@ void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t addres
     rec->return_ns = return_ns;
     rec->group = ++t->groups;
     rec->cells = (uint32_t)(t->cell - skew_cells_of(rec));
-    rec->site = site_of(t, address, frame);
+    rec->site = site;
     rec->lanes = (uint16_t)t->lanes;
     rec->result = (int16_t)result;
     rec->reserved = 0;
+}
+
+/* Communicators have come or gone since lane 0 was looked up: its pointer may mean another one. */
+static void lane_again(struct skew_process *proc, struct skew_thread *t)
+{
+    struct skew_comm *comm = skew_comm_find(proc, t->lane[0].handle);
+    if (comm && comm != t->lane[0].comm && (comm = skew_comm_need(proc, t->lane[0].handle)))
+        t->lane[0].comm = comm;
+}
+
+static SKEW_COLD void commit_slow(struct skew_thread *t, uint64_t call_ns, uint64_t return_ns,
+                                  uintptr_t address, uintptr_t frame, ncclResult_t result)
+{
+    struct skew_process *proc = skew_proc;
     bool lost = false;
+    if (t->loss) {
+        skew_group_lose(proc, t);
+        return;
+    }
+    if (t->lane_seen != __atomic_load_n(&proc->comms_changed, __ATOMIC_ACQUIRE))
+        lane_again(proc, t);
+    uint8_t *end = put_lanes(t);
+    put_head(t, end, call_ns, return_ns, site_of(t, address, frame), result);
     for (uint32_t i = 0; i < t->lanes; i++)
-        lost |= t->lane[i].comm->lost_pending != 0;
-    if (skew_unlikely(lost))
+        lost |= __atomic_load_n(&t->lane[i].comm->lost_pending, __ATOMIC_RELAXED) != 0;
+    if (lost)
         end = put_losses(proc, t, end);
-    __atomic_store_n(&t->seg->committed, (uint64_t)(end - (uint8_t *)t->seg), __ATOMIC_RELEASE);
+    publish(t, end);
     skew_returned_add(proc);
-    if (skew_unlikely(t->part_cells))
+    if (t->part_cells)
         skew_parts_drop(proc, t);
-    if (skew_unlikely(lost))
+    if (lost)
         put_losses_left(proc, t);
+    skew_record_close(t);
+}
+
+SKEW_HOT void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t address,
+                                uintptr_t frame, ncclResult_t result)
+{
+    struct skew_comm *comm = t->lane[0].comm;
+    uint64_t return_ns = skew_now();
+    if (skew_unlikely((t->lanes != 1) | t->others | t->loss | t->part_cells) ||
+        skew_unlikely(t->lane_seen != __atomic_load_n(&t->proc->comms_changed, __ATOMIC_ACQUIRE)) ||
+        skew_unlikely(__atomic_load_n(&comm->lost_pending, __ATOMIC_RELAXED))) {
+        commit_slow(t, call_ns, return_ns, address, frame, result);
+        return;
+    }
+    struct skew_lane *lane = (struct skew_lane *)t->cell;
+    lane->comm = comm->id;
+    lane->stream = (uintptr_t)t->lane[0].stream;
+    skew_capture_query(t->lane[0].stream, &lane->flags, &lane->capture);
+    skew_comm_take(comm, 1, 0, &lane->exchange_seq, &lane->op_seq);
+    put_head(t, (uint8_t *)(lane + 1), call_ns, return_ns, site_of(t, address, frame), result);
+    publish(t, (uint8_t *)(lane + 1));
+    skew_returned_add(t->proc);
     skew_record_close(t);
 }
 
@@ -312,7 +360,7 @@ void skew_group_discard(struct skew_thread *t)
 }
 
 /* After the real GroupEnd or GroupSimulateEnd. A failed group did nothing: NCCL has dropped it. */
-void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, uintptr_t address,
+SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, uintptr_t address,
                       uintptr_t frame, ncclResult_t result)
 {
     if (skew_unlikely(!t->depth)) {
@@ -326,11 +374,13 @@ void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, u
     /* A simulated group of non-blocking communicators is launched all the same: NCCL's background thread does not
      * get the simulation's argument (group.cc, ncclGroupEndInternal, 2.28 to 2.30). */
     bool launched = simulated ? result == ncclInProgress : skew_result_ok(result);
-    if (t->rec && launched)
+    if (!t->rec || skew_unlikely(skew_record_is_empty(t)))
+        skew_record_close(t);
+    else if (skew_likely(launched))
         skew_group_commit(t, call_ns, address, frame, result);
-    else if (t->rec)
+    else
         skew_group_discard(t);
-    if (skew_unlikely(__atomic_load_n(&skew_proc->pendings, __ATOMIC_RELAXED)))
+    if (skew_unlikely(__atomic_load_n(&t->proc->pendings, __ATOMIC_RELAXED)))
         skew_comm_group_ended(t, !simulated && skew_result_ok(result));
 }
 
@@ -346,11 +396,11 @@ void skew_launch_put(struct skew_thread *t, uint64_t call_ns, void *exec, void *
         .stream = (uintptr_t)stream,
     };
     int saved = errno;
-    if (!t->rec && (!t->seg || t->seg->committed + sizeof(rec) > seg_bytes()))
+    if (!t->rec && t->next + sizeof(rec) > t->end)
         next_segment(proc, t, NULL, 0);
-    if (!t->rec && t->seg && t->seg->committed + sizeof(rec) <= seg_bytes()) {
-        memcpy((uint8_t *)t->seg + t->seg->committed, &rec, sizeof(rec));
-        __atomic_store_n(&t->seg->committed, t->seg->committed + sizeof(rec), __ATOMIC_RELEASE);
+    if (!t->rec && t->next + sizeof(rec) <= t->end) {
+        memcpy((void *)t->next, &rec, sizeof(rec));
+        publish(t, (uint8_t *)t->next + sizeof(rec));
     } else {
         /* A launch inside an open group, or no segment: the definitions take it. */
         skew_lock(proc);
@@ -368,4 +418,5 @@ void skew_thread_seal(struct skew_thread *t)
     if (t->seg && proc->head)
         skew_segment_seal(proc, t->seg_index);
     t->seg = NULL;
+    t->next = t->end = 0;
 }

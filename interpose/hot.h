@@ -17,6 +17,7 @@ static inline struct skew_thread *skew_enter(void)
     struct skew_thread *thread = skew_self;
     if (skew_likely(thread->gate == SKEW_GATE_OPEN)) {
         thread->gate = SKEW_GATE_BUSY;
+        thread->fast_limit = NULL;
         return thread;
     }
     return skew_enter_slow(thread);
@@ -25,6 +26,7 @@ static inline struct skew_thread *skew_enter(void)
 static inline void skew_leave(struct skew_thread *thread)
 {
     thread->gate = SKEW_GATE_OPEN;
+    thread->fast_limit = thread->limit;
 }
 
 /* Only the call that launches something needs the time: one outside a group, or the outermost End. */
@@ -38,13 +40,25 @@ static inline bool skew_result_ok(ncclResult_t result)
     return result == ncclSuccess || result == ncclInProgress;
 }
 
-/* Room for one cell on the lane of (handle, stream); in scratch, when it will be counted as lost. */
+/* Makes room for one cell on the lane of (handle, stream): in the spool or in scratch. */
 static inline void skew_cell_room(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream)
 {
     if (skew_unlikely(thread->cell >= thread->limit || thread->last_handle != handle ||
                       thread->last_stream != stream))
         skew_cell_slow(thread, handle, stream);
 }
+
+/* Fetches a line that will soon be written. Never faults. */
+static inline void skew_fetch_write(const void *at)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)at)); /* a nop where there is none */
+#else
+    __builtin_prefetch(at, 1, 3);
+#endif
+}
+
+#define SKEW_FETCH_AHEAD 512u /* bytes of cells */
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "skew_cell_put() packs two fields in one store");
 
@@ -55,6 +69,7 @@ static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64
     uint64_t *cell = (uint64_t *)thread->cell;
     cell[0] = count;
     cell[1] = thread->last_lane_bits | type << 40 | (uint64_t)op << 32 | peer;
+    skew_fetch_write((uint8_t *)cell + SKEW_FETCH_AHEAD);
     thread->cell++;
 }
 
@@ -67,7 +82,7 @@ static inline bool skew_cell_fast(const struct skew_thread *thread, ncclComm_t h
                                   cudaStream_t stream)
 {
     return skew_likely(thread->last_handle == handle) && skew_likely(thread->last_stream == stream) &&
-           skew_likely(thread->cell < thread->limit) && skew_likely(thread->gate == SKEW_GATE_OPEN);
+           skew_likely(thread->cell < thread->fast_limit);
 }
 
 /* After the real call returned: remember what it asked for. Outside a group this is the whole group. */
@@ -83,6 +98,51 @@ skew_record(struct skew_thread *thread, ncclResult_t result, uint64_t call_ns, u
     if (thread->depth == 0)
         skew_group_commit(thread, call_ns, (uintptr_t)__builtin_return_address(0),
                           (uintptr_t)__builtin_frame_address(0), result);
+}
+
+/* Before the outermost GroupStart. Between two exchanges the application has used the caches for
+ * itself. What this one will need is asked for here, all at once, and comes while NCCL works: one after
+ * another, at the time of use, each line would cost a trip to memory. */
+static inline void skew_group_fetch(const struct skew_thread *thread)
+{
+    extern const char __start_skew_hot_text[] __attribute__((visibility("hidden")));
+    extern const char __stop_skew_hot_text[] __attribute__((visibility("hidden")));
+    for (const char *code = __start_skew_hot_text; code < __stop_skew_hot_text; code += 64)
+        __builtin_prefetch(code, 0, 2);
+    const char *clock = (const char *)skew_hot.clock;
+    for (unsigned i = 0; i < 4; i++)
+        __builtin_prefetch(clock + 64 * i, 0, 2);
+    for (unsigned i = 0; i < SKEW_FETCH_AHEAD; i += 64)
+        skew_fetch_write((const void *)(thread->next + i));
+    skew_fetch_write(&thread->seg);
+    skew_fetch_write(&thread->lane[0]);
+    skew_fetch_write(thread->seg);
+    skew_fetch_write(thread->lane[0].comm);
+    __builtin_prefetch(thread->proc, 0, 3);
+}
+
+/* Room for a 128-peer exchange with all its lanes, or the segment counts as full. */
+#define SKEW_LANES_BYTES  (SKEW_LANES_MAX * sizeof(struct skew_lane))
+#define SKEW_RECORD_LEAST (sizeof(struct skew_rec_group) + 256 * sizeof(struct skew_cell) + SKEW_LANES_BYTES)
+
+/* After the outermost GroupStart: begins a record on the communicator and stream of the one before,
+ * so that already the first send takes the fast way. Of no consequence if there is none. */
+static inline void skew_group_open(struct skew_thread *thread)
+{
+    if (skew_unlikely(thread->next + SKEW_RECORD_LEAST > thread->end))
+        return; /* needs another segment: in skew_cell_slow() */
+    struct skew_lane_key *lane = &thread->lane[0];
+    thread->rec = (struct skew_rec_group *)thread->next;
+    thread->cell = (struct skew_cell *)(thread->rec + 1);
+    thread->limit = (struct skew_cell *)(thread->end - SKEW_LANES_BYTES);
+    if (skew_unlikely(!lane->comm || thread->lane_seen != __atomic_load_n(&thread->proc->comms_changed,
+                                                                          __ATOMIC_ACQUIRE)))
+        return;
+    lane->exchanges = lane->ops = lane->p2p = lane->v_open = 0;
+    thread->lanes = 1;
+    thread->last_handle = lane->handle;
+    thread->last_stream = lane->stream;
+    thread->last_lane_bits = 0;
 }
 
 #endif

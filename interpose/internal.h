@@ -24,6 +24,8 @@
 #define skew_likely(x)   __builtin_expect(!!(x), 1)
 #define skew_unlikely(x) __builtin_expect(!!(x), 0)
 #define SKEW_COLD        __attribute__((noinline, cold))
+/* All code that a usual exchange runs lies together, so that it can be fetched ahead as one piece (hot.h). */
+#define SKEW_HOT         __attribute__((hot, section("skew_hot_text")))
 #define SKEW_EXPORT      __attribute__((visibility("default")))
 
 #define SKEW_LANES_MAX   64u    /* distinct (communicator, stream) pairs of one group */
@@ -37,14 +39,15 @@
 #define SKEW_SCRATCH_BYTES 8192u /* any size will do: what is full is counted and emptied */
 
 /* One communicator of this process. Written under the process lock; `exchange_seq`, `op_seq` by any
- * thread (atomic add). */
+ * thread (atomic add). The end of a group needs the first line of it. */
 struct skew_comm {
     ncclComm_t handle;
-    uint64_t key;
-    uint64_t created_ns;
     uint64_t exchange_seq; /* exchanges so far, lost ones included */
     uint64_t op_seq;
     uint32_t id;           /* 1, 2, … in order of creation; never reused */
+    uint32_t lost_pending; /* 1: there is something below that no LOSS record holds yet */
+    uint64_t key;
+    uint64_t created_ns;
     uint32_t parent;
     int32_t ranks, rank, device;
     int32_t color, split_key;
@@ -56,13 +59,12 @@ struct skew_comm {
     /* What was lost since the last stored group, for its LOSS record. */
     uint64_t lost_exchanges, lost_ops;
     uint32_t lost_reason;
-    uint32_t lost_pending; /* 1: there is something below or above that no LOSS record holds yet */
     uint32_t lost_peers;   /* entries of `lost` */
     uint64_t lost_group;   /* latest lost group with sends or receives: its ordinal, and its thread */
     int32_t lost_tid;
     struct skew_loss_peer *lost; /* by peer; as many follow for earlier cells of the open group */
     struct skew_comm *next_free;
-};
+} __attribute__((aligned(64)));
 
 static inline size_t skew_lost_bytes(uint32_t peers)
 {
@@ -86,29 +88,42 @@ struct skew_site_key {
 
 enum skew_gate { SKEW_GATE_NEW = 0, SKEW_GATE_OPEN = 1, SKEW_GATE_BUSY = 2 };
 
-/* State of one thread; written by that thread alone. The first line of it is all that a send needs. */
+/* State of one thread; written by that thread alone. In order of use: what comes first is read by every
+ * exchange, and each line and page of it may have to come from far away. */
 struct skew_thread {
-    uint32_t gate;  /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
-    uint32_t depth; /* shadow of NCCL's own group depth */
-    struct skew_cell *cell;  /* where the next cell goes; equal to limit when no record is open */
-    struct skew_cell *limit;
-    ncclComm_t last_handle;  /* key of the lane used last */
+    /* A send needs these. */
+    struct skew_cell *cell;       /* where the next cell goes */
+    struct skew_cell *fast_limit; /* `limit` while the application runs, NULL while a wrapper of ours does */
+    ncclComm_t last_handle;       /* key of the lane used last */
     cudaStream_t last_stream;
-    uint64_t last_lane_bits; /* its number, where struct skew_cell has it */
+    uint64_t last_lane_bits;      /* its number, where struct skew_cell has it */
+    uint32_t gate;                /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
+    uint32_t depth;               /* shadow of NCCL's own group depth */
+    struct skew_cell *limit;      /* NULL: no record is open */
+    struct skew_rec_group *rec;   /* the open record, inside the segment or in scratch */
 
+    /* The end of a group needs these too. */
+    struct skew_seg_head *seg;
+    uintptr_t next;          /* where the segment's next record begins: seg + committed */
+    uintptr_t end;           /* of the segment; 0: there is none */
+    uint64_t groups;         /* groups stored by this thread */
     uint32_t others;         /* cells of the open record that are no SEND or RECV */
     uint32_t lanes;
     uint32_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
-    struct skew_rec_group *rec; /* the open record, inside the segment or in scratch */
-    struct skew_seg_head *seg;
+    uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
+    uint32_t lane_seen;      /* proc->comms_changed when lane[0] was looked up */
+    uint32_t last_site;
+    uintptr_t last_address;  /* key of last_site */
+
+    uintptr_t last_frame;
+    struct skew_process *proc;
+    struct skew_lane_key lane[SKEW_LANES_MAX];
+
+    struct skew_site_key site[SKEW_SITE_CACHE];
     uint32_t seg_index;
     uint32_t stream;         /* number of this thread's spool stream; 0: none yet */
     uint64_t seg_seq;        /* ordinal of the next segment */
-    uint64_t groups;         /* groups stored by this thread */
-    uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
     int32_t tid;
-    struct skew_lane_key lane[SKEW_LANES_MAX];
-    struct skew_site_key site[SKEW_SITE_CACHE];
     uint64_t scratch[SKEW_SCRATCH_BYTES / 8]; /* holds what cannot be stored until it is counted */
 };
 
@@ -129,12 +144,14 @@ struct skew_comm_entry {
 struct skew_process {
     uint32_t phase; /* enum skew_phase */
     uint32_t lock;
+    uint32_t comms_changed; /* counts pointers that came to mean another communicator, or none */
+    uint32_t pendings;      /* entries of `pending` */
+    struct skew_spool_head *head; /* NULL: there is no spool (yet) */
     uint32_t options_read;
     uint32_t bad_options; /* bit set of enum skew_option */
     int64_t option_int[SKEW_OPT_COUNT];
 
     /* spool.c */
-    struct skew_spool_head *head; /* NULL: there is no spool (yet) */
     uint8_t *base;                /* of the reserved address range; the head lies at its start */
     size_t reserved_bytes;
     uint64_t retry_ns;            /* when to try again after a failure to create the spool */
@@ -156,7 +173,6 @@ struct skew_process {
     struct skew_comm *free_comms;
     uint32_t init_all_ordinal;
     struct skew_pending_ctor pending[SKEW_PENDING_MAX];
-    uint32_t pendings;
     struct skew_comm_entry table[SKEW_COMM_SLOTS];
     struct skew_comm comms[SKEW_COMMS_MAX];
 
@@ -177,6 +193,21 @@ struct skew_process {
 extern __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec")));
 extern struct skew_thread skew_nobody; /* what skew_self points to before the first call: gate NEW */
 extern struct skew_process *skew_proc; /* NULL before the first use; set once, by compare-and-swap */
+
+/* CUresult cuStreamGetCaptureInfo(stream, status, id [, …]): later versions fill more, NULL means no. */
+typedef int (*skew_capture_info)(void *stream, int *status, uint64_t *id, void **graph, void **dependencies,
+                                 void **edges, size_t *count);
+
+#define SKEW_SLOTS 2u /* NCCL libraries of one process that are told apart */
+enum skew_hot_function { SKEW_HOT_SEND, SKEW_HOT_RECV, SKEW_HOT_START, SKEW_HOT_END, SKEW_HOT_COUNT };
+
+/* What a usual exchange needs of the process, in one line. Not wiped in a forked child: it stays true there. */
+struct skew_hot {
+    int (*clock)(clockid_t, struct timespec *); /* clock_gettime(); set with the process state */
+    skew_capture_info ask_driver; /* NULL: nobody to ask (yet); set once */
+    void *real[SKEW_SLOTS][SKEW_HOT_COUNT]; /* as in skew_real (bind.h); set before skew_bound */
+} __attribute__((aligned(64)));
+extern struct skew_hot skew_hot;
 
 /* ---- state.c: life of the process and its threads ---- */
 struct skew_process *skew_process_get(void);                     /* NULL: no memory, or switched off */
@@ -245,7 +276,6 @@ void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id);
 void skew_capture_bind(void);
 
 /* ---- bind.c: the real functions ---- */
-#define SKEW_SLOTS 2u /* NCCL libraries of one process that are told apart */
 void skew_bind(void);                                     /* make sure slot 0 has its functions */
 void skew_bind_at_load(void);
 extern uint32_t skew_bound[SKEW_SLOTS];
@@ -299,7 +329,7 @@ size_t skew_text_add_number(char *buffer, size_t bytes, size_t at, uint64_t valu
 static inline uint64_t skew_now(void)
 {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    skew_hot.clock(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 

@@ -40,7 +40,7 @@ void skew_cells_count(const struct skew_thread *t, struct skew_lane_key *lane)
 }
 
 /** Takes ordinals for the exchanges and operations of one group; lost ones take theirs too. */
-void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops, uint64_t *exchange_seq,
+SKEW_HOT void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops, uint64_t *exchange_seq,
                     uint64_t *op_seq)
 {
     *exchange_seq = __atomic_fetch_add(&comm->exchange_seq, exchanges, __ATOMIC_RELAXED);
@@ -179,7 +179,7 @@ static void charge(struct skew_process *proc, struct skew_thread *t, uint64_t gr
 void skew_scratch_open(struct skew_thread *t, int loss)
 {
     t->loss = (uint32_t)loss;
-    skew_record_open_at(t, t->scratch, (uint8_t *)t->scratch + SKEW_SCRATCH_BYTES);
+    skew_record_open_at(t, t->scratch, (uintptr_t)t->scratch + SKEW_SCRATCH_BYTES);
 }
 
 /** One record cannot name all lanes of the group: charges those so far, and begins with none. */

@@ -11,11 +11,17 @@ static inline struct skew_cell *skew_cells_of(struct skew_rec_group *rec)
 }
 
 /* The lanes come behind the cells: keep room for all of them. */
-static inline void skew_record_open_at(struct skew_thread *t, void *at, const void *end)
+static inline void skew_record_open_at(struct skew_thread *t, void *at, uintptr_t end)
 {
     t->rec = at;
     t->cell = skew_cells_of(t->rec);
-    t->limit = (struct skew_cell *)((uintptr_t)end - SKEW_LANES_MAX * sizeof(struct skew_lane));
+    t->limit = (struct skew_cell *)(end - SKEW_LANES_MAX * sizeof(struct skew_lane));
+}
+
+/* An open record to which nothing was added yet. Its lane is a guess (skew_group_open()). */
+static inline bool skew_record_is_empty(const struct skew_thread *t)
+{
+    return t->cell == skew_cells_of(t->rec) && !t->part_cells && !t->loss;
 }
 
 static inline void skew_record_close(struct skew_thread *t)

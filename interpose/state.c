@@ -26,6 +26,7 @@ extern void *__dso_handle __attribute__((visibility("hidden")));
 struct skew_thread skew_nobody;
 __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec"))) = &skew_nobody;
 struct skew_process *skew_proc;
+struct skew_hot skew_hot = {.clock = clock_gettime};
 
 void skew_lock(struct skew_process *proc)
 {
@@ -60,8 +61,32 @@ static void *map_wiped(size_t bytes)
     return at;
 }
 
+/* The kernel's own function, without the detour through the C library. */
+static void clock_bind(void)
+{
+#if defined(__aarch64__)
+    const char *name = "__kernel_clock_gettime";
+#else
+    const char *name = "__vdso_clock_gettime";
+#endif
+    const ElfW(Ehdr) *vdso = (const ElfW(Ehdr) *)getauxval(AT_SYSINFO_EHDR);
+    if (!vdso)
+        return;
+    struct dl_phdr_info info = {
+        .dlpi_addr = (ElfW(Addr))vdso,
+        .dlpi_phdr = (const ElfW(Phdr) *)((const char *)vdso + vdso->e_phoff),
+        .dlpi_phnum = vdso->e_phnum,
+    };
+    struct timespec ts;
+    int (*clock)(clockid_t, struct timespec *) =
+        (int (*)(clockid_t, struct timespec *))skew_elf_lookup(&info, name);
+    if (clock && clock(CLOCK_MONOTONIC, &ts) == 0)
+        __atomic_store_n(&skew_hot.clock, clock, __ATOMIC_RELAXED);
+}
+
 static void process_start(struct skew_process *proc)
 {
+    clock_bind();
     skew_options_read(proc);
     bool off = getauxval(AT_SECURE) != 0 || !skew_option_on(proc, SKEW_OPT_ENABLE);
     __atomic_store_n(&proc->phase, off ? SKEW_PHASE_OFF : SKEW_PHASE_READY, __ATOMIC_RELEASE);
@@ -143,7 +168,9 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     if (thread) {
         /* In a forked child all of it is zero, but for what is set here. */
         thread->tid = skew_sys_tid();
+        thread->proc = proc;
         thread->gate = SKEW_GATE_BUSY;
+        thread->fast_limit = NULL;
     }
     errno = saved;
     return thread;

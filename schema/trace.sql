@@ -320,12 +320,15 @@ CREATE TABLE diagnostic (
 
 -- ---------------------------------------------------------------- the collector's own
 
--- How far each spool stream has been stored, in the same transaction as what was stored.
+-- How far each spool stream has been stored, in the same transaction as what was stored; and where the
+-- parts of a group begin whose end has not come yet.
 CREATE TABLE spool_progress (
-    process_id INTEGER NOT NULL REFERENCES process,
-    stream     INTEGER NOT NULL,
-    seq        INTEGER NOT NULL,
-    offset     INTEGER NOT NULL,
+    process_id   INTEGER NOT NULL REFERENCES process,
+    stream       INTEGER NOT NULL,
+    seq          INTEGER NOT NULL,
+    offset       INTEGER NOT NULL,
+    parts_seq    INTEGER,
+    parts_offset INTEGER,
     PRIMARY KEY (process_id, stream)
 ) WITHOUT ROWID;
 

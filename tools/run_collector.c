@@ -19,20 +19,24 @@
 
 extern char **environ;
 
-void skew_run_collector_init(struct skew_run_collector *collector, const char *out, const char *run_id,
-                             const sigset_t *mask)
+void skew_run_collector_init(struct skew_run_collector *collector, const char *out,
+                             const char *run_id, const sigset_t *mask)
 {
-    *collector = (struct skew_run_collector){
-        .out = out, .run_id = run_id, .mask = mask, .pid = -1};
+    *collector = (struct skew_run_collector){.out = out, .run_id = run_id, .mask = mask, .pid = -1};
     collector->messages = memfd_create("skewscope-collector", MFD_CLOEXEC);
 }
 
 int skew_run_collector_start(struct skew_run_collector *collector, bool follow)
 {
     const char *self = skew_path_self();
-    char *arguments[] = {(char *)self, (char *)"collect", (char *)"--out", (char *)collector->out,
-                         (char *)"--run-id", (char *)collector->run_id,
-                         follow ? (char *)"--follow" : NULL, NULL};
+    char *arguments[] = {(char *)self,
+                         (char *)"collect",
+                         (char *)"--out",
+                         (char *)collector->out,
+                         (char *)"--run-id",
+                         (char *)collector->run_id,
+                         follow ? (char *)"--follow" : NULL,
+                         NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
 

@@ -76,7 +76,7 @@ static int help_on(const char *name)
     return call(command, 2, arguments);
 }
 
-/* ---- skewscope help ----------------------------------------------------------------------------- */
+/* ---- skewscope help ------------------------------------------------------------------------ */
 
 struct help_arguments {
     const char *command;
@@ -103,10 +103,12 @@ static error_t help_parse(int key, char *argument, struct argp_state *state)
 
 const struct argp *skew_argp_help(void)
 {
-    static const struct argp_option options[] = {
+    /* clang-format off */
+static const struct argp_option options[] = {
         {"man", 'm', NULL, OPTION_HIDDEN, "write the manual page skewscope.1", 0}, {0}};
-    static const struct argp argp = {options, help_parse, "[COMMAND]",
-                                     "Shows help on a command.", NULL, NULL, NULL};
+    /* clang-format on */
+    static const struct argp argp = {options, help_parse, "[COMMAND]", "Shows help on a command.",
+                                     NULL,    NULL,       NULL};
     return &argp;
 }
 
@@ -130,7 +132,8 @@ int main(int argc, char **argv)
         print_help(stderr);
         return SKEW_EXIT_USAGE;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "-?") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "-?") == 0) {
         print_help(stdout);
         return fflush(stdout) ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;
     }

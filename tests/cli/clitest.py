@@ -58,7 +58,7 @@ def children(pid):
             continue
         try:
             stat = pathlib.Path(f"/proc/{entry}/stat").read_text()
-            arguments = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes().decode().split("\0")[:-1]
+            arguments = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         except OSError:
             continue
         if int(stat.rsplit(")", 1)[1].split()[1]) == pid:

@@ -80,9 +80,17 @@ class Options(CliTest):
     def test_templates(self):
         env = clean_environment(RANK="3")
         out = str(self.dir / "t-%h-%r-%%")
-        done = self.skewscope("run", "-q", "-o", out, "--", "sh", "-c", "echo $SKEWSCOPE_OUT", env=env)
+        env["LD_LIBRARY_PATH"] = NULL_NCCL
+        done = self.skewscope("run", "-o", out, "--", EXCHANGES, "2", "4", env=env)
         host = os.uname().nodename
-        self.assertEqual(done.stdout.strip(), os.path.realpath(self.dir / f"t-{host}-3-%"))
+        self.assertIn("captured 4 of 4 exchanges", done.stderr) # library and collector mean the same one
+        self.assertTrue((self.dir / f"t-{host}-3-%" / "trace.db").exists())
+        percent = self.dir / "50%hello"
+        done = self.skewscope("run", "-o", self.dir / "50%%hello", "--", EXCHANGES, "2", "4", env=env)
+        self.assertIn(f"-> {os.path.realpath(percent)}/trace.db", done.stderr)
+        self.assertIn("captured 4 of 4 exchanges", done.stderr)
+        left = self.skewscope("collect", env=clean_environment(SKEWSCOPE_OUT=str(self.dir / "50%%hello")))
+        self.assertEqual((left.returncode, left.stderr), (0, ""))
         for bad, text in (("x%r", "rank"), ("x%q", "%q means nothing"), ("x%", "means nothing")):
             done = self.skewscope("run", "-o", self.dir / bad, "true")
             self.assertEqual(done.returncode, 2, bad)

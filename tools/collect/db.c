@@ -55,6 +55,9 @@ static int to_errno(int code)
     case SQLITE_READONLY:
     case SQLITE_CANTOPEN:
         return -EACCES;
+    case SQLITE_CONSTRAINT:
+    case SQLITE_MISMATCH:
+        return -EBADMSG; /* content that no process can have written */
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
         return -EBUSY;
@@ -265,6 +268,8 @@ int skew_db_raw_open(sqlite3 **sql, const char *path, int flags, const char *vfs
     char real[PATH_MAX], full[2 * PATH_MAX];
     const char *slash = strrchr(path, '/');
     *sql = NULL;
+    if (strcmp(path, ":memory:") == 0)
+        return sqlite3_open_v2(path, sql, flags | SQLITE_OPEN_NOMUTEX, vfs);
     snprintf(full, sizeof full, "%.*s", slash ? (int)(slash - path) + 1 : 2, slash ? path : "./");
     if (!realpath(full, real))
         return SQLITE_CANTOPEN;

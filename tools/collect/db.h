@@ -24,7 +24,8 @@
     X(OPERATION, "INSERT INTO operation(member_id, seq, op, start_ns, enqueue_ns, dtype, count, "  \
                  "bytes, root, stream_id, site_id, thread, group_seq, flags, capture_id) "         \
                  "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")                                          \
-    X(PROGRESS, "REPLACE INTO spool_progress(process_id, stream, seq, offset) VALUES(?,?,?,?)")    \
+    X(PROGRESS, "REPLACE INTO spool_progress(process_id, stream, seq, offset, parts_seq, "         \
+                "parts_offset) VALUES(?,?,?,?,?,?)")                                               \
     X(STORED, "UPDATE process SET stored_groups = stored_groups + ?2, returned_groups = ?3 "       \
               "WHERE process_id = ?1")                                                             \
     X(ENDED, "UPDATE process SET ended = ?2, ended_ns = ?3 WHERE process_id = ?1")                 \
