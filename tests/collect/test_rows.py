@@ -271,7 +271,8 @@ class Documented(Place):
         self.assertIn("4|2|2|02000003012C0000||5760", page)
         results, count = [], 0
         for block in page.split("```sql\n")[1:]:
-            for statement in block.split("```")[0].split(";"):
+            lines = [line.split("--")[0] for line in block.split("```")[0].splitlines()]
+            for statement in "\n".join(lines).split(";"):
                 if statement.strip():
                     results += db.execute(statement).fetchall()
                     count += 1
