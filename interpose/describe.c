@@ -112,16 +112,17 @@ static void put_nccl(struct skew_process *proc)
 
 void skew_describe_process(struct skew_process *proc)
 {
-    char little[2048], *text = little;
-    size_t room = 16 << 10;
-    void *at = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at != MAP_FAILED)
-        text = at;
-    else
-        room = sizeof(little); /* hardly any memory: long texts are cut */
+    enum { LARGE = 128 << 10 };
+    char small[4096], *text = small;
+    size_t room = sizeof(small);
+    char *large = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (large != MAP_FAILED) {
+        text = large;
+        room = LARGE;
+    }
     ssize_t n = readlink("/proc/self/exe", text, room - 1);
     put(proc, SKEW_TEXT_EXE, text, n > 0 ? (size_t)n : 0);
-    int got = skew_sys_read_file("/proc/self/cmdline", text, room);
+    int got = skew_sys_read_file("/proc/self/cmdline", text, room < (16 << 10) ? room : 16 << 10);
     put(proc, SKEW_TEXT_CMDLINE, text, got > 0 ? (size_t)got : 0);
     if (gethostname(text, 256) == 0)
         put(proc, SKEW_TEXT_HOST, text, strnlen(text, 256));
@@ -133,6 +134,6 @@ void skew_describe_process(struct skew_process *proc)
     for (char **e = environ; e && *e; e++)
         if (wanted(*e) && strlen(*e) < 8192)
             put(proc, SKEW_TEXT_ENV, *e, strlen(*e));
-    if (at != MAP_FAILED)
-        munmap(at, 16 << 10);
+    if (large != MAP_FAILED)
+        munmap(large, LARGE);
 }

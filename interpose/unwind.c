@@ -24,6 +24,10 @@ static struct {
     int fd[2];
 } own_pipe;
 
+/* Threads that are inside the loader or libunwind for us. A child that is forked meanwhile inherits their locks, and
+ * the count: it must not go there. */
+static uint32_t walking;
+
 /* The inode of a pipe; 0: this descriptor is none. */
 static uint64_t pipe_of(int fd)
 {
@@ -95,8 +99,10 @@ int skew_unwind(struct skew_process *proc, void **frames, int count)
     if (pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before) != 0)
         return 0;
     __atomic_compare_exchange_n(&proc->unwind_state, &state, OPENING, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    bool inherited = state == NEW && __atomic_load_n(&walking, __ATOMIC_ACQUIRE) != 0;
+    __atomic_fetch_add(&walking, 1, __ATOMIC_ACQ_REL);
     if (state == NEW) {
-        if (skew_option_on(proc, SKEW_OPT_STACKS))
+        if (skew_option_on(proc, SKEW_OPT_STACKS) && !inherited)
             unwind_open(proc);
         bool can = proc->unwind && !pipe_is_lost();
         n = can ? first_walk(proc, frames, count) : 0;
@@ -108,6 +114,7 @@ int skew_unwind(struct skew_process *proc, void **frames, int count)
     } else if (state == READY) {
         n = proc->unwind(frames, count);
     }
+    __atomic_fetch_sub(&walking, 1, __ATOMIC_ACQ_REL);
     pthread_setcancelstate(before, NULL);
     return n < 0 && n != -EAGAIN ? 0 : n;
 }

@@ -83,10 +83,18 @@ static error_t parse(int key, char *text, struct argp_state *state)
     struct skew_filter *f = &selection->filter;
 
     switch (key) {
-    case KEY_COMM: selection->comm = text; return 0;
-    case KEY_SEQ: parse_seq(state, f, text); return 0;
-    case KEY_OP: parse_op(state, f, text); return 0;
-    case KEY_ROLE: f->role = text; return 0;
+    case KEY_COMM:
+        selection->comm = text;
+        return 0;
+    case KEY_SEQ:
+        parse_seq(state, f, text);
+        return 0;
+    case KEY_OP:
+        parse_op(state, f, text);
+        return 0;
+    case KEY_ROLE:
+        f->role = text;
+        return 0;
     case KEY_LAYER:
         f->by_layer = true;
         f->layer = skew_option_integer(state, "layer", text, 0, INT32_MAX);
@@ -101,8 +109,11 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_CALLS:
         f->count_calls = (uint32_t)skew_option_integer(state, "calls-per-layer", text, 1, 100000);
         return 0;
-    case ARGP_KEY_END: check(state, f); return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    case ARGP_KEY_END:
+        check(state, f);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -169,23 +180,40 @@ void skew_exchanged_free(struct skew_exchanged *e)
     skew_loads_free(&e->loads);
 }
 
+struct watched {
+    struct skew_exchanged one;
+    struct skew_progress progress;
+};
+
+static int take_watched(void *watched, const struct skew_exchange *exchange)
+{
+    struct watched *w = watched;
+
+    if (w->one.matrix->exchanges % 8192 == 8191)
+        skew_progress_show(&w->progress, "%" PRIu64 " exchanges read",
+                           w->one.matrix->exchanges + 1);
+    return take_exchange(&w->one, exchange);
+}
+
 /* The map over one database, and the merge of what came out. */
 static int add_database(struct skew_exchanged *all, struct skew_trace *trace,
                         const struct skew_filter *filter)
 {
-    struct skew_exchanged one;
+    struct watched w;
     struct skew_error error = {"out of memory"};
-    int result = skew_exchanged_create(&one, all->matrix->ranks);
+    int result = skew_exchanged_create(&w.one, all->matrix->ranks);
 
+    skew_progress_start(&w.progress, false);
     if (result == 0)
-        result = skew_trace_each(trace, filter, SKEW_ORDER_STORED, take_exchange, &one, &error);
+        result = skew_trace_each(trace, filter, SKEW_ORDER_STORED, take_watched, &w, &error);
+    skew_progress_end(&w.progress);
     if (result == 0)
-        result = skew_matrix_merge(all->matrix, one.matrix);
+        result = skew_matrix_merge(all->matrix, w.one.matrix);
     if (result == 0)
-        result = skew_loads_merge(all->loads, one.loads);
+        result = skew_loads_merge(all->loads, w.one.loads);
     if (result < 0)
         skew_tell("%s", error.text);
-    skew_exchanged_free(&one);
+    skew_exchanged_free(&w.one);
     return result;
 }
 

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+extern char **environ;
+
 #define FLAG_KEY 0x1000 /* argp keys of the flags: FLAG_KEY + enum skew_option */
 
 static struct skew_option_info infos[SKEW_OPT_COUNT] = {
@@ -227,9 +229,37 @@ static int check(const struct skew_settings *settings, enum skew_option option)
     return -EINVAL;
 }
 
+/* A variable with our prefix that means nothing, but nearly something: its owner believes it works.
+ */
+static void warn_of_misspelt(void)
+{
+    const char *names[SKEW_OPT_COUNT + 1];
+    const size_t prefix = strlen(SKEW_ENV_PREFIX);
+
+    for (int o = 0; o < SKEW_OPT_COUNT; o++)
+        names[o] = skew_option_info(o)->name;
+    names[SKEW_OPT_COUNT] = NULL;
+    for (char **variable = environ; *variable; variable++) {
+        char name[64];
+        size_t length = strcspn(*variable, "=");
+        if (strncmp(*variable, SKEW_ENV_PREFIX, prefix) != 0 || length - prefix >= sizeof name)
+            continue;
+        memcpy(name, *variable + prefix, length - prefix);
+        name[length - prefix] = '\0';
+        const char *nearest = strcmp(name, "LIB") == 0 ? NULL : skew_nearest(name, names);
+        if (nearest && strcmp(nearest, name) != 0)
+            skew_tell("warning: " SKEW_ENV_PREFIX "%s means nothing; did you mean " SKEW_ENV_PREFIX
+                      "%s?",
+                      name, nearest);
+    }
+}
+
 int skew_settings_resolve(struct skew_settings *settings)
 {
     int result = 0;
+
+    if (!from_environment(SKEW_OPT_RUN_ID)) /* else an outer run has said it */
+        warn_of_misspelt();
 
     /* An empty flag means the default, as an empty variable does. */
     for (int o = 0; o < SKEW_OPT_COUNT && result == 0; o++) {

@@ -54,6 +54,13 @@ class Options(CliTest):
         self.refused(env=clean_environment(SKEWSCOPE_SPOOL_MB="2000"), says=["SKEWSCOPE_SPOOL_MB", "'2000'", "1024"])
         self.refused(env=clean_environment(SKEWSCOPE_COLLECTOR="no"), says=["SKEWSCOPE_COLLECTOR", "auto or off"])
 
+    def test_misspelt_variable(self):
+        env = clean_environment(SKEWSCOPE_SPOL_MB="9", SKEWSCOPE_STANDIN_CLOCK="real", SKEWSCOPE_LIB=LIBRARY)
+        done = self.run_command("true", options=["-q"], env=env)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stderr, "skewscope: warning: SKEWSCOPE_SPOL_MB means nothing; did you mean "
+                                      "SKEWSCOPE_SPOOL_MB?\n")
+
     def test_wrong_files(self):
         def config(text):
             return "--config", self.write("bad.json", text)

@@ -35,6 +35,27 @@ class Status(CliTest):
         self.assertEqual((done.returncode, done.stdout), (0, "from a script\n"))
 
 
+class Installed(CliTest):
+    def test_anywhere(self):
+        """The installed layout, in a place that the build knows nothing of."""
+        prefix = self.dir / "moved prefix"
+        (prefix / "bin").mkdir(parents=True)
+        libdir = prefix / os.environ["SKEW_LIBDIR"] / "skewscope"
+        libdir.mkdir(parents=True)
+        shutil.copy(SKEWSCOPE, prefix / "bin" / "skewscope")
+        shutil.copy(LIBRARY, libdir)
+        tool = str(prefix / "bin" / "skewscope")
+        done = subprocess.run([tool, "run", "-o", self.out, "true"], capture_output=True, text=True,
+                              env=clean_environment(), check=False)
+        self.assertIn("must not contain blanks", done.stderr)
+        os.rename(prefix, self.dir / "moved")
+        tool = str(self.dir / "moved" / "bin" / "skewscope")
+        done = subprocess.run([tool, "run", "-o", self.out, EXCHANGES, "2", "3"], capture_output=True, text=True,
+                              env=self.nccl_env(), check=False)
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("captured 3 of 3 exchanges", done.stderr)
+
+
 class Streams(CliTest):
     def test_untouched(self):
         data = "".join(chr(33 + i % 90) for i in range(200_000)) + "\n"
