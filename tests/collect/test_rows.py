@@ -259,5 +259,31 @@ class Operations(Place):
         self.assertEqual(self.rows("SELECT flags FROM exchange"), [(4,)])
 
 
+class Documented(Place):
+    def test_examples_of_the_page(self):
+        """What docs/schema.md shows is true, in SQL and in Python."""
+        self.collected("comm id=1 key=1 ranks=4 rank=0\n" + exchange(0, [n * 5760 for n in (512, 3, 300, 0)], [1, 2, 3, 4]))
+        page = read(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/schema.md"))
+        db = self.db()
+        self.assertEqual(db.execute("SELECT v.cells, v.size_width, v.size_stride, hex(v.sizes), v.peers, e.send_unit FROM exchange e "
+                                    "JOIN vector v ON v.vector_id = e.send_vector").fetchall(),
+                         [(4, 2, 2, "02000003012C0000", None, 5760)])
+        self.assertIn("4|2|2|02000003012C0000||5760", page)
+        results, count = [], 0
+        for block in page.split("```sql\n")[1:]:
+            lines = [line.split("--")[0] for line in block.split("```")[0].splitlines()]
+            for statement in "\n".join(lines).split(";"):
+                if statement.strip():
+                    results += db.execute(statement).fetchall()
+                    count += 1
+        self.assertGreater(count, 6)
+        self.assertIn((1728000,), results)
+        db.row_factory = sqlite3.Row
+        names = {"db": db}
+        exec(page.split("```python\n")[1].split("```")[0], names)
+        self.assertEqual(names["sizes"], [512 * 5760, 3 * 5760, 300 * 5760, 0])
+        self.assertEqual(list(names["peers"]), [0, 1, 2, 3])
+
+
 if __name__ == "__main__":
     main()
