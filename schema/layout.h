@@ -10,8 +10,8 @@
  *     spool-B-M-H                       text: the absolute path of a spool directory, one line
  *     run-ID.json                       what `run` knows of a run (command, labels, exit status, …)
  *     collector-B.lock                  held (flock) by the node's one collector
- *     publish-B                         empty; asks that collector to drain and publish at once, which
- *                                       then removes it
+ *     publish-B-ASKER, look-B-ASKER     empty; asks that collector to drain and publish at once, or to look at
+ *                                       the spools; it removes what was there before its round began
  *     work-B.db                         the collector's database when OUT is on a local file system
  *   ROOT/skewscope-UID/H/               a spool directory, mode 0700; ROOT: see SKEWSCOPE_SPOOL
  *     B-PIDNS-PID-START-CREATED.spool   one process image (schema/spool.h; CREATED is created_ns: an exec

@@ -182,6 +182,22 @@ class Record(CliTest):
         self.assertEqual(row[1:], (os.path.realpath(self.dir), 4, 1))
         self.assertEqual(self.query("SELECT key, value FROM run_label ORDER BY key"), [("ep", "8"), ("model", "a=b")])
 
+    def test_identity(self):
+        """What layout.h promises of run-ID.json while the command runs."""
+        process = self.start("run", "-q", "-o", self.out, "--", "sh", "-c", "echo begun; read x", stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.readline(), "begun\n")
+        (path,) = pathlib.Path(self.out).glob(".skewscope/run-*.json")
+        record = json.loads(path.read_text())
+        stat = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        self.assertEqual((record["pid"], record["start_ticks"], record["pid_ns"]),
+                         (process.pid, int(stat[19]), os.stat("/proc/self/ns/pid").st_ino))
+        self.assertEqual(record["boot_id"], pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        self.assertEqual((record["ended_real_ns"], record["exit_status"]), (None, None))
+        self.assertEqual(path.name, f"run-{record['id']}.json")
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        process.communicate("\n")
+
     def test_strange_arguments(self):
         done = subprocess.run([SKEWSCOPE.encode(), b"run", b"-q", b"-o", self.out.encode(), b"--", b"true",
                                b"\xff\xfe", b"a\nb", b""], env=clean_environment(), check=False, cwd=self.dir)

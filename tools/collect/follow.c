@@ -70,6 +70,7 @@ static int ask_holder(struct skew_node *c, const char *what, const sigset_t *sig
             return 0;
         error = error == -EWOULDBLOCK ? 0 : error;
     }
+    skew_node_withdraw(c, what); /* when it was not answered in time */
     return error ? error : 1;
 }
 
@@ -122,14 +123,14 @@ static bool is_idle(const struct skew_node *c, uint64_t now, uint64_t start, uin
 /* One round, and what others have asked for before it began. Whoever asks later, and finds nobody, does it. */
 static int serve(struct skew_node *c, bool publish)
 {
-    bool asked = skew_node_requested(c, SKEW_ASK_PUBLISH), look = skew_node_requested(c, SKEW_ASK_LOOK);
+    struct skew_requests asked, look;
+    publish |= skew_requests_open(c, SKEW_ASK_PUBLISH, &asked) != 0;
+    skew_requests_open(c, SKEW_ASK_LOOK, &look);
     int error = skew_node_round(c);
-    if (look)
-        skew_node_answer(c, SKEW_ASK_LOOK);
-    if (!error && (asked || publish ? c->changed : publish_due(c, skew_node_now_ns())))
+    skew_requests_close(c, &look, true);
+    if (!error && (publish ? c->changed : publish_due(c, skew_node_now_ns())))
         error = skew_node_publish(c);
-    if (asked && !error)
-        skew_node_answer(c, SKEW_ASK_PUBLISH);
+    skew_requests_close(c, &asked, !error);
     return error;
 }
 

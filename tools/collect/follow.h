@@ -26,11 +26,22 @@ void skew_node_finish(struct skew_node *c);
 #define SKEW_ASK_PUBLISH "publish"
 #define SKEW_ASK_LOOK    "look" /* at the spools that are there now; it keeps an eye on them from then on */
 
-/** @return 0, or negative errno */
+/** Asks; each asker for itself. @return 0, or negative errno */
 int skew_node_request(struct skew_node *c, const char *what);
-/** Whether a request is open. */
+/** Whether our own request is still open. */
 bool skew_node_requested(struct skew_node *c, const char *what);
-void skew_node_answer(struct skew_node *c, const char *what);
+void skew_node_withdraw(struct skew_node *c, const char *what);
+
+/** Requests of all askers, as the holder of the lock found them before a round. */
+#define SKEW_REQUEST_BYTES 64
+struct skew_requests {
+    char (*names)[SKEW_REQUEST_BYTES];
+    size_t count;
+};
+/** Notes what is asked for now; returns how many. */
+size_t skew_requests_open(struct skew_node *c, const char *what, struct skew_requests *requests);
+/** Forgets them; with `answer` the askers see that it is done. */
+void skew_requests_close(struct skew_node *c, struct skew_requests *requests, bool answer);
 
 /** The long-running collector. `run_id` may be NULL. @return exit status */
 int skew_node_follow(struct skew_node *c, bool until_idle);

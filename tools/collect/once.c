@@ -1,45 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One drain of everything that is left, by itself or through the collector that is at work already. */
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "follow.h"
 
 #define WAIT_SECONDS 60
-
-static int request_path(const struct skew_node *c, const char *what, char *path, size_t size)
-{
-    return (size_t)snprintf(path, size, "%s/%s-%.8s", c->state, what, c->node) < size ? 0 : -ENAMETOOLONG;
-}
-
-int skew_node_request(struct skew_node *c, const char *what)
-{
-    char path[PATH_MAX];
-    if (request_path(c, what, path, sizeof path))
-        return -ENAMETOOLONG;
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return -errno;
-    close(fd);
-    return 0;
-}
-
-bool skew_node_requested(struct skew_node *c, const char *what)
-{
-    char path[PATH_MAX];
-    return request_path(c, what, path, sizeof path) == 0 && access(path, F_OK) == 0;
-}
-
-void skew_node_answer(struct skew_node *c, const char *what)
-{
-    char path[PATH_MAX];
-    if (request_path(c, what, path, sizeof path) == 0)
-        unlink(path);
-}
 
 /* @return 0 published by the other, 1 the lock is ours now, negative errno */
 static int wait_for_other(struct skew_node *c)
@@ -57,23 +24,25 @@ static int wait_for_other(struct skew_node *c)
         else if (skew_node_now_ns() - start > WAIT_SECONDS * 1000000000ull)
             error = -ETIMEDOUT;
     }
+    if (error)
+        skew_node_withdraw(c, SKEW_ASK_PUBLISH);
     return error;
 }
 
 static int drain(struct skew_node *c)
 {
-    /* Asked of a collector that died since. */
-    bool asked = skew_node_requested(c, SKEW_ASK_PUBLISH), look = skew_node_requested(c, SKEW_ASK_LOOK);
+    /* Asked of a collector that died since, or by ourselves. */
+    struct skew_requests asked, look;
+    skew_requests_open(c, SKEW_ASK_PUBLISH, &asked);
+    skew_requests_open(c, SKEW_ASK_LOOK, &look);
     c->last_round = true;
     int error = skew_node_round(c);
     if (!error && c->db && (c->changed || c->proc_count))
         error = skew_node_publish(c);
     if (c->progress && c->messages)
         fprintf(c->messages, "\r\033[K");
-    if (asked && !error)
-        skew_node_answer(c, SKEW_ASK_PUBLISH);
-    if (look)
-        skew_node_answer(c, SKEW_ASK_LOOK);
+    skew_requests_close(c, &asked, !error);
+    skew_requests_close(c, &look, true);
     skew_node_finish(c);
     return error;
 }
