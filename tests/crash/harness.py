@@ -275,6 +275,8 @@ class Mount:
 
     def __init__(self, size, kind="tmpfs", at=None, mode="1777"):
         self.enter()
+        if at and os.path.realpath(BUILD).startswith(at + "/"):
+            raise Skip(f"the build lies below {at}, which this test covers with a file system of its own")
         self.made = at is None
         self.path = at or tempfile.mkdtemp(prefix="skew-crash-", dir="/var/tmp")
         self.image = None
