@@ -5,8 +5,6 @@
  * Here: which dlsym is the real one, and our own look-ups. Any thread.
  */
 #include <dlfcn.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "bind.h"
 
@@ -21,12 +19,15 @@ static dlsym_function chain(void)
 {
     void *found = __atomic_load_n(&chain_dlsym, __ATOMIC_ACQUIRE);
     if (skew_unlikely(!found)) {
-        found = skew_elf_first("dlsym", true);
-        if (!found)
-            found = skew_elf_first("dlsym", false);
+        found = skew_elf_next_dlsym();
         __atomic_store_n(&chain_dlsym, found, __ATOMIC_RELEASE);
     }
     return (dlsym_function)found;
+}
+
+void skew_dlsym_at_load(void)
+{
+    chain();
 }
 
 static dlsym_function libc(void)
@@ -89,6 +90,12 @@ void *skew_dlsym_by(const void *address, const char *name)
     return found;
 }
 
+/* The most that may be done for any name: a sanitizer looks up its own before even strcmp() works. */
+static bool may_be_ours(const char *name)
+{
+    return (name[0] == 'n' && name[1] == 'c' && name[2] == 'c' && name[3] == 'l') || (name[0] == 'c' && name[1] == 'u');
+}
+
 /**
  * Called by the entry. @param out where the answer goes. @param caller the return address of the call
  * @return the function to jump to, or NULL when *out holds the answer.
@@ -97,7 +104,7 @@ void *skew_dlsym_decide(void *handle, const char *name, void **out, const void *
 void *skew_dlsym_decide(void *handle, const char *name, void **out, const void *caller)
 {
     /* RTLD_NEXT is for interposers, and relative to its caller: only the real dlsym can tell. */
-    if (skew_likely(!name || handle == RTLD_NEXT || (strncmp(name, "nccl", 4) != 0 && strncmp(name, "cu", 2) != 0)))
+    if (skew_likely(!name || handle == RTLD_NEXT || !may_be_ours(name)))
         return (void *)chain();
     int function = skew_api_find(name);
     void *answer = function < 0 ? NULL : skew_dlsym_answer(function, handle, caller);

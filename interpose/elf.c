@@ -6,11 +6,12 @@
  * ours out of our table, and weak references back. Any thread; no state but what the loader has.
  */
 #include <errno.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "internal.h"
+
+extern ElfW(Dyn) _DYNAMIC[] __attribute__((visibility("hidden")));
 
 struct tables {
     const ElfW(Dyn) *dynamic;
@@ -20,22 +21,26 @@ struct tables {
     const uint32_t *sysv_hash;
 };
 
-/* glibc stores relocated pointers in d_ptr, musl and the vDSO unrelocated ones. */
-static const void *table_at(const struct dl_phdr_info *info, ElfW(Addr) address)
+/* Not strcmp(): a sanitizer's own one is not ready when it makes its first look-up. */
+static bool same(const char *a, const char *b)
 {
-    return (const void *)(address < info->dlpi_addr ? info->dlpi_addr + address : address);
+    while (*a && *a == *b)
+        a++, b++;
+    return *a == *b;
 }
 
-static bool tables_of(const struct dl_phdr_info *info, struct tables *out)
+/* glibc stores relocated pointers in d_ptr, musl and the vDSO unrelocated ones. */
+static const void *table_at(ElfW(Addr) base, ElfW(Addr) address)
 {
-    const ElfW(Dyn) *dyn = NULL;
-    for (int i = 0; i < info->dlpi_phnum; i++)
-        if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
-            dyn = (const ElfW(Dyn) *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
-    memset(out, 0, sizeof(*out));
+    return (const void *)(address < base ? base + address : address);
+}
+
+static bool tables_at(ElfW(Addr) base, const ElfW(Dyn) *dyn, struct tables *out)
+{
+    *out = (struct tables){0};
     out->dynamic = dyn;
     for (; dyn && dyn->d_tag != DT_NULL; dyn++) {
-        const void *at = table_at(info, dyn->d_un.d_ptr);
+        const void *at = table_at(base, dyn->d_un.d_ptr);
         switch (dyn->d_tag) {
         case DT_SYMTAB:
             out->symbols = at;
@@ -56,12 +61,21 @@ static bool tables_of(const struct dl_phdr_info *info, struct tables *out)
     return out->symbols && out->strings && (out->gnu_hash || out->sysv_hash);
 }
 
+static bool tables_of(const struct dl_phdr_info *info, struct tables *out)
+{
+    const ElfW(Dyn) *dyn = NULL;
+    for (int i = 0; i < info->dlpi_phnum; i++)
+        if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
+            dyn = (const ElfW(Dyn) *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+    return tables_at(info->dlpi_addr, dyn, out);
+}
+
 static bool defines(const struct tables *t, uint32_t index, const char *name)
 {
     const ElfW(Sym) *sym = &t->symbols[index];
     unsigned type = sym->st_info & 0xf;
     return sym->st_shndx != SHN_UNDEF && (type == STT_FUNC || type == STT_NOTYPE) &&
-           strcmp(t->strings + sym->st_name, name) == 0;
+           same(t->strings + sym->st_name, name);
 }
 
 static uint32_t find_gnu(const struct tables *t, const char *name)
@@ -177,6 +191,32 @@ void *skew_elf_first(const char *name, bool after_self)
 {
     const char *const names[] = {name, NULL};
     return skew_elf_first_of(names, after_self, NULL);
+}
+
+/**
+ * The next dlsym() after ours, or the first one when there is none. By the loader's own list and not by
+ * dl_iterate_phdr(): hosts and tools interpose that too, and look up the real one by dlsym(). Called at start, by
+ * the constructor at the latest.
+ */
+void *skew_elf_next_dlsym(void)
+{
+    void *first = NULL;
+    bool seen_self = false;
+    for (const struct link_map *map = _r_debug.r_map; map; map = map->l_next) {
+        struct tables t;
+        if (map->l_ld == _DYNAMIC) {
+            seen_self = true;
+            continue;
+        }
+        uint32_t index = tables_at(map->l_addr, map->l_ld, &t) ? find(&t, "dlsym") : 0;
+        if (!index)
+            continue;
+        void *at = (void *)(map->l_addr + t.symbols[index].st_value);
+        if (seen_self)
+            return at;
+        first = first ? first : at;
+    }
+    return first;
 }
 
 bool skew_elf_contains(const struct dl_phdr_info *info, const void *address)
@@ -303,7 +343,7 @@ static int visit_weak(struct dl_phdr_info *info, size_t size, void *user)
     for (; dyn && dyn->d_tag != DT_NULL; dyn++) {
         switch (dyn->d_tag) {
         case DT_RELA:
-            rela = table_at(info, dyn->d_un.d_ptr);
+            rela = table_at(info->dlpi_addr, dyn->d_un.d_ptr);
             break;
         case DT_RELASZ:
             rela_bytes = dyn->d_un.d_val;
@@ -312,7 +352,7 @@ static int visit_weak(struct dl_phdr_info *info, size_t size, void *user)
             relative = dyn->d_un.d_val;
             break;
         case DT_JMPREL:
-            plt = table_at(info, dyn->d_un.d_ptr);
+            plt = table_at(info->dlpi_addr, dyn->d_un.d_ptr);
             break;
         case DT_PLTRELSZ:
             plt_bytes = dyn->d_un.d_val;

@@ -287,6 +287,7 @@ uint32_t skew_bind_version(void);
 void *skew_elf_lookup(const struct dl_phdr_info *info, const char *name);
 void *skew_elf_first(const char *name, bool after_self);
 void *skew_elf_first_of(const char *const names[], bool after_self, struct dl_phdr_info *found);
+void *skew_elf_next_dlsym(void);
 bool skew_elf_contains(const struct dl_phdr_info *info, const void *address);
 bool skew_elf_module_of(const void *address, struct dl_phdr_info *found);
 bool skew_elf_at_start(void);
@@ -294,6 +295,7 @@ int skew_elf_hide(const char *const names[], unsigned count);
 void skew_elf_drop_weak(void *(*unwanted)(const char *name));
 
 /* ---- dlsym.c ---- */
+void skew_dlsym_at_load(void);
 void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */
 void skew_dlerror_clear(void);
 void *skew_dlsym_in(const char *name);            /* RTLD_DEFAULT by hand: dlopen and the like */

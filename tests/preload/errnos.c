@@ -29,7 +29,7 @@ static struct null_nccl *null;
 
 int main(void)
 {
-    static const size_t counts[] = {1, 2};
+    static const size_t counts[] = {1, 2, 3, 4};
     int failed = 0, value;
     void *pointer;
     const char *text;

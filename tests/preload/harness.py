@@ -3,6 +3,7 @@
 it recorded. Each run gets a directory of its own, which goes away afterwards."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,19 +27,34 @@ def arguments():
     return [os.path.abspath(a) if os.path.exists(a) else a for a in sys.argv[1:]]
 
 
+def needed_by(library):
+    return subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+
+
 def sanitizer_of(library):
-    """asan, tsan or "": which run-time library has to be loaded before an instrumented one."""
-    needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
-    for name in ("asan", "tsan"):
-        if f"lib{name}.so" in needed:
-            return name
-    return ""
+    """asan, tsan, ubsan or "": what the library is instrumented with."""
+    needed = needed_by(library)
+    return next((name for name in ("asan", "tsan", "ubsan") if f"lib{name}.so" in needed), "")
 
 
 def sanitizer_runtime(name):
+    """What has to be loaded before an instrumented library; UBSan needs nothing."""
+    if name not in ("asan", "tsan"):
+        return []
     path = subprocess.run(["gcc", f"-print-file-name=lib{name}.so"], capture_output=True, text=True,
                           check=True).stdout.strip()
-    return os.path.realpath(path)
+    return [os.path.realpath(path)]
+
+
+# Instrumented code is loaded into programs that are not. A report ends the program: its status says so.
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0:exitcode=98:handle_segv=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=98",
+    "TSAN_OPTIONS": "die_after_fork=0:halt_on_error=1:exitcode=98:report_signal_unsafe=0",
+}
+VALGRIND = ["valgrind", "--quiet", "--error-exitcode=98", "--leak-check=no", "--trace-children=no",
+            f"--suppressions={HERE / 'valgrind.supp'}"]
+UNDER_VALGRIND = bool(os.environ.get("SKEWSCOPE_TEST_VALGRIND"))
 
 
 class Result:
@@ -60,6 +76,7 @@ class Bench:
 
     def __init__(self, library):
         self.library = str(library)
+        self.build = str(Path(library).resolve().parents[1])  # our programs: those run under valgrind
         self.runtime = sanitizer_of(library)
         self.top = None
 
@@ -74,7 +91,7 @@ class Bench:
             shutil.rmtree(self.top, ignore_errors=True)
 
     def preload(self, before=(), after=(), library=None):
-        runtime = [sanitizer_runtime(self.runtime)] if self.runtime else []
+        runtime = sanitizer_runtime(self.runtime)
         mine = [self.library] if library is None else [library] if library else []
         return " ".join(runtime + [str(b) for b in before] + mine + [str(a) for a in after])
 
@@ -87,8 +104,7 @@ class Bench:
         preload = self.preload() if preload is None else preload
         if preload:
             env["LD_PRELOAD"] = preload
-        # Instrumented code is loaded into programs that are not.
-        env.setdefault("ASAN_OPTIONS", "verify_asan_link_order=0:detect_leaks=0")
+        env.update(SANITIZER_OPTIONS)
         env.update({k: str(v) for k, v in more.items() if v is not None})
         return {k: v for k, v in env.items() if more.get(k, v) is not None}
 
@@ -97,12 +113,23 @@ class Bench:
         (directory / "spool").mkdir(mode=0o700)
         return directory
 
-    def run(self, command, preload=None, stdin=subprocess.DEVNULL, cwd=None, directory=None, code=0, **env):
+    def run(self, command, preload=None, stdin=subprocess.DEVNULL, cwd=None, directory=None, code=0, valgrind=True,
+            **env):
         """Runs a command; a failure shows its output. `code`: the exit status to expect, None: any."""
         directory = directory or self.directory()
         command = [str(c) for c in command]
-        done = subprocess.run(command, env=self.environment(directory, preload, **env), stdin=stdin, text=True,
-                              capture_output=True, cwd=cwd or directory, timeout=TIMEOUT, check=False)
+        if UNDER_VALGRIND and valgrind and command[0].startswith(self.build):
+            command = VALGRIND + command
+        process = subprocess.Popen(command, env=self.environment(directory, preload, **env), stdin=stdin, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd or directory,
+                                   start_new_session=True)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired as e:
+            os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipes
+            out, err = process.communicate()
+            raise AssertionError(f"{' '.join(command)}: did not end within {TIMEOUT} s\n{out[-2000:]}\n{err}") from e
+        done = subprocess.CompletedProcess(command, process.returncode, out, err)
         if code is not None and done.returncode != code:
             raise AssertionError(f"{' '.join(command)}: exit status {done.returncode}, expected {code}\n"
                                  f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Another tool's preload. HOOK_SEND: wraps ncclSend and ncclCommInitRank and tells at exit how often each came by.
- * HOOK_DLSYM: interposes dlsym, as GPU virtualisers do. HOOK_MALLOC: wraps malloc, found by dlsym(RTLD_NEXT).
+ * HOOK_DLSYM: interposes dlsym, as GPU virtualisers do. HOOK_MALLOC: wraps malloc, and HOOK_PHDR dl_iterate_phdr (as
+ * programs do that throw many exceptions), both found by dlsym(RTLD_NEXT).
  */
 #include <dlfcn.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +63,19 @@ void *malloc(size_t bytes)
     if (!next)
         abort();
     return next(bytes);
+}
+#endif
+
+#ifdef HOOK_PHDR
+int dl_iterate_phdr(int (*callback)(struct dl_phdr_info *, size_t, void *), void *data)
+{
+    static __typeof__(dl_iterate_phdr) *next;
+    if (!next)
+        next = (__typeof__(dl_iterate_phdr) *)dlsym(RTLD_NEXT, "dl_iterate_phdr");
+    allocations++;
+    if (!next)
+        abort();
+    return next(callback, data);
 }
 #endif
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import spool
 from groups import USUAL
-from harness import Bench, arguments, run_cases, same
+from harness import UNDER_VALGRIND, Bench, arguments, run_cases, same
 
 LIBRARY, BUILD, *WANTED = arguments()
 BUILD = Path(BUILD)
