@@ -24,7 +24,8 @@ static void bind_known(sqlite3_stmt *stmt, int column, int64_t value, bool known
         sqlite3_bind_null(stmt, column);
 }
 
-/* ---- process ---------------------------------------------------------------------------------- */
+/* ---- process ----------------------------------------------------------------------------------
+ */
 
 static int set_column(struct skew_proc *proc, const char *column, const char *text, size_t length)
 {
@@ -40,37 +41,41 @@ static int set_column(struct skew_proc *proc, const char *column, const char *te
     return error;
 }
 
-/* Ranks as launchers tell them; the first of a list that is set wins, whatever the order of records. */
+/* Ranks as launchers tell them; the first of a list that is set wins, whatever the order of
+ * records. */
 static int set_rank(struct skew_proc *proc, const char *name, size_t name_length, const char *value)
 {
     static const struct {
         const char *column, *name;
     } sources[] = {
-        {"world_rank", "PMI_RANK"},      {"world_rank", "OMPI_COMM_WORLD_RANK"},
-        {"world_rank", "SLURM_PROCID"},  {"world_rank", "RANK"},
+        {"world_rank", "PMI_RANK"},        {"world_rank", "OMPI_COMM_WORLD_RANK"},
+        {"world_rank", "SLURM_PROCID"},    {"world_rank", "RANK"},
         {"local_rank", "MPI_LOCALRANKID"}, {"local_rank", "OMPI_COMM_WORLD_LOCAL_RANK"},
-        {"local_rank", "SLURM_LOCALID"}, {"local_rank", "LOCAL_RANK"},
-        {"world_size", "PMI_SIZE"},      {"world_size", "OMPI_COMM_WORLD_SIZE"},
-        {"world_size", "SLURM_NTASKS"},  {"world_size", "WORLD_SIZE"},
+        {"local_rank", "SLURM_LOCALID"},   {"local_rank", "LOCAL_RANK"},
+        {"world_size", "PMI_SIZE"},        {"world_size", "OMPI_COMM_WORLD_SIZE"},
+        {"world_size", "SLURM_NTASKS"},    {"world_size", "WORLD_SIZE"},
     };
     char sql[512], *end;
     for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
-        if (strlen(sources[i].name) != name_length || memcmp(sources[i].name, name, name_length) != 0)
+        if (strlen(sources[i].name) != name_length ||
+            memcmp(sources[i].name, name, name_length) != 0)
             continue;
         errno = 0;
         long number = strtol(value, &end, 10);
         if (errno || end == value || *end || number < 0)
             return 0;
         /* A stronger source has a higher index among those of its column. */
-        int written = snprintf(sql, sizeof sql,
-                               "UPDATE process SET %s = %ld WHERE process_id = %" PRId64
-                               " AND NOT EXISTS (SELECT 1 FROM process_env e WHERE e.process_id = "
-                               "process.process_id AND e.value NOT GLOB '*[^0-9]*' AND e.value <> '' AND "
-                               "e.name IN (''",
-                               sources[i].column, number, proc->id);
+        int written =
+            snprintf(sql, sizeof sql,
+                     "UPDATE process SET %s = %ld WHERE process_id = %" PRId64
+                     " AND NOT EXISTS (SELECT 1 FROM process_env e WHERE e.process_id = "
+                     "process.process_id AND e.value NOT GLOB '*[^0-9]*' AND e.value <> '' AND "
+                     "e.name IN (''",
+                     sources[i].column, number, proc->id);
         for (size_t j = i + 1; j < sizeof sources / sizeof *sources; j++)
             if (strcmp(sources[j].column, sources[i].column) == 0)
-                written += snprintf(sql + written, sizeof sql - (size_t)written, ",'%s'", sources[j].name);
+                written +=
+                    snprintf(sql + written, sizeof sql - (size_t)written, ",'%s'", sources[j].name);
         snprintf(sql + written, sizeof sql - (size_t)written, "))");
         return skew_db_exec(proc->db, sql);
     }
@@ -175,7 +180,8 @@ static int thread_record(struct skew_proc *proc, const struct skew_rec_thread *r
     return skew_db_run(proc->db, stmt);
 }
 
-/* ---- communicators ---------------------------------------------------------------------------- */
+/* ---- communicators ----------------------------------------------------------------------------
+ */
 
 static int comm_row(struct skew_proc *proc, const char *key, const char *kind, int64_t *id)
 {
@@ -197,7 +203,8 @@ static int comm_row(struct skew_proc *proc, const char *key, const char *kind, i
 }
 
 /* Adds or updates the member; `local` has its final comm, rank and ranks. */
-static int member_row(struct skew_proc *proc, struct skew_local_comm *local, const struct skew_rec_comm *rec)
+static int member_row(struct skew_proc *proc, struct skew_local_comm *local,
+                      const struct skew_rec_comm *rec)
 {
     struct skew_db *db = proc->db;
     sqlite3_stmt *stmt = db->stmt[local->member ? SKEW_STMT_MEMBER_KNOW : SKEW_STMT_MEMBER_ADD];
@@ -229,7 +236,8 @@ static int comm_know(struct skew_proc *proc, const struct skew_local_comm *local
     sqlite3_bind_int64(stmt, 1, local->comm);
     sqlite3_bind_text(stmt, 2, kind, -1, SQLITE_STATIC);
     bind_known(stmt, 3, local->ranks, local->ranks >= 0);
-    bind_known(stmt, 4, has_parent ? ((struct skew_local_comm *)(uintptr_t)parent)->comm : 0, has_parent);
+    bind_known(stmt, 4, has_parent ? ((struct skew_local_comm *)(uintptr_t)parent)->comm : 0,
+               has_parent);
     bind_known(stmt, 5, rec->color, rec->kind == SKEW_COMM_SPLIT);
     return skew_db_run(proc->db, stmt);
 }
@@ -277,8 +285,8 @@ int skew_defs_comm(struct skew_proc *proc, uint32_t number, struct skew_local_co
 {
     uint64_t known;
     if (!skew_map_get(&proc->comms, number, &known)) {
-        struct skew_rec_comm made_up = {.comm = number, .ranks = -1, .rank = -1, .device = -1,
-                                        .flags = SKEW_COMM_UNIDENTIFIED};
+        struct skew_rec_comm made_up = {
+            .comm = number, .ranks = -1, .rank = -1, .device = -1, .flags = SKEW_COMM_UNIDENTIFIED};
         int error = comm_record(proc, &made_up);
         if (!error)
             error = skew_proc_damage(proc, "a communicator is used that was never defined");
@@ -319,7 +327,8 @@ static int comm_end_record(struct skew_proc *proc, const struct skew_rec_comm_en
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_MEMBER_END];
     struct skew_local_comm *comm;
     /* A call that failed ended nothing; 7 is InProgress. */
-    if (rec->how < SKEW_END_FINALIZE || rec->how > SKEW_END_REVOKE || (rec->result && rec->result != 7))
+    if (rec->how < SKEW_END_FINALIZE || rec->how > SKEW_END_REVOKE ||
+        (rec->result && rec->result != 7))
         return 0;
     int error = skew_defs_comm(proc, rec->comm, &comm);
     if (error)
@@ -330,7 +339,8 @@ static int comm_end_record(struct skew_proc *proc, const struct skew_rec_comm_en
     return skew_db_run(proc->db, stmt);
 }
 
-/* ---- call sites and modules ------------------------------------------------------------------- */
+/* ---- call sites and modules -------------------------------------------------------------------
+ */
 
 static int64_t module_of(const struct skew_proc *proc, uint64_t address)
 {
@@ -353,7 +363,8 @@ static int site_record(struct skew_proc *proc, const struct skew_rec_site *rec)
     int error = skew_db_run(db, site);
     int64_t id = sqlite3_last_insert_rowid(db->sql);
     for (uint32_t i = 0; !error && i < rec->frames; i++) {
-        int64_t module = module_of(proc, address[i] - 1); /* a return address may be the next function's */
+        int64_t module =
+            module_of(proc, address[i] - 1); /* a return address may be the next function's */
         sqlite3_bind_int64(frame, 1, id);
         sqlite3_bind_int64(frame, 2, i);
         sqlite3_bind_int64(frame, 3, (int64_t)address[i]);
@@ -385,8 +396,9 @@ static int adopt_frames(struct skew_proc *proc, const struct skew_module *module
     if (!proc->orphans)
         return 0;
     snprintf(sql, sizeof sql,
-             "UPDATE frame SET module_id = %" PRId64 " WHERE module_id IS NULL AND address > %" PRId64
-             " AND address <= %" PRId64 " AND site_id IN (SELECT site_id FROM callsite WHERE process_id = "
+             "UPDATE frame SET module_id = %" PRId64
+             " WHERE module_id IS NULL AND address > %" PRId64 " AND address <= %" PRId64
+             " AND site_id IN (SELECT site_id FROM callsite WHERE process_id = "
              "%" PRId64 ")",
              module->id, (int64_t)module->start, (int64_t)module->end, proc->id);
     return skew_db_exec(proc->db, sql);
@@ -426,7 +438,8 @@ static int module_record(struct skew_proc *proc, const struct skew_rec_module *r
     sqlite3_bind_text(stmt, 7, backend ? backend->role : NULL, -1, SQLITE_STATIC);
     error = skew_db_run(proc->db, stmt);
     if (!error)
-        error = remember_module(proc, sqlite3_last_insert_rowid(proc->db->sql), rec->start, rec->end, path);
+        error = remember_module(proc, sqlite3_last_insert_rowid(proc->db->sql), rec->start,
+                                rec->end, path);
     if (!error)
         error = adopt_frames(proc, &proc->modules[proc->module_count - 1]);
     if (!error && backend && backend->unseen)
@@ -436,7 +449,8 @@ out:
     return error;
 }
 
-/* ---- all of them ------------------------------------------------------------------------------ */
+/* ---- all of them ------------------------------------------------------------------------------
+ */
 
 int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
 {
@@ -444,10 +458,14 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
         uint16_t type;
         uint32_t bytes;
     } sizes[] = {
-        {SKEW_REC_PROCESS, sizeof(struct skew_rec_text)},   {SKEW_REC_DIAG, sizeof(struct skew_rec_text)},
-        {SKEW_REC_THREAD, sizeof(struct skew_rec_thread)},  {SKEW_REC_COMM, sizeof(struct skew_rec_comm)},
-        {SKEW_REC_COMM_END, sizeof(struct skew_rec_comm_end)}, {SKEW_REC_SITE, sizeof(struct skew_rec_site)},
-        {SKEW_REC_MODULE, sizeof(struct skew_rec_module)},  {SKEW_REC_GRAPH, sizeof(struct skew_rec_graph)},
+        {SKEW_REC_PROCESS, sizeof(struct skew_rec_text)},
+        {SKEW_REC_DIAG, sizeof(struct skew_rec_text)},
+        {SKEW_REC_THREAD, sizeof(struct skew_rec_thread)},
+        {SKEW_REC_COMM, sizeof(struct skew_rec_comm)},
+        {SKEW_REC_COMM_END, sizeof(struct skew_rec_comm_end)},
+        {SKEW_REC_SITE, sizeof(struct skew_rec_site)},
+        {SKEW_REC_MODULE, sizeof(struct skew_rec_module)},
+        {SKEW_REC_GRAPH, sizeof(struct skew_rec_graph)},
     };
     const void *any = rec;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -466,11 +484,13 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
     case SKEW_REC_COMM_END:
         return comm_end_record(proc, any);
     case SKEW_REC_SITE:
-        if ((rec->bytes - sizeof(struct skew_rec_site)) / 8 < ((const struct skew_rec_site *)any)->frames)
+        if ((rec->bytes - sizeof(struct skew_rec_site)) / 8 <
+            ((const struct skew_rec_site *)any)->frames)
             return -EBADMSG;
         return site_record(proc, any);
     case SKEW_REC_MODULE:
-        if (((const struct skew_rec_module *)any)->length > rec->bytes - sizeof(struct skew_rec_module))
+        if (((const struct skew_rec_module *)any)->length >
+            rec->bytes - sizeof(struct skew_rec_module))
             return -EBADMSG;
         return module_record(proc, any);
     case SKEW_REC_GRAPH:
@@ -482,7 +502,8 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
 }
 
 /* One query whose rows go to `row`. */
-static int load(struct skew_proc *proc, const char *sql, int (*row)(struct skew_proc *, sqlite3_stmt *))
+static int load(struct skew_proc *proc, const char *sql,
+                int (*row)(struct skew_proc *, sqlite3_stmt *))
 {
     sqlite3_stmt *stmt;
     int error = 0, found = 0;
@@ -541,18 +562,23 @@ static int load_exe(struct skew_proc *proc, sqlite3_stmt *stmt)
 static int load_module(struct skew_proc *proc, sqlite3_stmt *stmt)
 {
     const char *path = (const char *)sqlite3_column_text(stmt, 3);
-    return remember_module(proc, sqlite3_column_int64(stmt, 0), (uint64_t)sqlite3_column_int64(stmt, 1),
+    return remember_module(proc, sqlite3_column_int64(stmt, 0),
+                           (uint64_t)sqlite3_column_int64(stmt, 1),
                            (uint64_t)sqlite3_column_int64(stmt, 2), path ? path : "");
 }
 
 int skew_defs_load(struct skew_proc *proc)
 {
-    int error = load(proc, "SELECT local_comm, member_id, comm_id, rank, ranks, nonblocking FROM member "
-                           "JOIN communicator USING (comm_id) WHERE process_id = ?", load_member);
+    int error = load(proc,
+                     "SELECT local_comm, member_id, comm_id, rank, ranks, nonblocking FROM member "
+                     "JOIN communicator USING (comm_id) WHERE process_id = ?",
+                     load_member);
     if (!error)
-        error = load(proc, "SELECT local_site, site_id FROM callsite WHERE process_id = ?", load_site);
+        error =
+            load(proc, "SELECT local_site, site_id FROM callsite WHERE process_id = ?", load_site);
     if (!error)
-        error = load(proc, "SELECT handle, stream_id FROM stream WHERE process_id = ?", load_stream);
+        error =
+            load(proc, "SELECT handle, stream_id FROM stream WHERE process_id = ?", load_stream);
     if (!error)
         error = load(proc, "SELECT driver_id, capture_id FROM graph_capture WHERE process_id = ?",
                      load_capture);

@@ -3,8 +3,8 @@
  * The collector of one node for one output directory: the parts that its files share. One thread.
  *
  *   node.c       set-up, lock, the round of work, the end        find.c    where spools lie
- *   publish.c    work database → OUT/trace.db                    runs.c    what `skewscope run` knows
- *   symbols.c    names for call sites, in a child process
+ *   publish.c    work database → OUT/trace.db                    runs.c    what `skewscope run`
+ * knows symbols.c    names for call sites, in a child process
  */
 #ifndef SKEW_COLLECT_NODE_H
 #define SKEW_COLLECT_NODE_H
@@ -49,19 +49,19 @@ struct skew_node {
     struct {
         dev_t dev;
         ino_t ino;
-    } *refused; /* spools that cannot be read: said once */
+    } * refused; /* spools that cannot be read: said once */
     size_t refused_count;
     char (*said)[160]; /* sentences already said */
     size_t said_count;
-    int64_t symbolised; /* call sites up to this one were looked at */
+    int64_t symbolised;        /* call sites up to this one were looked at */
     struct skew_map run_files; /* inode → what the stored version looked like */
     FILE *messages;
     bool progress;
     char run_id[SKEW_RUN_ID_BYTES]; /* the run that started us, "" when none did */
-    bool follow;       /* a live process's spool is drained again later */
-    bool last_round;   /* no later look will come: decide with what is known */
-    bool changed;      /* since the last publication */
-    uint64_t moved;    /* bytes of spool read in the latest round */
+    bool follow;                    /* a live process's spool is drained again later */
+    bool last_round;                /* no later look will come: decide with what is known */
+    bool changed;                   /* since the last publication */
+    uint64_t moved;                 /* bytes of spool read in the latest round */
     uint64_t published_ns, publish_cost_ns;
     int trouble; /* errno of the latest failure that a person was told of, 0 none */
     struct skew_collect_result result;
@@ -69,9 +69,10 @@ struct skew_node {
 
 /* collector.c */
 uint64_t skew_node_now_ns(void);
-/** Says one sentence to the person, and to the trace when `code` is given. The same one only once. */
-void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+/** Says one sentence to the person, and to the trace when `code` is given. The same one only once.
+ */
+void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format,
+                   ...) __attribute__((format(printf, 4, 5)));
 
 /* find.c */
 int skew_find_dirs(struct skew_node *c);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One drain of everything that is left, by itself or through the collector that is at work already. */
+/* One drain of everything that is left, by itself or through the collector that is at work already.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -13,7 +14,9 @@
 
 static int request_path(const struct skew_node *c, const char *what, char *path, size_t size)
 {
-    return (size_t)snprintf(path, size, "%s/%s-%.8s", c->state, what, c->node) < size ? 0 : -ENAMETOOLONG;
+    return (size_t)snprintf(path, size, "%s/%s-%.8s", c->state, what, c->node) < size
+               ? 0
+               : -ENAMETOOLONG;
 }
 
 int skew_node_request(struct skew_node *c, const char *what)
@@ -63,7 +66,8 @@ static int wait_for_other(struct skew_node *c)
 static int drain(struct skew_node *c)
 {
     /* Asked of a collector that died since. */
-    bool asked = skew_node_requested(c, SKEW_ASK_PUBLISH), look = skew_node_requested(c, SKEW_ASK_LOOK);
+    bool asked = skew_node_requested(c, SKEW_ASK_PUBLISH),
+         look = skew_node_requested(c, SKEW_ASK_LOOK);
     c->last_round = true;
     int error = skew_node_round(c);
     if (!error && c->db && (c->changed || c->proc_count))
@@ -78,7 +82,8 @@ static int drain(struct skew_node *c)
     return error;
 }
 
-int skew_collect_left(const char *out, FILE *messages, bool progress, struct skew_collect_result *result)
+int skew_collect_left(const char *out, FILE *messages, bool progress,
+                      struct skew_collect_result *result)
 {
     struct skew_node c;
     int error = skew_node_init(&c, out);
@@ -97,12 +102,16 @@ int skew_collect_left(const char *out, FILE *messages, bool progress, struct ske
     if (!error)
         error = drain(&c);
     else
-        skew_node_say(&c, "error", NULL, "Nobody can be kept from collecting %s at the same time (%s: %s): nothing is done.",
-                 c.out, c.lock_path, strerror(-error));
+        skew_node_say(
+            &c, "error", NULL,
+            "Nobody can be kept from collecting %s at the same time (%s: %s): nothing is done.",
+            c.out, c.lock_path, strerror(-error));
 out:
     if (error == -ETIMEDOUT)
-        skew_node_say(&c, "error", NULL, "The collector that holds %s has not answered for %d s; look for a "
-                 "stopped `skewscope collect`, or a full disk.", c.lock_path, WAIT_SECONDS);
+        skew_node_say(&c, "error", NULL,
+                      "The collector that holds %s has not answered for %d s; look for a "
+                      "stopped `skewscope collect`, or a full disk.",
+                      c.lock_path, WAIT_SECONDS);
     if (result)
         *result = c.result;
     skew_node_free(&c);

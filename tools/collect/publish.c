@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The work database and its way to the output directory. A reader of OUT/trace.db sees a whole database at any
- * moment: the new one is written beside it, synced and renamed over it. What is there and not ours
- * (another node's, another program's, damaged, newer) is never touched; the trace gets another name then.
+ * The work database and its way to the output directory. A reader of OUT/trace.db sees a whole
+ * database at any moment: the new one is written beside it, synced and renamed over it. What is
+ * there and not ours (another node's, another program's, damaged, newer) is never touched; the
+ * trace gets another name then.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,11 +36,13 @@ int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size
     else if (number == 2)
         length = snprintf(path, size, "%s/trace-%s-%.8s.db", c->out, c->host, c->node);
     else
-        length = snprintf(path, size, "%s/trace-%s-%.8s-%u.db", c->out, c->host, c->node, number - 1);
+        length =
+            snprintf(path, size, "%s/trace-%s-%.8s-%u.db", c->out, c->host, c->node, number - 1);
     return number < NAMES && (size_t)length < size ? 0 : -1;
 }
 
-/* ---- copying ---------------------------------------------------------------------------------- */
+/* ---- copying ----------------------------------------------------------------------------------
+ */
 
 static int copy_database(sqlite3 *from, sqlite3 *to)
 {
@@ -76,8 +79,8 @@ static int sync_path(const char *path, int flags)
     return error;
 }
 
-/* Writes a copy without locks and journals, which network file systems may not have: nobody else knows
- * the file yet, and it is thrown away when anything fails. */
+/* Writes a copy without locks and journals, which network file systems may not have: nobody else
+ * knows the file yet, and it is thrown away when anything fails. */
 static int write_copy(struct skew_node *c, sqlite3 *from, const char *path, const char *sql)
 {
     sqlite3 *to = NULL;
@@ -88,9 +91,11 @@ static int write_copy(struct skew_node *c, sqlite3 *from, const char *path, cons
     }
     int code = skew_db_raw_open(&to, path, SQLITE_OPEN_READWRITE, "unix-none");
     if (code == SQLITE_OK)
-        code = sqlite3_exec(to, "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA mmap_size = 0;"
-                                "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;",
-                            NULL, NULL, NULL);
+        code = sqlite3_exec(
+            to,
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA mmap_size = 0;"
+            "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;",
+            NULL, NULL, NULL);
     if (code == SQLITE_OK)
         code = copy_database(from, to);
     if (code == SQLITE_OK)
@@ -109,11 +114,13 @@ static int write_copy(struct skew_node *c, sqlite3 *from, const char *path, cons
     return error;
 }
 
-/* ---- the work database ------------------------------------------------------------------------ */
+/* ---- the work database ------------------------------------------------------------------------
+ */
 
 /*
- * A writer that was killed (an analysis that labels exchanges) leaves a journal, without which the database
- * is not whole and cannot be opened for reading only. Played back if the file itself says it is ours.
+ * A writer that was killed (an analysis that labels exchanges) leaves a journal, without which the
+ * database is not whole and cannot be opened for reading only. Played back if the file itself says
+ * it is ours.
  */
 static void play_back(struct skew_node *c, const char *path)
 {
@@ -125,21 +132,26 @@ static void play_back(struct skew_node *c, const char *path)
     if (lstat(side, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0)
         return;
     for (const char *from = path; *from; from++)
-        at += (size_t)snprintf(uri + at, sizeof uri - at, strchr("?#%", *from) ? "%%%02x" : "%c", *from);
+        at += (size_t)snprintf(uri + at, sizeof uri - at, strchr("?#%", *from) ? "%%%02x" : "%c",
+                               *from);
     snprintf(uri + at, sizeof uri - at, "?immutable=1");
-    if (sqlite3_open_v2(uri, &sql, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, NULL) == SQLITE_OK)
+    if (sqlite3_open_v2(uri, &sql, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX,
+                        NULL) == SQLITE_OK)
         skew_db_get_meta(sql, "node", node, sizeof node);
     sqlite3_close(sql);
     if (strcmp(node, c->node) != 0)
         return;
     if (skew_db_raw_open(&sql, path, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK) {
         sqlite3_busy_timeout(sql, 10000);
-        sqlite3_exec(sql, "PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; BEGIN IMMEDIATE; ROLLBACK", NULL, NULL, NULL);
+        sqlite3_exec(sql,
+                     "PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; BEGIN IMMEDIATE; ROLLBACK",
+                     NULL, NULL, NULL);
     }
     sqlite3_close(sql);
 }
 
-/* Whether a published database belongs to this node (and to this line of work, when one is open). */
+/* Whether a published database belongs to this node (and to this line of work, when one is open).
+ */
 static bool is_ours(struct skew_node *c, const char *path, char *why, size_t why_size)
 {
     sqlite3 *sql = NULL;
@@ -155,7 +167,8 @@ static bool is_ours(struct skew_node *c, const char *path, char *why, size_t why
     if (c->db)
         skew_db_get_meta(c->db->sql, "trace_id", own, sizeof own);
     if (strcmp(node, c->node) != 0) {
-        snprintf(why, why_size, "it is the trace of another node, or of an earlier boot of this one");
+        snprintf(why, why_size,
+                 "it is the trace of another node, or of an earlier boot of this one");
         return false;
     }
     if (c->db && strcmp(line, own) != 0) {
@@ -198,7 +211,8 @@ static int continue_published(struct skew_node *c)
     return error;
 }
 
-/* Where the work database lies, or is to be made: one that is there was left with something in it. */
+/* Where the work database lies, or is to be made: one that is there was left with something in it.
+ */
 static int choose_work(struct skew_node *c)
 {
     char beside[PATH_MAX], local[PATH_MAX], name[32];
@@ -220,7 +234,8 @@ static int choose_work(struct skew_node *c)
     }
     int error = skew_find_local(c, local, sizeof local);
     if (error && writable) {
-        snprintf(c->work, sizeof c->work, "%s", beside); /* a network file system is better than nothing */
+        snprintf(c->work, sizeof c->work, "%s",
+                 beside); /* a network file system is better than nothing */
         return 0;
     }
     if (!error && (size_t)snprintf(c->work, sizeof c->work, "%s/%s", local, name) >= sizeof c->work)
@@ -265,13 +280,17 @@ static int open_work(struct skew_node *c, bool existed)
     char why[512], pid[32], before[32] = "";
     int error = skew_db_open(&c->db, c->work, why, sizeof why);
     if (error)
-        return skew_node_say(c, "error", NULL, "The collector's database %s cannot be opened: %s. The spools are kept.",
-                             c->work, why), error;
+        return skew_node_say(
+                   c, "error", NULL,
+                   "The collector's database %s cannot be opened: %s. The spools are kept.",
+                   c->work, why),
+               error;
     error = set_facts(c);
     skew_db_get_meta(c->db->sql, "collector", before, sizeof before);
     if (!error && existed && before[0])
-        error = skew_db_diag(c->db, 0, 0, "info", "collector_restart", 0,
-                             "A collector ended without finishing its work; another one went on from there.");
+        error = skew_db_diag(
+            c->db, 0, 0, "info", "collector_restart", 0,
+            "A collector ended without finishing its work; another one went on from there.");
     snprintf(pid, sizeof pid, "%d", (int)getpid());
     return error ? error : skew_db_set_meta(c->db, "collector", pid);
 }
@@ -282,8 +301,10 @@ int skew_work_open(struct skew_node *c)
     char aside[PATH_MAX + 32];
     int error = choose_work(c);
     if (error) {
-        skew_node_say(c, "error", NULL, "No directory for the collector's database could be written: %s. The spools "
-                      "are kept.", strerror(-error));
+        skew_node_say(c, "error", NULL,
+                      "No directory for the collector's database could be written: %s. The spools "
+                      "are kept.",
+                      strerror(-error));
         return error;
     }
     bool exists = lstat(c->work, &st) == 0 && st.st_size > 0;
@@ -292,8 +313,9 @@ int skew_work_open(struct skew_node *c)
     if (!error && lstat(c->work, &st) < 0)
         error = create_private(c->work);
     if (error) {
-        skew_node_say(c, "error", NULL, "The collector's database %s cannot be made: %s. The spools are kept.", c->work,
-                      strerror(-error));
+        skew_node_say(c, "error", NULL,
+                      "The collector's database %s cannot be made: %s. The spools are kept.",
+                      c->work, strerror(-error));
         return error;
     }
     error = open_work(c, exists);
@@ -320,12 +342,14 @@ void skew_work_remove(struct skew_node *c)
     unlink(journal); /* empty: truncated at every commit */
 }
 
-/* ---- publication ------------------------------------------------------------------------------ */
+/* ---- publication ------------------------------------------------------------------------------
+ */
 
 /*
- * An older trace.db may be in use: a writer (an analysis that labels exchanges) must not be in the middle of a
- * transaction, and a journal that it left behind must be played back into the old file, or SQLite would
- * play it into the new one. Holding the write lock of the old file during the rename does both.
+ * An older trace.db may be in use: a writer (an analysis that labels exchanges) must not be in the
+ * middle of a transaction, and a journal that it left behind must be played back into the old file,
+ * or SQLite would play it into the new one. Holding the write lock of the old file during the
+ * rename does both.
  */
 static int hold_old(const char *path, sqlite3 **old)
 {
@@ -333,7 +357,9 @@ static int hold_old(const char *path, sqlite3 **old)
     int code = skew_db_raw_open(old, path, SQLITE_OPEN_READWRITE, NULL);
     if (code == SQLITE_OK) {
         sqlite3_busy_timeout(*old, 10000);
-        code = sqlite3_exec(*old, "PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; BEGIN IMMEDIATE", NULL, NULL, NULL);
+        code =
+            sqlite3_exec(*old, "PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; BEGIN IMMEDIATE",
+                         NULL, NULL, NULL);
     }
     if (code == SQLITE_OK)
         return 0;
@@ -359,7 +385,8 @@ static int take_name(const char *copy, const char *path, bool replace)
     return access(path, F_OK) == 0 ? -EEXIST : rename(copy, path) < 0 ? -errno : 0;
 }
 
-/* The first name that is free or ours. What was in the way is said in the trace that is about to be copied. */
+/* The first name that is free or ours. What was in the way is said in the trace that is about to be
+ * copied. */
 static int choose_name(struct skew_node *c, char *path, size_t size, bool *there)
 {
     char why[256];
@@ -372,8 +399,8 @@ static int choose_name(struct skew_node *c, char *path, size_t size, bool *there
             snprintf(why, sizeof why, "it is not a regular file");
         else if (is_ours(c, path, why, sizeof why))
             return 0;
-        skew_node_say(c, "warning", "output_taken", "%s is left as it is (%s); this trace is published beside it.",
-                      path, why);
+        skew_node_say(c, "warning", "output_taken",
+                      "%s is left as it is (%s); this trace is published beside it.", path, why);
     }
     return -EEXIST;
 }
@@ -386,7 +413,8 @@ static int install(struct skew_node *c, const char *copy, const char *path, bool
         error = take_name(copy, path, there);
     sqlite3_close(old);
     if (error == -EBUSY)
-        snprintf(c->db->error, sizeof c->db->error, "%.300s is being written by another program", path);
+        snprintf(c->db->error, sizeof c->db->error, "%.300s is being written by another program",
+                 path);
     if (!error)
         snprintf(c->trace, sizeof c->trace, "%s", path);
     return error;
@@ -401,11 +429,13 @@ int skew_publish(struct skew_node *c)
     bool there;
     mkdir(c->out, 0777);
     mkdir(c->state, 0700);
-    if ((size_t)snprintf(copy, sizeof copy, "%s/publish-%.8s.new", c->state, c->node) >= sizeof copy)
+    if ((size_t)snprintf(copy, sizeof copy, "%s/publish-%.8s.new", c->state, c->node) >=
+        sizeof copy)
         return -ENAMETOOLONG;
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(sql, sizeof sql,
-             "%sDELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta VALUES('published_real_ns', '%" PRId64 "');",
+             "%sDELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta "
+             "VALUES('published_real_ns', '%" PRId64 "');",
              indices, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
     do { /* again when another node took the name in the meantime */
         c->db->error[0] = 0;
@@ -416,16 +446,19 @@ int skew_publish(struct skew_node *c)
             error = write_copy(c, c->db->sql, copy, sql);
         if (!error)
             error = install(c, copy, path, there);
-    } while (error == -EEXIST && !there && skew_trace_name(c, NAMES - 1, path, sizeof path) == 0 && access(path, F_OK) < 0);
+    } while (error == -EEXIST && !there && skew_trace_name(c, NAMES - 1, path, sizeof path) == 0 &&
+             access(path, F_OK) < 0);
     if (!error)
         error = sync_path(c->out, O_DIRECTORY);
     unlink(copy);
     c->published_ns = skew_node_now_ns();
     c->publish_cost_ns = c->published_ns - start;
     if (error)
-        skew_node_say(c, "error", NULL, "The trace could not be published in %s (%s): it stays in %s and the spools are "
-                      "kept; make room or rights and run `skewscope collect %s`.",
-                      c->out, c->db->error[0] ? c->db->error : strerror(-error), c->work, c->out);
+        skew_node_say(
+            c, "error", NULL,
+            "The trace could not be published in %s (%s): it stays in %s and the spools are "
+            "kept; make room or rights and run `skewscope collect %s`.",
+            c->out, c->db->error[0] ? c->db->error : strerror(-error), c->work, c->out);
     else
         c->changed = false;
     return error;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What `skewscope run` knows of a run lies in OUT/.skewscope/run-ID.json (keys: schema/layout.h) and goes to the
- * run tables. It is read as untrusted input: what has the wrong type is left out.
+ * What `skewscope run` knows of a run lies in OUT/.skewscope/run-ID.json (keys: schema/layout.h)
+ * and goes to the run tables. It is read as untrusted input: what has the wrong type is left out.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -31,13 +31,17 @@ static json_t *read_run(struct skew_node *c, int dir, const char *name)
     json_error_t why;
     json_t *json = NULL;
     int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_size > FILE_MAX) {
-        skew_node_say(c, "warning", NULL, "Run file %s/%s is not ours to read and is left out.", c->state, name);
+    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
+        st.st_size > FILE_MAX) {
+        skew_node_say(c, "warning", NULL, "Run file %s/%s is not ours to read and is left out.",
+                      c->state, name);
     } else {
         json = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
         if (!json_is_object(json) || !json_is_string(json_object_get(json, "id"))) {
-            skew_node_say(c, "warning", NULL, "Run file %s/%s is not a run's description (line %d: %s) and is left out.",
-                     c->state, name, json ? 0 : why.line, json ? "no \"id\"" : why.text);
+            skew_node_say(
+                c, "warning", NULL,
+                "Run file %s/%s is not a run's description (line %d: %s) and is left out.",
+                c->state, name, json ? 0 : why.line, json ? "no \"id\"" : why.text);
             json_decref(json);
             json = NULL;
         }
@@ -72,7 +76,8 @@ static bool is_over(const json_t *json)
                           (uint64_t)json_integer_value(start)) == SKEW_GONE;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------------
+ */
 
 static void bind_json(sqlite3_stmt *stmt, int column, const json_t *value)
 {
@@ -86,13 +91,16 @@ static void bind_json(sqlite3_stmt *stmt, int column, const json_t *value)
 
 static int run_row(struct skew_db *db, int64_t run, const json_t *json)
 {
-    static const char *const keys[] = {"cwd", "version", "incarnation", "started_real_ns", "ended_real_ns",
-                                       "exit_status", "exit_signal"};
+    static const char *const keys[] = {
+        "cwd",           "version",     "incarnation", "started_real_ns",
+        "ended_real_ns", "exit_status", "exit_signal"};
     sqlite3_stmt *stmt;
     json_t *command = json_object_get(json, "command");
-    if (sqlite3_prepare_v2(db->sql, "UPDATE run SET command = ?2, cwd = ?3, version = ?4, incarnation = ?5, "
-                                    "started_real_ns = ?6, ended_real_ns = ?7, exit_status = ?8, "
-                                    "exit_signal = ?9 WHERE run_id = ?1", -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(db->sql,
+                           "UPDATE run SET command = ?2, cwd = ?3, version = ?4, incarnation = ?5, "
+                           "started_real_ns = ?6, ended_real_ns = ?7, exit_status = ?8, "
+                           "exit_signal = ?9 WHERE run_id = ?1",
+                           -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(db, "the database");
     sqlite3_bind_int64(stmt, 1, run);
     if (json_is_array(command))
@@ -117,7 +125,8 @@ static int pair_rows(struct skew_db *db, int64_t run, const char *sql, json_t *p
         return 0;
     if (sqlite3_prepare_v2(db->sql, sql, -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(db, "the database");
-    json_object_foreach (pairs, key, value) {
+    json_object_foreach(pairs, key, value)
+    {
         if (error || !json_is_string(value))
             continue;
         sqlite3_bind_int64(stmt, 1, run);
@@ -135,10 +144,12 @@ static int package_rows(struct skew_db *db, int64_t run, json_t *packages)
     size_t i;
     json_t *package;
     int error = 0;
-    if (sqlite3_prepare_v2(db->sql, "REPLACE INTO run_package(run_id, name, version, path) VALUES(?,?,?,?)", -1,
-                           &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(db->sql,
+                           "REPLACE INTO run_package(run_id, name, version, path) VALUES(?,?,?,?)",
+                           -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(db, "the database");
-    json_array_foreach (packages, i, package) {
+    json_array_foreach(packages, i, package)
+    {
         json_t *name = json_object_get(package, "name"), *path = json_object_get(package, "path");
         if (error || !json_is_string(name) || !json_is_string(path))
             continue;
@@ -157,7 +168,8 @@ static int note_rows(struct skew_db *db, int64_t run, json_t *notes)
     size_t i;
     json_t *note;
     int error = 0;
-    json_array_foreach (notes, i, note) {
+    json_array_foreach(notes, i, note)
+    {
         const char *code = json_string_value(json_object_get(note, "code"));
         const char *severity = json_string_value(json_object_get(note, "severity"));
         const char *text = json_string_value(json_object_get(note, "text"));
@@ -188,7 +200,8 @@ static int store_run(struct skew_node *c, const json_t *json)
     return error;
 }
 
-/* ---- files ------------------------------------------------------------------------------------ */
+/* ---- files ------------------------------------------------------------------------------------
+ */
 
 /* Calls `visit` for each run of this node. */
 static int each_run(struct skew_node *c,
