@@ -248,8 +248,7 @@ void skew_db_one_thread(void)
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
 }
 
-/* ---- opening ----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int scalar(sqlite3 *sql, const char *query, int64_t *value)
 {

@@ -104,8 +104,7 @@ static int add_path(struct skew_node *c, const char *path, const char *pointer)
     return fd < 0 ? fd : add_dir(c, fd, &st, path, pointer);
 }
 
-/* ---- usual places -----------------------------------------------------------------------------
- */
+/* ---- usual places ---------------------------------------------------------------------------- */
 
 static size_t roots(const char *root[ROOTS])
 {
@@ -147,8 +146,7 @@ static int each_usual_place(struct skew_node *c,
     return found;
 }
 
-/* ---- pointers ---------------------------------------------------------------------------------
- */
+/* ---- pointers -------------------------------------------------------------------------------- */
 
 static bool holds_spools_of(int dir, uint64_t mnt_ns)
 {
@@ -271,8 +269,7 @@ int skew_find_dirs(struct skew_node *c)
     return 0;
 }
 
-/* ---- what is there at all ---------------------------------------------------------------------
- */
+/* ---- what is there at all -------------------------------------------------------------------- */
 
 static int not_empty(struct skew_node *c, const char *path, const char *pointer)
 {
@@ -304,8 +301,7 @@ bool skew_find_anything(struct skew_node *c)
     return found || each_usual_place(c, not_empty);
 }
 
-/* ---- places of our own ------------------------------------------------------------------------
- */
+/* ---- places of our own ----------------------------------------------------------------------- */
 
 bool skew_is_local(const char *path)
 {

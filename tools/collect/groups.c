@@ -377,7 +377,7 @@ static int find_slots(struct skew_proc *proc, const struct group *group, uint32_
     for (uint32_t i = 0; !error && i < lanes; i++) {
         const struct skew_lane *lane = &group->lanes[i];
         struct skew_local_comm *comm;
-        error = skew_defs_comm(proc, lane->comm, &comm);
+        error = skew_comm_find(proc, lane->comm, &comm);
         if (error)
             break;
         if (comm->stamp != proc->group_stamp) {
@@ -478,7 +478,7 @@ int skew_loss_record(struct skew_proc *proc, const struct skew_rec *head)
     if (head->bytes < sizeof *rec ||
         head->bytes < sizeof *rec + (uint64_t)rec->peers * sizeof *peer)
         return -EBADMSG;
-    int error = skew_defs_comm(proc, rec->comm, &comm);
+    int error = skew_comm_find(proc, rec->comm, &comm);
     for (uint32_t i = 0; !error && i < rec->peers; i++) {
         sqlite3_bind_int64(stmt, 1, comm->member);
         sqlite3_bind_int64(stmt, 2, (int64_t)rec->before_seq);

@@ -69,8 +69,7 @@ void skew_node_say(struct skew_node *c, const char *severity, const char *code, 
         c->changed = true;
 }
 
-/* ---- set-up -----------------------------------------------------------------------------------
- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 static void read_boot_id(struct skew_node *c)
 {
@@ -141,6 +140,7 @@ static void forget(struct skew_node *c)
     c->proc_count = 0;
     skew_map_free(&c->run_files);
     c->symbolised = 0;
+    c->run_stored = false;
     skew_db_close(&c->db);
 }
 
@@ -158,8 +158,7 @@ void skew_node_free(struct skew_node *c)
     *c = (struct skew_node){.lock = -1};
 }
 
-/* ---- the lock ---------------------------------------------------------------------------------
- */
+/* ---- the lock -------------------------------------------------------------------------------- */
 
 static int try_lock(struct skew_node *c)
 {
@@ -210,8 +209,17 @@ int skew_node_lock(struct skew_node *c)
     return skew_find_local(c, local, sizeof local) ? error : try_lock_at(c, local);
 }
 
-/* ---- the round --------------------------------------------------------------------------------
- */
+/* ---- the round ------------------------------------------------------------------------------- */
+
+/* Called after every batch. */
+static void show_progress(void *user, int64_t bytes)
+{
+    struct skew_node *c = user;
+    c->result.bytes += (uint64_t)bytes;
+    if (c->progress && c->messages)
+        fprintf(c->messages, "\rcollecting: process %zu of %zu, %.1f MiB\033[K", c->tended + 1,
+                c->proc_count, (double)c->result.bytes / (1 << 20));
+}
 
 static bool is_known(struct skew_node *c, int dir, const char *name, struct stat *st)
 {
@@ -276,6 +284,8 @@ static int open_spool(struct skew_node *c, const struct skew_spool_dir *dir, con
         return error;
     proc->dev = st.st_dev;
     proc->ino = st.st_ino;
+    proc->on_batch = show_progress;
+    proc->user = c;
     c->procs[c->proc_count++] = proc;
     c->changed = true;
     c->result.processes++;
@@ -297,13 +307,6 @@ static int scan_dir(struct skew_node *c, const struct skew_spool_dir *dir)
     return error;
 }
 
-static void show_progress(struct skew_node *c, size_t done)
-{
-    if (c->progress && c->messages)
-        fprintf(c->messages, "\rcollecting: process %zu of %zu, %.1f MiB\033[K", done,
-                c->proc_count, (double)c->result.bytes / (1 << 20));
-}
-
 /* Drains one process and finds out whether it has ended. @return 0 or negative errno (of the
  * database). */
 static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
@@ -311,7 +314,6 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
     int64_t bytes = skew_proc_drain(proc);
     if (bytes < 0)
         return (int)bytes;
-    c->result.bytes += (uint64_t)bytes;
     c->moved += (uint64_t)bytes;
     c->changed |= proc->touched;
     proc->touched = false;
@@ -328,7 +330,6 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
     bytes = skew_proc_drain(proc);
     if (bytes < 0)
         return (int)bytes;
-    c->result.bytes += (uint64_t)bytes;
     c->changed = true;
     if (proc->ended)
         return 0;
@@ -340,12 +341,12 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
 static int ensure_run(struct skew_node *c)
 {
     int64_t run;
+    if (!c->run_id[0] || c->run_stored)
+        return 0;
     int error = skew_db_begin(c->db);
     if (!error)
         error = skew_db_run_id(c->db, c->run_id, &run);
-    if (!error)
-        c->run_id[0] = 0;
-    c->changed = true;
+    c->run_stored = c->changed = true;
     return error;
 }
 
@@ -361,13 +362,11 @@ static int try_round(struct skew_node *c)
         skew_find_dirs(c); /* after the database: it may have something to say to the trace */
     for (size_t i = 0; !error && i < c->dir_count; i++)
         error = scan_dir(c, &c->dirs[i]);
-    for (size_t i = 0; !error && i < c->proc_count; i++) {
-        show_progress(c, i);
-        error = tend(c, c->procs[i], now);
-    }
+    for (c->tended = 0; !error && c->tended < c->proc_count; c->tended++)
+        error = tend(c, c->procs[c->tended], now);
     if (!error)
         error = skew_runs_store(c);
-    if (!error && c->run_id[0])
+    if (!error)
         error = ensure_run(c);
     if (!error && c->db)
         error = skew_db_commit(c->db);
@@ -390,8 +389,7 @@ int skew_node_round(struct skew_node *c)
     return error;
 }
 
-/* ---- the end ----------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void remove_spools(struct skew_node *c)
 {
@@ -422,7 +420,9 @@ int skew_node_publish(struct skew_node *c)
 {
     int error = 0;
     for (size_t i = 0; !error && i < c->proc_count; i++)
-        error = skew_defs_settle(c->procs[i]);
+        error = skew_comm_settle(c->procs[i]);
+    if (c->progress && c->messages)
+        fprintf(c->messages, "\rpublishing …\033[K");
     skew_symbolise(c);
     if (!error)
         error = skew_publish(c);

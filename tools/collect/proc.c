@@ -22,8 +22,7 @@ static const char *const loss_names[] = {
 #undef X
 };
 
-/* ---- opening ----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static void make_key(const struct skew_spool_head *head, char *key, size_t size)
 {
@@ -181,8 +180,29 @@ void skew_proc_close(struct skew_proc **out)
     *out = NULL;
 }
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
+int skew_proc_load(struct skew_proc *proc, const char *sql,
+                   int (*row)(struct skew_proc *, sqlite3_stmt *))
+{
+    sqlite3_stmt *stmt;
+    int error = 0, found = 0;
+    if (sqlite3_prepare_v2(proc->db->sql, sql, -1, &stmt, NULL) != SQLITE_OK)
+        return skew_db_fail(proc->db, "the database");
+    sqlite3_bind_int64(stmt, 1, proc->id);
+    while (!error && (found = skew_db_row(proc->db, stmt)) == 1)
+        error = row(proc, stmt);
+    sqlite3_finalize(stmt);
+    return error ? error : found;
+}
+
+void skew_bind_known(sqlite3_stmt *stmt, int column, int64_t value, bool known)
+{
+    if (known)
+        sqlite3_bind_int64(stmt, column, value);
+    else
+        sqlite3_bind_null(stmt, column);
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
 
 int skew_proc_damage(struct skew_proc *proc, const char *text)
 {
@@ -324,8 +344,7 @@ static int64_t take_segment(struct skew_proc *proc, struct skew_stream *stream,
     return bytes;
 }
 
-/* ---- storing ----------------------------------------------------------------------------------
- */
+/* ---- storing --------------------------------------------------------------------------------- */
 
 static int store_counters(struct skew_proc *proc)
 {
@@ -430,6 +449,15 @@ static int check_segments(struct skew_proc *proc)
     return error;
 }
 
+/* Commits what came since the last time. */
+static int end_batch(struct skew_proc *proc, int64_t bytes)
+{
+    int error = commit(proc);
+    if (!error && bytes && proc->on_batch)
+        proc->on_batch(proc->user, bytes);
+    return error;
+}
+
 int64_t skew_proc_drain(struct skew_proc *proc)
 {
     int64_t total = 0, batch = 0;
@@ -454,14 +482,16 @@ int64_t skew_proc_drain(struct skew_proc *proc)
         int64_t bytes = error ? error : take_segment(proc, stream, view);
         if (bytes < 0)
             return bytes;
-        total += bytes;
         batch += bytes;
         if (batch < BATCH_BYTES)
             continue;
+        error = end_batch(proc, batch);
+        total += batch;
         batch = 0;
-        error = commit(proc);
     }
-    return error ? error : (error = commit(proc)) ? error : total;
+    if (!error)
+        error = end_batch(proc, batch);
+    return error ? error : total + batch;
 }
 
 int skew_proc_end(struct skew_proc *proc, const char *how)

@@ -4,7 +4,8 @@
  * which rows. All of it can be loaded from the database again (skew_proc_open), which is what
  * happens after any error.
  *
- * proc.c drains a spool; defs.c, groups.c and graphs.c turn its records into rows. One thread.
+ * proc.c drains a spool; defs.c, comms.c, sites.c, groups.c and graphs.c turn its records into
+ * rows. One thread.
  */
 #ifndef SKEW_COLLECT_PROC_H
 #define SKEW_COLLECT_PROC_H
@@ -99,6 +100,9 @@ struct skew_proc {
     bool unreadable;     /* the file has become too short to be read at all */
     dev_t dev;
     ino_t ino;
+    void (*on_batch)(void *user,
+                     int64_t bytes); /* after every commit, with what it stored; may be NULL */
+    void *user;
 };
 
 /* Why a spool cannot be read further, for the message of the collector. */
@@ -122,14 +126,31 @@ int skew_proc_end(struct skew_proc *proc, const char *how);
 /** Notes damage once, in the trace; from then on the file is left as it is. */
 int skew_proc_damage(struct skew_proc *proc, const char *text);
 
+/** One query about this process (parameter 1), whose rows go to `row`. */
+int skew_proc_load(struct skew_proc *proc, const char *sql,
+                   int (*row)(struct skew_proc *, sqlite3_stmt *));
+void skew_bind_known(sqlite3_stmt *stmt, int column, int64_t value, bool known);
+
 /* defs.c */
 int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_defs_load(struct skew_proc *proc);
 void skew_defs_free(struct skew_proc *proc);
+
+/* comms.c */
+int skew_comm_record(struct skew_proc *proc, const struct skew_rec_comm *rec);
+int skew_comm_end_record(struct skew_proc *proc, const struct skew_rec_comm_end *rec);
 /** The communicator of that number; one that was never defined is made up, and said. */
-int skew_defs_comm(struct skew_proc *proc, uint32_t local, struct skew_local_comm **out);
+int skew_comm_find(struct skew_proc *proc, uint32_t local, struct skew_local_comm **out);
 /** Asks for ranks that other processes may have told, for all-to-alls that wait for them. */
-int skew_defs_settle(struct skew_proc *proc);
+int skew_comm_settle(struct skew_proc *proc);
+int skew_comm_load(struct skew_proc *proc);
+void skew_comm_free(struct skew_proc *proc);
+
+/* sites.c */
+int skew_site_record(struct skew_proc *proc, const struct skew_rec_site *rec);
+int skew_module_record(struct skew_proc *proc, const struct skew_rec_module *rec);
+int skew_site_load(struct skew_proc *proc);
+void skew_site_free(struct skew_proc *proc);
 
 /* groups.c */
 int skew_group_record(struct skew_proc *proc, struct skew_stream *stream,

@@ -76,8 +76,7 @@ static bool is_over(const json_t *json)
                           (uint64_t)json_integer_value(start)) == SKEW_GONE;
 }
 
-/* ---- rows -------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 static void bind_json(sqlite3_stmt *stmt, int column, const json_t *value)
 {
@@ -200,72 +199,79 @@ static int store_run(struct skew_node *c, const json_t *json)
     return error;
 }
 
-/* ---- files ------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
-/* Calls `visit` for each run of this node. */
-static int each_run(struct skew_node *c,
-                    int (*visit)(struct skew_node *, int, const char *, const json_t *))
+/* What a file's current version looks like; 0: it is gone. */
+static uint64_t mark_of(int dir, const char *name, uint64_t *inode)
+{
+    struct stat st;
+    uint64_t mark = 1469598103934665603u;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    uint64_t parts[] = {(uint64_t)st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
+                        (uint64_t)st.st_mtim.tv_nsec};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        mark = (mark ^ parts[i]) * 1099511628211u;
+    *inode = parts[0];
+    return mark;
+}
+
+/* Whether this very version was read before. */
+static bool was_read(const struct skew_node *c, uint64_t inode, uint64_t mark)
+{
+    uint64_t before;
+    return skew_map_get(&c->run_files, inode, &before) && before == mark;
+}
+
+/* Calls `visit` for each run file, with what it looked like before it was read. */
+static int each_file(struct skew_node *c,
+                     int (*visit)(struct skew_node *, int, const char *, uint64_t, uint64_t))
 {
     struct dirent *entry;
     int error = 0, dir = open(c->state, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *list = dir < 0 ? NULL : fdopendir(dir);
     while (list && !error && (entry = readdir(list))) {
-        if (!is_run_file(entry->d_name))
-            continue;
-        json_t *json = read_run(c, dir, entry->d_name);
-        if (json && same_node(c, json))
-            error = visit(c, dir, entry->d_name, json);
-        json_decref(json);
+        uint64_t inode, mark = is_run_file(entry->d_name) ? mark_of(dir, entry->d_name, &inode) : 0;
+        if (mark)
+            error = visit(c, dir, entry->d_name, inode, mark);
     }
     if (list)
         closedir(list);
     return error;
 }
 
-/* A file is stored again only when it was written again. */
-static bool is_news(struct skew_node *c, int dir, const char *name)
+static int visit_store(struct skew_node *c, int dir, const char *name, uint64_t inode,
+                       uint64_t mark)
 {
-    struct stat st;
-    uint64_t mark = 1469598103934665603u;
-    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return false;
-    uint64_t parts[] = {(uint64_t)st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
-                        (uint64_t)st.st_mtim.tv_nsec};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        mark = (mark ^ parts[i]) * 1099511628211u;
-    uint64_t before;
-    if (skew_map_get(&c->run_files, (uint64_t)st.st_ino, &before) && before == mark)
-        return false;
-    skew_map_put(&c->run_files, (uint64_t)st.st_ino, mark);
-    return true;
-}
-
-static int visit_store(struct skew_node *c, int dir, const char *name, const json_t *json)
-{
-    if (!is_news(c, dir, name))
+    if (was_read(c, inode, mark))
         return 0;
-    c->changed = true;
-    return store_run(c, json);
+    int error = skew_map_put(&c->run_files, inode, mark);
+    json_t *json = error ? NULL : read_run(c, dir, name);
+    if (json && same_node(c, json)) {
+        c->changed = true;
+        error = store_run(c, json);
+    }
+    json_decref(json);
+    return error;
 }
 
 int skew_runs_store(struct skew_node *c)
 {
-    return each_run(c, visit_store);
+    return each_file(c, visit_store);
 }
 
-static int visit_tidy(struct skew_node *c, int dir, const char *name, const json_t *json)
+static int visit_tidy(struct skew_node *c, int dir, const char *name, uint64_t inode, uint64_t mark)
 {
-    uint64_t known;
-    struct stat st;
-    /* Removed only if what is there now is what was stored. */
-    if (is_over(json) && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        skew_map_get(&c->run_files, (uint64_t)st.st_ino, &known) && !is_news(c, dir, name))
+    if (!was_read(c, inode, mark))
+        return 0; /* written again after it was stored: not now */
+    json_t *json = read_run(c, dir, name);
+    if (json && same_node(c, json) && is_over(json) && mark_of(dir, name, &inode) == mark)
         unlinkat(dir, name, 0);
+    json_decref(json);
     return 0;
 }
 
 void skew_runs_tidy(struct skew_node *c)
 {
-    each_run(c, visit_tidy);
+    each_file(c, visit_tidy);
 }

@@ -48,8 +48,7 @@ struct frames {
     size_t text_count;
 };
 
-/* ---- what to look up --------------------------------------------------------------------------
- */
+/* ---- what to look up ------------------------------------------------------------------------- */
 
 static const char *keep_text(struct frames *list, const char *text)
 {
@@ -117,8 +116,7 @@ static bool same_place(const struct frame *a, const struct frame *b)
     return a->address - a->base == b->address - b->base && same_file(a, b);
 }
 
-/* ---- the child --------------------------------------------------------------------------------
- */
+/* ---- the child ------------------------------------------------------------------------------- */
 
 static bool same_build(Dwfl_Module *module, const char *build_id)
 {
@@ -199,8 +197,7 @@ static void look_up(const struct frames *list, int to)
         fclose(out);
 }
 
-/* ---- the parent -------------------------------------------------------------------------------
- */
+/* ---- the parent ------------------------------------------------------------------------------ */
 
 /* All that comes before the end or the time limit. @return malloc'd text or NULL */
 static char *listen_to(int from)

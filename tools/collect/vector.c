@@ -210,8 +210,7 @@ void skew_vector_free(struct skew_vector *vector)
     *vector = (struct skew_vector){0};
 }
 
-/* ---- which vectors are stored -----------------------------------------------------------------
- */
+/* ---- which vectors are stored ---------------------------------------------------------------- */
 
 #define SLOTS_MIN 1024u
 
