@@ -163,6 +163,7 @@ int skew_cmd_run(int argc, char **argv)
     if (job.exec_error)
         skew_tell("%s: %s", job.arguments[0],
                   job.exec_error == ENOENT ? "command not found" : strerror(job.exec_error));
+    skew_child_own_streams();
     skew_job_follow(&job, 0);
     conclude(&job, skew_job_end(&job));
     struct skew_child child = job.child;

@@ -5,7 +5,7 @@
  * What the terminal or `kill -- -PGID` sends goes to the command as well as to us; passing it on
  * would deliver it twice, and a second SIGTERM ends the clean-up of torchrun. siginfo cannot tell a
  * signal for us alone from one for the group. So a second process of the group, the sentinel, does
- * nothing but hold all signals pending: what it got too was for everybody.
+ * nothing but count signals: what it got too was for everybody.
  */
 #include "run_child.h"
 
@@ -81,8 +81,7 @@ static bool group_got(struct skew_child *child, int number)
         ;
     if (got != sizeof counts)
         return false;
-    /* What we did not get ourselves within a second, because signals merge, says nothing any more.
-     */
+    /* Signals merge, so some may never be met here: after a second they say nothing any more. */
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (now.tv_sec - child->group_second > 1)
         memset(child->group_counts, 0, sizeof child->group_counts);
@@ -169,6 +168,19 @@ int skew_child_start(struct skew_child *child, char **arguments, skew_child_setu
     child->ended = true;
     child->status = status;
     return error;
+}
+
+void skew_child_own_streams(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (null < 0)
+        return;
+    for (int fd = STDIN_FILENO; fd <= STDOUT_FILENO; fd++)
+        if (fd != null)
+            dup2(null, fd);
+    if (null > STDERR_FILENO)
+        close(null);
 }
 
 /* ---- stopping and continuing --------------------------------------------------------------- */

@@ -48,6 +48,10 @@ typedef void skew_child_setup(void *user);
 int skew_child_start(struct skew_child *child, char **arguments, skew_child_setup *setup,
                      void *user);
 
+/** Lets go of standard input and output, so that they are the command's alone: whoever reads what
+ * it writes sees its end when it closes it. */
+void skew_child_own_streams(void);
+
 /** Told of any other child of ours that ended. */
 typedef void skew_child_other(void *user, pid_t pid, int status);
 

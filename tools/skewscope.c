@@ -6,9 +6,11 @@
 #include "command.h"
 #include "term.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define X(name, summary) {#name, summary, skew_cmd_##name, skew_argp_##name},
 const struct skew_command skew_commands[] = {SKEW_COMMAND_LIST(X){NULL, NULL, NULL, NULL}};
@@ -126,8 +128,21 @@ int skew_cmd_help(int argc, char **argv)
     return SKEW_EXIT_OK;
 }
 
+/* Descriptors 0, 1 and 2 must be something, or the next file that is opened becomes one of them.
+ * What is closed stays closed for a command that is run. */
+static void fill_streams(void)
+{
+    int fd;
+
+    while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd <= STDERR_FILENO)
+        ;
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    fill_streams();
     if (argc < 2) {
         print_help(stderr);
         return SKEW_EXIT_USAGE;

@@ -75,10 +75,26 @@ class Streams(CliTest):
             done = self.run_command("sh", "-c", "echo err >&2", options=quiet)
             self.assertEqual(done.stderr, "err\n")
 
+    def test_end_of_output_is_seen(self):
+        """A command that closes its output and goes on: its reader sees the end at once."""
+        process = self.start("run", "-q", "-o", self.out, "--", "sh", "-c", "echo x; exec >&-; read y; exit 2",
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.read(), "x\n")
+        self.assertIsNone(process.poll())
+        process.communicate("\n")
+        self.assertEqual(process.returncode, 2)
+
     def test_closed_streams(self):
-        done = self.start("run", "-o", self.out, "--", "sh", "-c", "exit 3", stdin=subprocess.DEVNULL,
+        show = ("import os, sys; open(sys.argv[1], 'w').write(str([fd for fd in range(9) if"
+                " os.path.exists(f'/proc/self/fd/{fd}')])); os._exit(3)")
+        seen = self.dir / "seen"
+        done = self.start("run", "-o", self.out, "--", PYTHON, "-c", show, seen, stdin=subprocess.DEVNULL,
                           preexec_fn=lambda: (os.close(0), os.close(1), os.close(2)))
         self.assertEqual(done.wait(120), 3)
+        plain = self.dir / "plain"
+        subprocess.run([PYTHON, "-c", show, plain], check=False, stdin=subprocess.DEVNULL,
+                       preexec_fn=lambda: (os.close(0), os.close(1), os.close(2)))
+        self.assertEqual(seen.read_text(), plain.read_text())
         self.assertEqual(self.query("SELECT exit_status FROM run"), [(3,)])
 
 
