@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* skewscope collect: takes what is left in spools into the trace, once or as the node's collector. */
+/* skewscope collect: takes what is left in spools into the trace, once or as the node's collector.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -78,7 +79,8 @@ const struct argp *skew_argp_collect(void)
         "[DIR]",
         "Takes what processes left in their spools into DIR/trace.db, exactly once, also after a "
         "crash. DIR is the output directory of the run."
-        "\vskewscope run does this by itself, and every command that reads a directory does it first. "
+        "\vskewscope run does this by itself, and every command that reads a directory does it "
+        "first. "
         "Exit status: 0 done, 1 something could not be stored or published, 2 wrong usage.",
         NULL,
         NULL,
@@ -103,7 +105,8 @@ static void close_inherited(void)
 static void into_background(bool silent)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-    /* 0, 1 and 2 must be something: a database opened as descriptor 2 would be written to by perror(). */
+    /* 0, 1 and 2 must be something: a database opened as descriptor 2 would be written to by
+     * perror(). */
     for (int fd = 0; null >= 0 && fd <= 2; fd++)
         if (silent || fd == 0 || fcntl(fd, F_GETFD) < 0)
             dup2(null, fd);
@@ -136,7 +139,9 @@ static int once(const struct arguments *args)
     struct skew_collect_result result;
     struct stat st;
     if (stat(args->out, &st) == 0 && !S_ISDIR(st.st_mode)) {
-        fprintf(stderr, "skewscope collect: %s is not a directory; name the output directory of a run\n", args->out);
+        fprintf(stderr,
+                "skewscope collect: %s is not a directory; name the output directory of a run\n",
+                args->out);
         return 2;
     }
     int done = skew_collect_left(args->out, stderr, !args->quiet && isatty(STDERR_FILENO), &result);
@@ -147,8 +152,9 @@ static int once(const struct arguments *args)
     if (!done)
         printf("nothing is left to collect for %s\n", args->out);
     else if (result.trace[0])
-        printf("%u processes (%u still running), %.1f MiB of spool read; %u spools left out\n%s\n", result.processes,
-               result.live, (double)result.bytes / (1 << 20), result.left, result.trace);
+        printf("%u processes (%u still running), %.1f MiB of spool read; %u spools left out\n%s\n",
+               result.processes, result.live, (double)result.bytes / (1 << 20), result.left,
+               result.trace);
     else
         printf("the trace of %s is up to date\n", args->out);
     return 0;

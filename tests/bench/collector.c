@@ -2,11 +2,13 @@
 /*
  * How fast the collector stores, and how many bytes it needs.
  *
- * Speed: a spool on tmpfs, filled beforehand, all vectors unique, to committed rows on disk with durability on, on one
- * core; against a bare loop of prepared inserts that stores the same content expanded, a row a cell, with
- * the same pragmas, on the same core right after. Size: the published database, an edge being one send cell.
+ * Speed: a spool on tmpfs, filled beforehand, all vectors unique, to committed rows on disk with
+ * durability on, on one core; against a bare loop of prepared inserts that stores the same content
+ * expanded, a row a cell, with the same pragmas, on the same core right after. Size: the published
+ * database, an edge being one send cell.
  *
- * usage: bench_collector [EXCHANGES_OF_8_RANKS [speed8|speed64|training|worst]]     prints numbers and ratios, judges nothing
+ * usage: bench_collector [EXCHANGES_OF_8_RANKS [speed8|speed64|training|worst]]     prints numbers
+ * and ratios, judges nothing
  */
 #include <dirent.h>
 #include <sched.h>
@@ -57,7 +59,8 @@ static void place(const char *name, char *out, size_t out_size, char *spools, si
     snprintf(spools, spools_size, "%s/skewscope-%u", shm, (unsigned)geteuid());
     mkdir(spools, 0700);
     size_t length = strlen(spools);
-    snprintf(spools + length, spools_size - length, "/%016llx", (unsigned long long)skew_hash_string(out));
+    snprintf(spools + length, spools_size - length, "/%016llx",
+             (unsigned long long)skew_hash_string(out));
     must(mkdir(spools, 0700), spools);
 }
 
@@ -74,23 +77,27 @@ static void begin_spool(struct gen *g, const char *spools, uint64_t bytes, int r
 
 static uint32_t group_bytes(int sends, int recvs)
 {
-    return (uint32_t)(sizeof(struct skew_rec_group) + (size_t)(sends + recvs) * sizeof(struct skew_cell) +
+    return (uint32_t)(sizeof(struct skew_rec_group) +
+                      (size_t)(sends + recvs) * sizeof(struct skew_cell) +
                       sizeof(struct skew_lane));
 }
 
 /* One exchange: what is sent to and received from each rank, in elements. */
-static void put_exchange(struct gen *g, uint64_t seq, int ranks, const uint64_t *send, const uint64_t *recv,
-                         uint64_t scale, uint8_t dtype)
+static void put_exchange(struct gen *g, uint64_t seq, int ranks, const uint64_t *send,
+                         const uint64_t *recv, uint64_t scale, uint8_t dtype)
 {
     uint32_t bytes = group_bytes(ranks, ranks);
     struct skew_rec_group *rec = gen_reserve(g, 1, bytes, SKEW_REC_GROUP);
     must(!rec, "spool full");
     struct skew_cell *cell = (void *)(rec + 1);
     for (int i = 0; i < ranks; i++) {
-        *cell++ = (struct skew_cell){.op = SKEW_OP_SEND, .peer = (uint32_t)i, .count = send[i] * scale, .dtype = dtype};
-        *cell++ = (struct skew_cell){.op = SKEW_OP_RECV, .peer = (uint32_t)i, .count = recv[i] * scale, .dtype = dtype};
+        *cell++ = (struct skew_cell){
+            .op = SKEW_OP_SEND, .peer = (uint32_t)i, .count = send[i] * scale, .dtype = dtype};
+        *cell++ = (struct skew_cell){
+            .op = SKEW_OP_RECV, .peer = (uint32_t)i, .count = recv[i] * scale, .dtype = dtype};
     }
-    *(struct skew_lane *)(void *)cell = (struct skew_lane){.comm = 1, .stream = 7, .exchange_seq = seq, .op_seq = seq};
+    *(struct skew_lane *)(void *)cell =
+        (struct skew_lane){.comm = 1, .stream = 7, .exchange_seq = seq, .op_seq = seq};
     rec->call_ns = 100000000000000u + seq * 30000;
     rec->return_ns = rec->call_ns + 15000 + random64() % 10000;
     rec->group = seq;
@@ -105,7 +112,8 @@ static void put_count_exchange(struct gen *g, uint64_t seq, uint64_t count)
     uint32_t bytes = group_bytes(1, 0);
     struct skew_rec_group *rec = gen_reserve(g, 1, bytes, SKEW_REC_GROUP);
     must(!rec, "spool full");
-    *(struct skew_cell *)(void *)(rec + 1) = (struct skew_cell){.op = SKEW_OP_ALLGATHER, .count = count, .dtype = 4};
+    *(struct skew_cell *)(void *)(rec + 1) =
+        (struct skew_cell){.op = SKEW_OP_ALLGATHER, .count = count, .dtype = 4};
     *(struct skew_lane *)(void *)((char *)(rec + 1) + sizeof(struct skew_cell)) =
         (struct skew_lane){.comm = 1, .stream = 7, .exchange_seq = seq, .op_seq = seq};
     rec->call_ns = 100000000000000u + seq * 30000;
@@ -122,7 +130,8 @@ static void random_vector(uint64_t *sizes, int ranks, uint64_t below)
         sizes[i] = random64() % below;
 }
 
-/* What a clock says on the wall, and what the processor did: on a busy machine only the second is ours. */
+/* What a clock says on the wall, and what the processor did: on a busy machine only the second is
+ * ours. */
 struct took {
     double wall, cpu;
 };
@@ -168,11 +177,15 @@ static struct took bare_loop(const char *path, const struct gen *g, uint32_t bat
     sqlite3 *sql;
     sqlite3_stmt *stmt;
     must(sqlite3_open(path, &sql) != SQLITE_OK, path);
-    exec(sql, "PRAGMA page_size = 8192; PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = TRUNCATE;"
-              "PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;"
-              "CREATE TABLE cell(exchange_id INTEGER, seq INTEGER, start_ns INTEGER, enqueue_ns INTEGER, "
-              "ordinal INTEGER, direction INTEGER, peer INTEGER, bytes INTEGER)");
-    must(sqlite3_prepare_v2(sql, "INSERT INTO cell VALUES(?,?,?,?,?,?,?,?)", -1, &stmt, NULL) != SQLITE_OK, "prepare");
+    exec(
+        sql,
+        "PRAGMA page_size = 8192; PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = TRUNCATE;"
+        "PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;"
+        "CREATE TABLE cell(exchange_id INTEGER, seq INTEGER, start_ns INTEGER, enqueue_ns INTEGER, "
+        "ordinal INTEGER, direction INTEGER, peer INTEGER, bytes INTEGER)");
+    must(sqlite3_prepare_v2(sql, "INSERT INTO cell VALUES(?,?,?,?,?,?,?,?)", -1, &stmt, NULL) !=
+             SQLITE_OK,
+         "prepare");
     struct took start = now();
     uint64_t stored = 0;
     exec(sql, "BEGIN");
@@ -227,10 +240,13 @@ static void bench_speed(int ranks, uint64_t exchanges)
     snprintf(path, sizeof path, "%s/bare.db", out);
     struct took bare = bare_loop(path, &g, (8 << 20) / group_bytes(ranks, ranks));
     double count = (double)exchanges, edges = count * ranks * 1e-6;
-    printf("R=%-2d  collector, wall time: %7.0f exchanges/s, %5.2f M edges/s; bare loop: %7.0f, %5.2f; ratio %.2f\n"
-           "      processor time alone: %7.0f exchanges/s, %5.2f M edges/s; bare loop: %7.0f, %5.2f; ratio %.2f\n",
-           ranks, count / ours.wall, edges / ours.wall, count / bare.wall, edges / bare.wall, bare.wall / ours.wall,
-           count / ours.cpu, edges / ours.cpu, count / bare.cpu, edges / bare.cpu, bare.cpu / ours.cpu);
+    printf("R=%-2d  collector, wall time: %7.0f exchanges/s, %5.2f M edges/s; bare loop: %7.0f, "
+           "%5.2f; ratio %.2f\n"
+           "      processor time alone: %7.0f exchanges/s, %5.2f M edges/s; bare loop: %7.0f, "
+           "%5.2f; ratio %.2f\n",
+           ranks, count / ours.wall, edges / ours.wall, count / bare.wall, edges / bare.wall,
+           bare.wall / ours.wall, count / ours.cpu, edges / ours.cpu, count / bare.cpu,
+           edges / bare.cpu, bare.cpu / ours.cpu);
     fflush(stdout);
     gen_close(&g);
     remove_tree(out);
@@ -259,8 +275,9 @@ static void routed(uint64_t *sizes, int ranks, int tokens)
         sizes[i] = (uint64_t)(tokens * weight[i] / sum) + random64() % 16;
 }
 
-/* A training step of one rank: per layer and micro-batch a count all-gather, dispatch (tokens, probabilities),
- * combine, and their backward twins, 1F1B-like: a micro-batch's backward comes some others later. */
+/* A training step of one rank: per layer and micro-batch a count all-gather, dispatch (tokens,
+ * probabilities), combine, and their backward twins, 1F1B-like: a micro-batch's backward comes some
+ * others later. */
 static void bench_training(void)
 {
     enum { RANKS = 64, LAYERS = 24, BATCHES = 16, STEPS = 8 };
@@ -270,7 +287,9 @@ static void bench_training(void)
     struct gen g;
     uint64_t seq = 0, edges = 0;
     place("training", out, sizeof out, spools, sizeof spools);
-    begin_spool(&g, spools, (uint64_t)STEPS * BATCHES * LAYERS * 6 * group_bytes(RANKS, RANKS) + (8 << 20), RANKS, 5);
+    begin_spool(&g, spools,
+                (uint64_t)STEPS * BATCHES * LAYERS * 6 * group_bytes(RANKS, RANKS) + (8 << 20),
+                RANKS, 5);
     for (int step = 0; step < STEPS; step++) {
         for (int turn = 0; turn < BATCHES + 4; turn++) {
             for (int layer = 0; turn < BATCHES && layer < LAYERS; layer++) {
@@ -293,7 +312,8 @@ static void bench_training(void)
     edges = seq * RANKS;
     drain(&c, out);
     uint64_t size = published(&c);
-    printf("disk  training pattern, 64 ranks: %.2f bytes an edge (%llu exchanges, %.1f MB)   promised: at most 3\n",
+    printf("disk  training pattern, 64 ranks: %.2f bytes an edge (%llu exchanges, %.1f MB)   "
+           "promised: at most 3\n",
            (double)size / (double)edges, (unsigned long long)seq, (double)size * 1e-6);
     gen_close(&g);
 }
@@ -315,7 +335,8 @@ static void bench_worst(int ranks, uint64_t exchanges)
     drain(&c, out);
     uint64_t size = published(&c);
     double allowed = 16.0 * ranks + 100, each = (double)size / (double)exchanges;
-    printf("disk  worst case, %2d ranks: %.1f bytes an exchange, %.2f an edge   promised: at most %.0f   ratio %.2f\n",
+    printf("disk  worst case, %2d ranks: %.1f bytes an exchange, %.2f an edge   promised: at most "
+           "%.0f   ratio %.2f\n",
            ranks, each, each / ranks, allowed, each / allowed);
     gen_close(&g);
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Fuzzes the collector with spools. An input is a row of steps: the top bit of a step's first byte says that a byte of
- * the file is overwritten (4 bytes where, 1 what), otherwise a record is appended (2 bits stream, 5 bits
- * type, 2 bytes length, body). That way an input stays small and reaches deep; a file of any bytes
- * at all is reached by overwriting the head.
+ * Fuzzes the collector with spools. An input is a row of steps: the top bit of a step's first byte
+ * says that a byte of the file is overwritten (4 bytes where, 1 what), otherwise a record is
+ * appended (2 bits stream, 5 bits type, 2 bytes length, body). That way an input stays small and
+ * reaches deep; a file of any bytes at all is reached by overwriting the head.
  *
- * With libFuzzer (clang): LLVMFuzzerTestOneInput. Without an engine, main() runs every file named and as
- * many mutations of each as asked for.
+ * With libFuzzer (clang): LLVMFuzzerTestOneInput. Without an engine, main() runs every file named
+ * and as many mutations of each as asked for.
  *
  * usage: fuzz_spool [-n MUTATIONS] FILE…        fuzz_spool --from SPOOL > FILE    (makes a seed)
  */
@@ -48,7 +48,8 @@ static void stop(const char *what, const char *why)
         fwrite(current, 1, current_size, f);
         fclose(f);
     }
-    fprintf(stderr, "fuzz_spool: %s: %s%s\n", what, why, f ? "" : " ($SKEW_FUZZ_FAILED names a file for the input)");
+    fprintf(stderr, "fuzz_spool: %s: %s%s\n", what, why,
+            f ? "" : " ($SKEW_FUZZ_FAILED names a file for the input)");
     abort();
 }
 
@@ -60,7 +61,8 @@ static uint32_t number(const uint8_t **at, const uint8_t *end, int bytes)
     return value;
 }
 
-/* The file that the input stands for. What is overwritten is so at the end: the writer itself is sane. */
+/* The file that the input stands for. What is overwritten is so at the end: the writer itself is
+ * sane. */
 static void write_spool(struct gen *g, const uint8_t *data, const uint8_t *end)
 {
     for (const uint8_t *at = data; at < end;) {
@@ -96,9 +98,12 @@ static int64_t stored(void)
 {
     sqlite3_stmt *stmt;
     int64_t count = -1;
-    if (sqlite3_prepare_v2(db->sql, "SELECT (SELECT count(*) FROM exchange) + (SELECT count(*) FROM operation) + "
-                                    "(SELECT count(*) FROM loss_edge) + (SELECT count(*) FROM graph_launch) + "
-                                    "(SELECT count(*) FROM graph_event)", -1, &stmt, NULL) == SQLITE_OK &&
+    if (sqlite3_prepare_v2(
+            db->sql,
+            "SELECT (SELECT count(*) FROM exchange) + (SELECT count(*) FROM operation) + "
+            "(SELECT count(*) FROM loss_edge) + (SELECT count(*) FROM graph_launch) + "
+            "(SELECT count(*) FROM graph_event)",
+            -1, &stmt, NULL) == SQLITE_OK &&
         sqlite3_step(stmt) == SQLITE_ROW)
         count = sqlite3_column_int64(stmt, 0);
     sqlite3_finalize(stmt);
@@ -119,7 +124,8 @@ static void collect(const char *name)
         if (skew_proc_open(&proc, db, file, dir, name))
             stop("open", db->error);
         int64_t first = skew_proc_drain(proc), second = first < 0 ? 0 : skew_proc_drain(proc);
-        if (first < 0 || second < 0 || skew_proc_end(proc, "killed") || skew_defs_settle(proc) || skew_db_commit(db))
+        if (first < 0 || second < 0 || skew_proc_end(proc, "killed") || skew_comm_settle(proc) ||
+            skew_db_commit(db))
             stop("drain", db->error);
         if (second != 0)
             stop("drain", "the same records were read twice");
@@ -136,7 +142,8 @@ static void look_at_views(void)
 {
     static const char *const queries[] = {
         "SELECT sum(bytes) FROM (SELECT bytes & 0xffffffff AS bytes FROM edges LIMIT 10000)",
-        "SELECT count(*) FROM (SELECT * FROM exchange_info LIMIT 10000)", "SELECT count(*) FROM coverage",
+        "SELECT count(*) FROM (SELECT * FROM exchange_info LIMIT 10000)",
+        "SELECT count(*) FROM coverage",
         "SELECT count(*) FROM callsite_text",
     };
     for (size_t i = 0; i < sizeof queries / sizeof *queries; i++)
@@ -197,7 +204,8 @@ static int make_seed(const char *path)
     if (f)
         fclose(f);
     for (uint32_t i = 0; size && i < head->seg_cap; i++) {
-        const struct skew_seg_head *seg = (const void *)(file + head->head_bytes + (size_t)i * head->seg_bytes);
+        const struct skew_seg_head *seg =
+            (const void *)(file + head->head_bytes + (size_t)i * head->seg_bytes);
         if (head->seg[i].state < SKEW_SEG_ACTIVE)
             continue;
         for (uint64_t at = sizeof *seg; at < seg->committed;) {
@@ -206,7 +214,8 @@ static int make_seed(const char *path)
             uint8_t type = 0;
             while (types[type] != rec->type && type < 12)
                 type++;
-            uint8_t step[3] = {(uint8_t)((seg->stream & 3) << 5 | type), (uint8_t)length, (uint8_t)(length >> 8)};
+            uint8_t step[3] = {(uint8_t)((seg->stream & 3) << 5 | type), (uint8_t)length,
+                               (uint8_t)(length >> 8)};
             fwrite(step, 1, sizeof step, stdout);
             fwrite(rec + 1, 1, length, stdout);
             at += rec->bytes;
@@ -228,7 +237,10 @@ static void mutate(uint8_t *data, size_t *size, size_t room)
             break;
         case 2: /* an interesting number */
             if (where + 8 <= *size)
-                memcpy(data + where, (uint64_t[]){0, ~0ull, 1ull << 31, 1ull << 63, 0x7fffffff, 1 << 20}+ (r >> 8) % 6, 8);
+                memcpy(data + where,
+                       (uint64_t[]){0, ~0ull, 1ull << 31, 1ull << 63, 0x7fffffff, 1 << 20} +
+                           (r >> 8) % 6,
+                       8);
             break;
         case 3: /* cut off */
             *size -= *size / 4 ? (r >> 8) % (*size / 4) : 0;
@@ -242,7 +254,9 @@ static void mutate(uint8_t *data, size_t *size, size_t room)
             break;
         case 5: /* overwrite in the head or the table */
             if (*size + 6 < room) {
-                uint32_t at = (uint32_t)((r >> 16) % (r & 256 ? 200 : SKEW_SPOOL_HEAD_BYTES + 6 * SKEW_SPOOL_SEG_MIN));
+                uint32_t at =
+                    (uint32_t)((r >> 16) %
+                               (r & 256 ? 200 : SKEW_SPOOL_HEAD_BYTES + 6 * SKEW_SPOOL_SEG_MIN));
                 data[*size] = 0x80;
                 memcpy(data + *size + 1, &at, 4);
                 data[*size + 5] = (uint8_t)(r >> 8);
@@ -251,7 +265,8 @@ static void mutate(uint8_t *data, size_t *size, size_t room)
             break;
         default: /* … or in what the segments hold */
             if (*size + 6 < room) {
-                uint32_t at = (uint32_t)(SKEW_SPOOL_HEAD_BYTES + ((r >> 16) % 6) * SKEW_SPOOL_SEG_MIN + (r >> 40) % 600);
+                uint32_t at = (uint32_t)(SKEW_SPOOL_HEAD_BYTES +
+                                         ((r >> 16) % 6) * SKEW_SPOOL_SEG_MIN + (r >> 40) % 600);
                 data[*size] = 0x80;
                 memcpy(data + *size + 1, &at, 4);
                 data[*size + 5] = (uint8_t)(r >> 8);

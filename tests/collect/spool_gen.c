@@ -35,7 +35,8 @@ static uint64_t inode_of(const char *path)
 void gen_defaults(struct gen_options *options)
 {
     char text[1024] = "";
-    *options = (struct gen_options){.seg_bytes = 64 << 10, .seg_cap = 64, .pid = (uint32_t)getpid(), .run_id = ""};
+    *options = (struct gen_options){
+        .seg_bytes = 64 << 10, .seg_cap = 64, .pid = (uint32_t)getpid(), .run_id = ""};
     options->pid_ns = inode_of("/proc/self/ns/pid");
     options->mnt_ns = inode_of("/proc/self/ns/mnt");
     options->created_ns = clock_ns(CLOCK_MONOTONIC);
@@ -45,7 +46,8 @@ void gen_defaults(struct gen_options *options)
         for (char *at = text; *at && digits < 32; at++) {
             if (!isxdigit((unsigned char)*at))
                 continue;
-            unsigned value = isdigit((unsigned char)*at) ? *at - '0' : tolower((unsigned char)*at) - 'a' + 10;
+            unsigned value =
+                isdigit((unsigned char)*at) ? *at - '0' : tolower((unsigned char)*at) - 'a' + 10;
             options->boot_id[digits / 2] = (uint8_t)(options->boot_id[digits / 2] << 4 | value);
             digits++;
         }
@@ -70,8 +72,8 @@ void gen_open(struct gen *g, const char *dir, const struct gen_options *o)
     memset(g, 0, sizeof *g);
     for (int i = 0; i < 4; i++)
         length += sprintf(name + length, "%02x", o->boot_id[i]);
-    sprintf(name + length, "-%" PRIu64 "-%u-%" PRIu64 "-%" PRIu64 SKEW_SPOOL_SUFFIX, o->pid_ns, o->pid, o->start_ticks,
-            o->created_ns);
+    sprintf(name + length, "-%" PRIu64 "-%u-%" PRIu64 "-%" PRIu64 SKEW_SPOOL_SUFFIX, o->pid_ns,
+            o->pid, o->start_ticks, o->created_ns);
     snprintf(g->tmp, sizeof g->tmp, "%s/.tmp-%s", dir, name);
     snprintf(g->path, sizeof g->path, "%s/%s", dir, name);
     g->fd = open(g->tmp, O_RDWR | O_CREAT | O_EXCL, 0600);
@@ -177,16 +179,24 @@ bool gen_put(struct gen *g, uint32_t stream, const void *record, size_t bytes, c
     return true;
 }
 
-void gen_text(struct gen *g, uint16_t type, uint32_t what, uint64_t ns, const char *text, size_t length)
+void gen_text(struct gen *g, uint16_t type, uint32_t what, uint64_t ns, const char *text,
+              size_t length)
 {
-    struct skew_rec_text rec = {.head.type = type, .what = what, .length = (uint32_t)length, .ns = ns};
+    struct skew_rec_text rec = {
+        .head.type = type, .what = what, .length = (uint32_t)length, .ns = ns};
     gen_put(g, SKEW_STREAM_DEFS, &rec, sizeof rec, text, length);
 }
 
 void gen_comm(struct gen *g, uint32_t comm, uint64_t key, int32_t ranks, int32_t rank)
 {
-    struct skew_rec_comm rec = {.head.type = SKEW_REC_COMM, .comm = comm, .key = key, .handle = 0x1000 + comm,
-                                .created_ns = 1, .ranks = ranks, .rank = rank, .device = rank,
+    struct skew_rec_comm rec = {.head.type = SKEW_REC_COMM,
+                                .comm = comm,
+                                .key = key,
+                                .handle = 0x1000 + comm,
+                                .created_ns = 1,
+                                .ranks = ranks,
+                                .rank = rank,
+                                .device = rank,
                                 .kind = SKEW_COMM_INIT_RANK};
     gen_put(g, SKEW_STREAM_DEFS, &rec, sizeof rec, NULL, 0);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes spools for tests, as a process with libskewscope.so would (schema/spool.h), but with known content. One
- * thread writes all streams. Errors end the program: this is test code.
+ * Writes spools for tests, as a process with libskewscope.so would (schema/spool.h), but with known
+ * content. One thread writes all streams. Errors end the program: this is test code.
  */
 #ifndef SKEW_SPOOL_GEN_H
 #define SKEW_SPOOL_GEN_H
@@ -53,7 +53,8 @@ void gen_commit(struct gen *g, uint32_t stream, uint32_t bytes);
 /** Seals a stream's open segment, as an ending thread does. */
 void gen_seal(struct gen *g, uint32_t stream);
 
-void gen_text(struct gen *g, uint16_t type, uint32_t what, uint64_t ns, const char *text, size_t length);
+void gen_text(struct gen *g, uint16_t type, uint32_t what, uint64_t ns, const char *text,
+              size_t length);
 void gen_comm(struct gen *g, uint32_t comm, uint64_t key, int32_t ranks, int32_t rank);
 void gen_exit(struct gen *g, uint64_t ns);
 void gen_close(struct gen *g);

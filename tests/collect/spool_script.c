@@ -6,14 +6,13 @@
  *
  *   head run= pid= start= pid_ns= mnt_ns= boot=HEX seg_bytes= cap= created=    first, if at all
  *   text WHAT the text …        diag WHAT the text …      (escapes: \0 \n \\ \xHH)
- *   thread stream= tid= name=   comm id= key= ranks= rank= parent= device= kind= flags= color= handle= ns=
- *   comm_end id= how= ns= result=   site id= frames=A,B   module base= start= end= build=HEX path=
- *   graph event= ns= capture= graph= source= exec=
- *   group stream= call= return= group= site= result= lanes=COMM:STREAM:XSEQ:OPSEQ[:FLAGS:CAPTURE],…
- *         cells=OP:PEER:COUNT:DTYPE[:LANE],…         part stream= group= cells=
- *   launch stream= call= exec= cuda=   loss stream= comm= reason= before= exchanges= ops= peers=P:S:R,…
- *   raw stream= type= body=HEX  a record of any type
- *   many stream= comm= from= to= peers= group=    exchanges with seq from … to−1: peer p gets (seq*7+p+1)%1000 int8
+ *   thread stream= tid= name=   comm id= key= ranks= rank= parent= device= kind= flags= color=
+ * handle= ns= comm_end id= how= ns= result=   site id= frames=A,B   module base= start= end=
+ * build=HEX path= graph event= ns= capture= graph= source= exec= group stream= call= return= group=
+ * site= result= lanes=COMM:STREAM:XSEQ:OPSEQ[:FLAGS:CAPTURE],… cells=OP:PEER:COUNT:DTYPE[:LANE],…
+ * part stream= group= cells= launch stream= call= exec= cuda=   loss stream= comm= reason= before=
+ * exchanges= ops= peers=P:S:R,… raw stream= type= body=HEX  a record of any type many stream= comm=
+ * from= to= peers= group=    exchanges with seq from … to−1: peer p gets (seq*7+p+1)%1000 int8
  *   counters reason= groups= exchanges= ops= cells=   returned N   seal STREAM   exited NS
  *   poke AT HEX   truncate N    sync (prints "ok")   path (prints it)
  */
@@ -53,7 +52,9 @@ static uint64_t num(const char *key, uint64_t otherwise)
 static size_t hex(const char *text, uint8_t *out, size_t room)
 {
     size_t count = 0;
-    for (; text && isxdigit((unsigned char)text[0]) && isxdigit((unsigned char)text[1]) && count < room; text += 2) {
+    for (; text && isxdigit((unsigned char)text[0]) && isxdigit((unsigned char)text[1]) &&
+           count < room;
+         text += 2) {
         char pair[3] = {text[0], text[1], 0};
         out[count++] = (uint8_t)strtoul(pair, NULL, 16);
     }
@@ -66,7 +67,8 @@ static void started(void)
         gen_open(&gen, directory, &options);
 }
 
-static void put(uint32_t stream, const void *record, size_t bytes, const void *extra, size_t extra_bytes)
+static void put(uint32_t stream, const void *record, size_t bytes, const void *extra,
+                size_t extra_bytes)
 {
     if (gen_put(&gen, stream, record, bytes, extra, extra_bytes))
         return;
@@ -105,18 +107,30 @@ static void put_group(uint16_t type)
     size_t lane_count = table(get("lanes", NULL), numbers, 64 * 6, 6);
     for (size_t i = 0; i < lane_count; i++) {
         uint64_t *n = numbers + i * 6;
-        lanes[i] = (struct skew_lane){.comm = (uint32_t)n[0], .stream = n[1], .exchange_seq = n[2], .op_seq = n[3],
-                                      .flags = (uint32_t)n[4], .capture = n[5]};
+        lanes[i] = (struct skew_lane){.comm = (uint32_t)n[0],
+                                      .stream = n[1],
+                                      .exchange_seq = n[2],
+                                      .op_seq = n[3],
+                                      .flags = (uint32_t)n[4],
+                                      .capture = n[5]};
     }
     size_t count = table(get("cells", NULL), numbers, sizeof numbers / sizeof *numbers, 5);
     for (size_t i = 0; i < count; i++) {
         uint64_t *n = numbers + i * 5;
-        cells[i] = (struct skew_cell){.op = (uint8_t)n[0], .peer = (uint32_t)n[1], .count = n[2],
-                                      .dtype = (uint8_t)n[3], .lane = (uint16_t)n[4]};
+        cells[i] = (struct skew_cell){.op = (uint8_t)n[0],
+                                      .peer = (uint32_t)n[1],
+                                      .count = n[2],
+                                      .dtype = (uint8_t)n[3],
+                                      .lane = (uint16_t)n[4]};
     }
-    struct skew_rec_group rec = {.head.type = type, .call_ns = num("call", 1000), .return_ns = num("return", 1001),
-                                 .group = num("group", 0), .cells = (uint32_t)count, .site = (uint32_t)num("site", 0),
-                                 .lanes = (uint16_t)lane_count, .result = (int16_t)num("result", 0)};
+    struct skew_rec_group rec = {.head.type = type,
+                                 .call_ns = num("call", 1000),
+                                 .return_ns = num("return", 1001),
+                                 .group = num("group", 0),
+                                 .cells = (uint32_t)count,
+                                 .site = (uint32_t)num("site", 0),
+                                 .lanes = (uint16_t)lane_count,
+                                 .result = (int16_t)num("result", 0)};
     memcpy(extra, cells, count * sizeof *cells);
     memcpy(extra + count * sizeof *cells, lanes, lane_count * sizeof *lanes);
     put((uint32_t)num("stream", 1), &rec, sizeof rec, extra,
@@ -130,8 +144,9 @@ static void put_many(void)
     uint32_t stream = (uint32_t)num("stream", 1), peers = (uint32_t)num("peers", 4);
     uint64_t group = num("group", 0);
     for (uint64_t seq = num("from", 0); seq < num("to", 1); seq++) {
-        uint32_t bytes = (uint32_t)(sizeof(struct skew_rec_group) + 2 * peers * sizeof(struct skew_cell) +
-                                    sizeof(struct skew_lane));
+        uint32_t bytes =
+            (uint32_t)(sizeof(struct skew_rec_group) + 2 * peers * sizeof(struct skew_cell) +
+                       sizeof(struct skew_lane));
         struct skew_rec_group *rec;
         /* Until a collector gives segments back. */
         for (int i = 0; !(rec = gen_reserve(&gen, stream, bytes, SKEW_REC_GROUP)); i++) {
@@ -143,7 +158,8 @@ static void put_many(void)
         }
         struct skew_cell *cell = (void *)(rec + 1);
         for (uint32_t i = 0; i < 2 * peers; i++)
-            cell[i] = (struct skew_cell){.op = i & 1 ? SKEW_OP_RECV : SKEW_OP_SEND, .peer = i / 2,
+            cell[i] = (struct skew_cell){.op = i & 1 ? SKEW_OP_RECV : SKEW_OP_SEND,
+                                         .peer = i / 2,
                                          .count = (seq * 7 + i / 2 + 1) % 1000};
         *(struct skew_lane *)(void *)(cell + 2 * peers) =
             (struct skew_lane){.comm = (uint32_t)num("comm", 1), .stream = 7, .exchange_seq = seq};
@@ -159,20 +175,29 @@ static void put_many(void)
 
 static void put_comm(void)
 {
-    struct skew_rec_comm rec = {
-        .head.type = SKEW_REC_COMM, .comm = (uint32_t)num("id", 1), .parent = (uint32_t)num("parent", 0),
-        .key = num("key", 0), .handle = num("handle", 0x1000), .created_ns = num("ns", 10),
-        .ranks = (int32_t)num("ranks", (uint64_t)-1), .rank = (int32_t)num("rank", (uint64_t)-1),
-        .device = (int32_t)num("device", (uint64_t)-1), .color = (int32_t)num("color", 0),
-        .kind = (uint16_t)num("kind", 1), .flags = (uint16_t)num("flags", 0)};
+    struct skew_rec_comm rec = {.head.type = SKEW_REC_COMM,
+                                .comm = (uint32_t)num("id", 1),
+                                .parent = (uint32_t)num("parent", 0),
+                                .key = num("key", 0),
+                                .handle = num("handle", 0x1000),
+                                .created_ns = num("ns", 10),
+                                .ranks = (int32_t)num("ranks", (uint64_t)-1),
+                                .rank = (int32_t)num("rank", (uint64_t)-1),
+                                .device = (int32_t)num("device", (uint64_t)-1),
+                                .color = (int32_t)num("color", 0),
+                                .kind = (uint16_t)num("kind", 1),
+                                .flags = (uint16_t)num("flags", 0)};
     put(SKEW_STREAM_DEFS, &rec, sizeof rec, NULL, 0);
 }
 
 static void put_module(void)
 {
     const char *path = get("path", "");
-    struct skew_rec_module rec = {.head.type = SKEW_REC_MODULE, .base = num("base", 0), .start = num("start", 0),
-                                  .end = num("end", 0), .length = (uint32_t)strlen(path)};
+    struct skew_rec_module rec = {.head.type = SKEW_REC_MODULE,
+                                  .base = num("base", 0),
+                                  .start = num("start", 0),
+                                  .end = num("end", 0),
+                                  .length = (uint32_t)strlen(path)};
     rec.build_id_bytes = (uint32_t)hex(get("build", ""), rec.build_id, sizeof rec.build_id);
     put(SKEW_STREAM_DEFS, &rec, sizeof rec, path, strlen(path));
 }
@@ -181,7 +206,8 @@ static void put_site(void)
 {
     uint64_t frames[256];
     size_t count = table(get("frames", NULL), frames, 256, 1);
-    struct skew_rec_site rec = {.head.type = SKEW_REC_SITE, .site = (uint32_t)num("id", 1), .frames = (uint32_t)count};
+    struct skew_rec_site rec = {
+        .head.type = SKEW_REC_SITE, .site = (uint32_t)num("id", 1), .frames = (uint32_t)count};
     put(SKEW_STREAM_DEFS, &rec, sizeof rec, frames, count * sizeof *frames);
 }
 
@@ -191,11 +217,16 @@ static void put_loss(void)
     struct skew_loss_peer peers[256] = {0};
     size_t count = table(get("peers", NULL), numbers, 3 * 256, 3);
     for (size_t i = 0; i < count; i++)
-        peers[i] = (struct skew_loss_peer){.peer = (uint32_t)numbers[3 * i], .sends = numbers[3 * i + 1],
+        peers[i] = (struct skew_loss_peer){.peer = (uint32_t)numbers[3 * i],
+                                           .sends = numbers[3 * i + 1],
                                            .recvs = numbers[3 * i + 2]};
-    struct skew_rec_loss rec = {.head.type = SKEW_REC_LOSS, .comm = (uint32_t)num("comm", 1),
-                                .reason = (uint32_t)num("reason", 0), .before_seq = num("before", 0),
-                                .exchanges = num("exchanges", 1), .ops = num("ops", 0), .peers = (uint32_t)count};
+    struct skew_rec_loss rec = {.head.type = SKEW_REC_LOSS,
+                                .comm = (uint32_t)num("comm", 1),
+                                .reason = (uint32_t)num("reason", 0),
+                                .before_seq = num("before", 0),
+                                .exchanges = num("exchanges", 1),
+                                .ops = num("ops", 0),
+                                .peers = (uint32_t)count};
     put((uint32_t)num("stream", 1), &rec, sizeof rec, peers, count * sizeof *peers);
 }
 
@@ -253,27 +284,36 @@ static void poke(void)
 static void record(const char *name)
 {
     if (strcmp(name, "thread") == 0) {
-        struct skew_rec_thread rec = {.head.type = SKEW_REC_THREAD, .stream = (uint32_t)num("stream", 1),
+        struct skew_rec_thread rec = {.head.type = SKEW_REC_THREAD,
+                                      .stream = (uint32_t)num("stream", 1),
                                       .tid = (uint32_t)num("tid", 1)};
         snprintf(rec.name, sizeof rec.name, "%s", get("name", ""));
         put(SKEW_STREAM_DEFS, &rec, sizeof rec, NULL, 0);
     } else if (strcmp(name, "comm_end") == 0) {
-        struct skew_rec_comm_end rec = {.head.type = SKEW_REC_COMM_END, .comm = (uint32_t)num("id", 1),
-                                        .how = (uint32_t)num("how", 2), .ns = num("ns", 99),
+        struct skew_rec_comm_end rec = {.head.type = SKEW_REC_COMM_END,
+                                        .comm = (uint32_t)num("id", 1),
+                                        .how = (uint32_t)num("how", 2),
+                                        .ns = num("ns", 99),
                                         .result = (int32_t)num("result", 0)};
         put(SKEW_STREAM_DEFS, &rec, sizeof rec, NULL, 0);
     } else if (strcmp(name, "graph") == 0) {
-        struct skew_rec_graph rec = {.head.type = SKEW_REC_GRAPH, .event = (uint32_t)num("event", 1), .ns = num("ns", 1),
-                                     .capture = num("capture", 0), .graph = num("graph", 0),
-                                     .source = num("source", 0), .exec = num("exec", 0)};
+        struct skew_rec_graph rec = {.head.type = SKEW_REC_GRAPH,
+                                     .event = (uint32_t)num("event", 1),
+                                     .ns = num("ns", 1),
+                                     .capture = num("capture", 0),
+                                     .graph = num("graph", 0),
+                                     .source = num("source", 0),
+                                     .exec = num("exec", 0)};
         put(SKEW_STREAM_DEFS, &rec, sizeof rec, NULL, 0);
     } else if (strcmp(name, "launch") == 0) {
-        struct skew_rec_launch rec = {.head.type = SKEW_REC_LAUNCH, .call_ns = num("call", 1), .exec = num("exec", 0),
+        struct skew_rec_launch rec = {.head.type = SKEW_REC_LAUNCH,
+                                      .call_ns = num("call", 1),
+                                      .exec = num("exec", 0),
                                       .stream = num("cuda", 0)};
         put((uint32_t)num("stream", 1), &rec, sizeof rec, NULL, 0);
     } else if (strcmp(name, "counters") == 0) {
-        gen.head->loss[num("reason", 0)] = (struct skew_loss_count){num("groups", 0), num("exchanges", 0),
-                                                                    num("ops", 0), num("cells", 0)};
+        gen.head->loss[num("reason", 0)] = (struct skew_loss_count){
+            num("groups", 0), num("exchanges", 0), num("ops", 0), num("cells", 0)};
         gen.head->returned_groups += num("groups", 0);
     } else {
         fprintf(stderr, "spool_script: unknown command %s\n", name);
@@ -290,7 +330,8 @@ static void run_line(char *line)
         return;
     }
     words = 0;
-    for (char *save, *w = strtok_r(line, " ", &save); w && words < WORDS; w = strtok_r(NULL, " ", &save))
+    for (char *save, *w = strtok_r(line, " ", &save); w && words < WORDS;
+         w = strtok_r(NULL, " ", &save))
         word[words++] = w;
     if (!words || word[0][0] == '#')
         return;

@@ -375,6 +375,11 @@ class Places(Place):
         self.write(COMM + exchange(0, [6], [1]))
         self.collect()
         self.assertEqual(os.stat(self.out + "/trace.db").st_mode & 0o777, 0o600)
+        os.chmod(self.out + "/trace.db", 0o640)
+        self.spool_dir()
+        self.write(COMM + exchange(0, [6], [1]))
+        self.collect()
+        self.assertEqual(os.stat(self.out + "/trace.db").st_mode & 0o777, 0o640)
 
     def test_file_size_limit(self):
         """`ulimit -f`: said, nothing lost, and done when it is lifted."""

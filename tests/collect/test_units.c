@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The parts of the collector that need no database: maps, text, vectors, known libraries, processes. */
+/* The parts of the collector that need no database: maps, text, vectors, known libraries,
+ * processes. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,17 +51,24 @@ static void test_utf8(void)
     static const struct {
         const char *text, *clean;
     } cases[] = {
-        {"", ""}, {"abc", "abc"}, {"caf\xc3\xa9", "caf\xc3\xa9"}, {"\xff", "\xef\xbf\xbd"},
-        {"a\xc3", "a\xef\xbf\xbd"}, {"\xc0\x80", "\xef\xbf\xbd\xef\xbf\xbd"}, /* overlong NUL */
-        {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},             /* surrogate */
-        {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"}, {"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {"", ""},
+        {"abc", "abc"},
+        {"caf\xc3\xa9", "caf\xc3\xa9"},
+        {"\xff", "\xef\xbf\xbd"},
+        {"a\xc3", "a\xef\xbf\xbd"},
+        {"\xc0\x80", "\xef\xbf\xbd\xef\xbf\xbd"},                 /* overlong NUL */
+        {"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}, /* surrogate */
+        {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
+        {"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
         {"\xe2\x82", "\xef\xbf\xbd\xef\xbf\xbd"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         size_t length = strlen(cases[i].text);
         char *clean = skew_utf8_clean(cases[i].text, length);
         check(clean && strcmp(clean, cases[i].clean) == 0, "clean text");
-        check(skew_utf8_valid(cases[i].text, length) == (strcmp(cases[i].text, cases[i].clean) == 0), "valid text");
+        check(skew_utf8_valid(cases[i].text, length) ==
+                  (strcmp(cases[i].text, cases[i].clean) == 0),
+              "valid text");
         check(skew_utf8_valid(clean, strlen(clean)), "cleaned text is valid");
         free(clean);
     }
@@ -89,13 +97,15 @@ static void check_vector(const struct skew_vector *v, const struct skew_cells *c
     for (size_t i = 0; i < cells->count; i++) {
         uint64_t size = decode(v->sizes, v->size_width, v->size_stride, i);
         uint64_t peer = v->peers ? decode(v->peers, v->peer_width, v->peer_stride, i) : i;
-        check(size * v->unit == cells->bytes[i] && peer == cells->peers[i], "a cell comes back as it went in");
+        check(size * v->unit == cells->bytes[i] && peer == cells->peers[i],
+              "a cell comes back as it went in");
         total += size;
         largest = size > largest ? size : largest;
     }
     check(total == v->total && largest == v->largest, "total and largest");
     check(v->size_width == 1 || largest >> (8 * (v->size_width - 1)), "smallest width");
-    check(v->sizes_bytes == (v->size_stride ? cells->count * v->size_stride : v->size_width), "bytes of sizes");
+    check(v->sizes_bytes == (v->size_stride ? cells->count * v->size_stride : v->size_width),
+          "bytes of sizes");
 }
 
 static void test_vectors(void)
@@ -104,12 +114,16 @@ static void test_vectors(void)
     struct skew_cells cells = {0};
     check(skew_cells_reserve(&cells, 600) == 0, "reserve");
     for (int round = 0; round < 20000; round++) {
-        unsigned bits = (unsigned)(random64() % 50), count = 1 + (unsigned)(random64() % (round % 50 ? 20 : 600));
+        unsigned bits = (unsigned)(random64() % 50),
+                 count = 1 + (unsigned)(random64() % (round % 50 ? 20 : 600));
         uint64_t unit = round % 3 || bits > 38 ? 1 : 2880, equal = round % 7 == 0;
         cells.count = 0;
         for (unsigned i = 0; i < count; i++) {
-            uint64_t size = (equal && i ? cells.bytes[0] : (random64() & ((1ull << bits) - 1)) * unit);
-            skew_cells_add(&cells, size, round % 2 ? i : (uint32_t)(random64() >> (round % 5 ? 60 : 40)) & 0xffffff);
+            uint64_t size =
+                (equal && i ? cells.bytes[0] : (random64() & ((1ull << bits) - 1)) * unit);
+            skew_cells_add(&cells, size,
+                           round % 2 ? i
+                                     : (uint32_t)(random64() >> (round % 5 ? 60 : 40)) & 0xffffff);
         }
         check(skew_vector_encode(&v, &cells) == 0, "encode");
         check_vector(&v, &cells);
@@ -120,8 +134,10 @@ static void test_vectors(void)
     cells.count = 0;
     for (uint32_t i = 0; i < 64; i++)
         skew_cells_add(&cells, 4096, i);
-    check(skew_vector_encode(&v, &cells) == 0 && skew_vector_encode_equal(&again, 64, 4096) == 0, "equal");
-    check(v.used == again.used && memcmp(v.buffer, again.buffer, v.used) == 0 && v.unit == again.unit,
+    check(skew_vector_encode(&v, &cells) == 0 && skew_vector_encode_equal(&again, 64, 4096) == 0,
+          "equal");
+    check(v.used == again.used && memcmp(v.buffer, again.buffer, v.used) == 0 &&
+              v.unit == again.unit,
           "an all-to-all and equal sends are one vector");
     skew_cells_free(&cells);
     skew_vector_free(&v);
@@ -161,7 +177,8 @@ static void test_backends(void)
         {"/a/libcuda.so.1", "cuda_driver", "CUDA driver"},
         {"/a/libcupti.so.13", "cupti", "CUPTI"},
         {"/a/deep_ep_cpp.cpython-312-x86_64-linux-gnu.so", "device_backend", "DeepEP"},
-        {"/a/hybrid_ep_cpp.cpython-312-aarch64-linux-gnu.so", "device_backend", "HybridEP (DeepEP)"},
+        {"/a/hybrid_ep_cpp.cpython-312-aarch64-linux-gnu.so", "device_backend",
+         "HybridEP (DeepEP)"},
         {"/a/libnvshmem_host.so.3", "device_backend", "NVSHMEM"},
         {"/a/libnccl_ep.so", "device_backend", "NCCL EP"},
         {"/a/libpplx_kernels.so", "device_backend", "pplx-kernels"},
@@ -175,8 +192,10 @@ static void test_backends(void)
         check(!found == !cases[i].role, cases[i].path);
         if (!found)
             continue;
-        check(strcmp(found->role, cases[i].role) == 0 && strcmp(found->name, cases[i].name) == 0, cases[i].path);
-        check(!found->unseen == (strcmp(found->role, "device_backend") != 0), "a device backend says what is unseen");
+        check(strcmp(found->role, cases[i].role) == 0 && strcmp(found->name, cases[i].name) == 0,
+              cases[i].path);
+        check(!found->unseen == (strcmp(found->role, "device_backend") != 0),
+              "a device backend says what is unseen");
     }
 }
 

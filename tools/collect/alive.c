@@ -40,8 +40,11 @@ static int read_stat(uint32_t pid, char *state, uint64_t *start)
         return -ENOENT; /* it went away in between */
     text[got] = 0;
     at = strrchr(text, ')'); /* the name before it may hold anything */
-    if (!at || sscanf(at + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64,
-                      state, start) != 2)
+    if (!at ||
+        sscanf(
+            at + 1,
+            " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %" SCNu64,
+            state, start) != 2)
         return -EIO;
     return 0;
 }
@@ -147,14 +150,16 @@ enum skew_alive skew_pid_alive(uint64_t pid_ns, uint32_t pid, uint64_t start_tic
     return search_namespace(pid_ns, pid, start_ticks);
 }
 
-/* A mapping holds the file open for writing as long as it lives, whatever became of the descriptor. */
+/* A mapping holds the file open for writing as long as it lives, whatever became of the descriptor.
+ */
 static enum skew_alive ask_lease(int dir, const char *name)
 {
     enum skew_alive answer = SKEW_UNKNOWN;
     int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return SKEW_UNKNOWN;
-    /* Whoever opens it for writing in the next microsecond breaks the lease; that must not kill us. */
+    /* Whoever opens it for writing in the next microsecond breaks the lease; that must not kill us.
+     */
     fcntl(fd, F_SETSIG, SIGURG);
     if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
         answer = SKEW_GONE;

@@ -10,8 +10,8 @@
 enum skew_alive { SKEW_GONE, SKEW_ALIVE, SKEW_UNKNOWN };
 
 /**
- * By pid and start time where the process's pid namespace can be seen, and by whether anybody still has the
- * file open or mapped for writing (a read lease is refused then).
+ * By pid and start time where the process's pid namespace can be seen, and by whether anybody still
+ * has the file open or mapped for writing (a read lease is refused then).
  * @param dir,name  the spool file, for the lease
  */
 enum skew_alive skew_process_alive(const struct skew_spool_head *head, int dir, const char *name);

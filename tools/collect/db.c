@@ -20,8 +20,8 @@
 #define SCHEMA_VERSION     1
 #define APPLICATION_ID     1397442387
 
-/* The database is read by nobody else while it grows, hence the exclusive lock. FULL: a commit is on
- * the disk before a segment is given back to its process. */
+/* The database is read by nobody else while it grows, hence the exclusive lock. FULL: a commit is
+ * on the disk before a segment is given back to its process. */
 static const char pragmas[] = "PRAGMA page_size = 8192;"
                               "PRAGMA locking_mode = EXCLUSIVE;"
                               "PRAGMA journal_mode = TRUNCATE;"
@@ -157,7 +157,8 @@ int skew_db_get_meta(sqlite3 *sql, const char *key, char *value, size_t size)
 {
     sqlite3_stmt *stmt;
     int found = -ENOENT;
-    if (sqlite3_prepare_v2(sql, "SELECT value FROM meta WHERE key = ?", -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(sql, "SELECT value FROM meta WHERE key = ?", -1, &stmt, NULL) !=
+        SQLITE_OK)
         return to_errno(sqlite3_errcode(sql));
     sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
     if (sqlite3_step(stmt) == SQLITE_ROW) {
@@ -247,7 +248,7 @@ void skew_db_one_thread(void)
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
 }
 
-/* ---- opening ---------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int scalar(sqlite3 *sql, const char *query, int64_t *value)
 {
@@ -264,7 +265,8 @@ static int scalar(sqlite3 *sql, const char *query, int64_t *value)
 
 int skew_db_raw_open(sqlite3 **sql, const char *path, int flags, const char *vfs)
 {
-    /* SQLite refuses links anywhere in the path; those on the way to the directory are the user's own. */
+    /* SQLite refuses links anywhere in the path; those on the way to the directory are the user's
+     * own. */
     char real[PATH_MAX], full[2 * PATH_MAX];
     const char *slash = strrchr(path, '/');
     *sql = NULL;
@@ -286,10 +288,11 @@ static int check_tables(sqlite3 *sql, char *why, size_t why_size)
     int64_t value;
     if (sqlite3_open(":memory:", &model) != SQLITE_OK ||
         sqlite3_exec(model, trace_sql, NULL, NULL, NULL) != SQLITE_OK ||
-        sqlite3_prepare_v2(model,
-                           "SELECT s.name, c.name FROM sqlite_schema s JOIN pragma_table_info(s.name) c "
-                           "WHERE s.type = 'table'",
-                           -1, &stmt, NULL) != SQLITE_OK) {
+        sqlite3_prepare_v2(
+            model,
+            "SELECT s.name, c.name FROM sqlite_schema s JOIN pragma_table_info(s.name) c "
+            "WHERE s.type = 'table'",
+            -1, &stmt, NULL) != SQLITE_OK) {
         snprintf(why, why_size, "%s", sqlite3_errmsg(model));
         goto out;
     }
@@ -297,13 +300,15 @@ static int check_tables(sqlite3 *sql, char *why, size_t why_size)
     while (!error && sqlite3_step(stmt) == SQLITE_ROW) {
         const char *table = (const char *)sqlite3_column_text(stmt, 0);
         const char *column = (const char *)sqlite3_column_text(stmt, 1);
-        int code = sqlite3_table_column_metadata(sql, NULL, table, column, NULL, NULL, NULL, NULL, NULL);
+        int code =
+            sqlite3_table_column_metadata(sql, NULL, table, column, NULL, NULL, NULL, NULL, NULL);
         if (code != SQLITE_OK) {
             snprintf(why, why_size, "it lacks column %s of table %s", column, table);
             error = -EINVAL;
         }
     }
-    if (!error && !scalar(sql, "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", &value) &&
+    if (!error &&
+        !scalar(sql, "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", &value) &&
         value) {
         snprintf(why, why_size, "it holds triggers, which no trace has");
         error = -EINVAL;
@@ -329,7 +334,8 @@ int skew_db_check(const char *path, char *why, size_t why_size)
     if (!error)
         error = scalar(sql, "PRAGMA user_version", &version);
     if (error) {
-        snprintf(why, why_size, "it cannot be read as an SQLite database (%s)", sqlite3_errmsg(sql));
+        snprintf(why, why_size, "it cannot be read as an SQLite database (%s)",
+                 sqlite3_errmsg(sql));
     } else if (application != APPLICATION_ID) {
         snprintf(why, why_size, "it is an SQLite database, but not a skewscope trace");
         error = -EINVAL;
@@ -342,7 +348,8 @@ int skew_db_check(const char *path, char *why, size_t why_size)
         error = check_tables(sql, why, why_size);
     }
     if (!error) {
-        error = scalar(sql, "SELECT count(*) FROM pragma_quick_check(1) WHERE quick_check <> 'ok'", &damage);
+        error = scalar(sql, "SELECT count(*) FROM pragma_quick_check(1) WHERE quick_check <> 'ok'",
+                       &damage);
         if (error || damage) {
             snprintf(why, why_size, "it is damaged; see `sqlite3 FILE 'PRAGMA integrity_check'`");
             error = -EINVAL;
@@ -371,7 +378,9 @@ static int create_schema(struct skew_db *db)
         error = skew_db_exec(db, trace_sql);
     for (unsigned i = 0; !error && i < SKEW_OP_COUNT; i++) {
         /* Both directions of an all-to-all-v are one operation to a reader. */
-        const char *name = i == SKEW_OP_ALLTOALLV_SEND ? "alltoallv" : i == SKEW_OP_SEND ? "sendrecv" : ops[i];
+        const char *name = i == SKEW_OP_ALLTOALLV_SEND ? "alltoallv"
+                           : i == SKEW_OP_SEND         ? "sendrecv"
+                                                       : ops[i];
         snprintf(sql, sizeof sql, "INSERT INTO op_name VALUES(%u, '%s')", i, name);
         error = skew_db_exec(db, sql);
     }
@@ -416,7 +425,8 @@ static int load_counters(struct skew_db *db)
     int error = scalar(db->sql, "SELECT coalesce(max(exchange_id), 0) + 1 FROM exchange",
                        &db->next_exchange);
     if (!error)
-        error = scalar(db->sql, "SELECT coalesce(max(vector_id), 0) + 1 FROM vector", &db->next_vector);
+        error =
+            scalar(db->sql, "SELECT coalesce(max(vector_id), 0) + 1 FROM vector", &db->next_vector);
     if (!error)
         error = scalar(db->sql, "SELECT coalesce(max(n), -1) + 1 FROM ordinal", &db->ordinals);
     if (error)
@@ -434,7 +444,8 @@ int skew_db_open(struct skew_db **out, const char *path, char *why, size_t why_s
     snprintf(db->path, sizeof db->path, "%s", path);
     if (skew_vector_set_init(&db->vectors, VECTORS_REMEMBERED))
         goto out;
-    if (skew_db_raw_open(&db->sql, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK) {
+    if (skew_db_raw_open(&db->sql, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
+        SQLITE_OK) {
         error = skew_db_fail(db, "the database");
         goto out;
     }

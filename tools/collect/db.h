@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The collector's database: opening, the prepared statements, and the one boundary where SQLite's codes become
- * negative errno. One connection, one thread. After any error the connection is closed and everything
- * in memory is forgotten and loaded again, so that memory never knows more than the disk.
+ * The collector's database: opening, the prepared statements, and the one boundary where SQLite's
+ * codes become negative errno. One connection, one thread. After any error the connection is closed
+ * and everything in memory is forgotten and loaded again, so that memory never knows more than the
+ * disk.
  */
 #ifndef SKEW_COLLECT_DB_H
 #define SKEW_COLLECT_DB_H
@@ -38,8 +39,9 @@
     X(THREAD, "REPLACE INTO thread(process_id, stream, tid, name) VALUES(?,?,?,?)")                \
     X(SITE, "INSERT INTO callsite(process_id, local_site) VALUES(?,?)")                            \
     X(FRAME, "INSERT INTO frame(site_id, depth, address, module_id) VALUES(?,?,?,?)")              \
-    X(SYMBOL, "UPDATE frame SET symbol = ?3, offset = ?4, file = ?5, line = ?6 WHERE site_id = ?1 " \
-              "AND depth = ?2")                                                                    \
+    X(SYMBOL,                                                                                      \
+      "UPDATE frame SET symbol = ?3, offset = ?4, file = ?5, line = ?6 WHERE site_id = ?1 "        \
+      "AND depth = ?2")                                                                            \
     X(MODULE, "INSERT INTO module(process_id, path, build_id, base, start, end, role) "            \
               "VALUES(?,?,?,?,?,?,?)")                                                             \
     X(COMM_FIND, "SELECT comm_id FROM communicator WHERE key = ?")                                 \
@@ -82,16 +84,18 @@ enum skew_stmt {
         SKEW_STMT_COUNT
 };
 
-/* What a statement's parameters hold, since binding the same again costs as much as anything else. */
-#define SKEW_PARAMETERS     20
-#define SKEW_BIND_NULL INT64_MIN
+/* What a statement's parameters hold, since binding the same again costs as much as anything else.
+ */
+#define SKEW_PARAMETERS 20
+#define SKEW_BIND_NULL  INT64_MIN
 struct skew_bound {
     int64_t value[SKEW_PARAMETERS];
     bool known[SKEW_PARAMETERS];
 };
 
 /** Binds a number, or NULL for SKEW_BIND_NULL, unless it is bound already. */
-static inline void skew_bind(sqlite3_stmt *stmt, struct skew_bound *bound, int column, int64_t value)
+static inline void skew_bind(sqlite3_stmt *stmt, struct skew_bound *bound, int column,
+                             int64_t value)
 {
     if (bound->known[column] && bound->value[column] == value)
         return;
@@ -107,18 +111,20 @@ struct skew_db {
     sqlite3 *sql;
     sqlite3_stmt *stmt[SKEW_STMT_COUNT];
     char path[PATH_MAX];
-    char error[512]; /* of the latest failure, for a person */
+    char error[512];                               /* of the latest failure, for a person */
     struct skew_bound exchange, operation, vector; /* parameters of these three statements */
     int64_t next_exchange, next_vector;            /* ids that SQLite will give */
-    int64_t ordinals; /* rows of `ordinal`: 0 … ordinals − 1 */
+    int64_t ordinals;                              /* rows of `ordinal`: 0 … ordinals − 1 */
     bool in_transaction;
     struct skew_vector_set vectors;
 };
 
-/** Makes SQLite faster in a process that uses it from one thread only. Before anything else of SQLite. */
+/** Makes SQLite faster in a process that uses it from one thread only. Before anything else of
+ * SQLite. */
 void skew_db_one_thread(void);
 
-/** Opens for writing an existing database of ours at `path`, or makes a new one. The caller owns *out. */
+/** Opens for writing an existing database of ours at `path`, or makes a new one. The caller owns
+ * *out. */
 int skew_db_open(struct skew_db **out, const char *path, char *why, size_t why_size);
 void skew_db_close(struct skew_db **db);
 
@@ -135,13 +141,16 @@ int skew_db_begin(struct skew_db *db);
 int skew_db_commit(struct skew_db *db);
 int skew_db_exec(struct skew_db *db, const char *sql);
 
-/** Runs a statement that returns no row, and resets it. @return 0 or negative errno, text in db->error. */
+/** Runs a statement that returns no row, and resets it. @return 0 or negative errno, text in
+ * db->error. */
 int skew_db_run(struct skew_db *db, sqlite3_stmt *stmt);
 
-/** Runs an INSERT that leaves the id to SQLite, which is faster than giving it, and must choose `id`. */
+/** Runs an INSERT that leaves the id to SQLite, which is faster than giving it, and must choose
+ * `id`. */
 int skew_db_insert(struct skew_db *db, sqlite3_stmt *stmt, int64_t id);
 
-/** Runs a statement that may return one row. @return 1 a row (reset it yourself), 0 none, negative errno. */
+/** Runs a statement that may return one row. @return 1 a row (reset it yourself), 0 none, negative
+ * errno. */
 int skew_db_row(struct skew_db *db, sqlite3_stmt *stmt);
 
 /** Notes SQLite's latest error in db->error. @return its negative errno. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Where spools lie: pointer files in the output directory, which may lead into other mount namespaces, and the
- * usual places by the hash of the directory's name (schema/layout.h). What is not ours is never entered.
+ * Where spools lie: pointer files in the output directory, which may lead into other mount
+ * namespaces, and the usual places by the hash of the directory's name (schema/layout.h). What is
+ * not ours is never entered.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -34,8 +35,8 @@ static int open_in_root(int root, const char *path)
 }
 
 /*
- * Opens a spool directory. The way to it may hold links (a $TMPDIR often does), but its last two parts
- * are made by skewscope and are neither links nor anybody else's.
+ * Opens a spool directory. The way to it may hold links (a $TMPDIR often does), but its last two
+ * parts are made by skewscope and are neither links nor anybody else's.
  */
 static int open_spool_dir(int root, const char *path, struct stat *st)
 {
@@ -53,7 +54,8 @@ static int open_spool_dir(int root, const char *path, struct stat *st)
         return -errno;
     int parent = openat(top, middle, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     int error = parent < 0 ? -errno : 0;
-    int fd = parent < 0 ? -1 : openat(parent, last, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd =
+        parent < 0 ? -1 : openat(parent, last, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (!error && fd < 0)
         error = -errno;
     if (!error && (fstat(parent, st) < 0 || st->st_uid != geteuid() || fstat(fd, st) < 0 ||
@@ -97,11 +99,12 @@ static int add_path(struct skew_node *c, const char *path, const char *pointer)
     struct stat st;
     int fd = open_spool_dir(-1, path, &st);
     if (fd == -EPERM)
-        skew_node_say(c, "warning", NULL, "Spool directory %s belongs to another user and is left alone.", path);
+        skew_node_say(c, "warning", NULL,
+                      "Spool directory %s belongs to another user and is left alone.", path);
     return fd < 0 ? fd : add_dir(c, fd, &st, path, pointer);
 }
 
-/* ---- usual places ----------------------------------------------------------------------------- */
+/* ---- usual places ---------------------------------------------------------------------------- */
 
 static size_t roots(const char *root[ROOTS])
 {
@@ -133,7 +136,8 @@ static int each_usual_place(struct skew_node *c,
     int found = 0;
     for (size_t h = 0; h < hash_count; h++) {
         for (size_t i = 0; i < root_count; i++) {
-            snprintf(path, sizeof path, "%s/skewscope-%u/%s", root[i], (unsigned)geteuid(), hash[h]);
+            snprintf(path, sizeof path, "%s/skewscope-%u/%s", root[i], (unsigned)geteuid(),
+                     hash[h]);
             found |= visit(c, path, "") == 0;
         }
         if ((size_t)snprintf(path, sizeof path, "%s/%s", c->state, hash[h]) < sizeof path)
@@ -142,7 +146,7 @@ static int each_usual_place(struct skew_node *c,
     return found;
 }
 
-/* ---- pointers --------------------------------------------------------------------------------- */
+/* ---- pointers -------------------------------------------------------------------------------- */
 
 static bool holds_spools_of(int dir, uint64_t mnt_ns)
 {
@@ -166,7 +170,8 @@ static bool holds_spools_of(int dir, uint64_t mnt_ns)
 }
 
 /* Goes through the root directory of any process of that mount namespace. */
-static int reach_namespace(struct skew_node *c, uint64_t mnt_ns, const char *path, const char *pointer)
+static int reach_namespace(struct skew_node *c, uint64_t mnt_ns, const char *path,
+                           const char *pointer)
 {
     struct dirent *entry;
     struct stat st;
@@ -186,7 +191,8 @@ static int reach_namespace(struct skew_node *c, uint64_t mnt_ns, const char *pat
         if (fd >= 0)
             result = add_dir(c, fd, &st, path, pointer);
         else if (fd != -ENOENT)
-            result = -EACCES; /* numbers of namespaces come again: not to be found is not to be refused */
+            result = -EACCES; /* numbers of namespaces come again: not to be found is not to be
+                                 refused */
     }
     if (proc)
         closedir(proc);
@@ -217,8 +223,10 @@ static int follow_pointer(struct skew_node *c, int state, const char *name)
         return 0;
     if (strncmp(node, c->node, 8) != 0) {
         if (!c->follow)
-            skew_node_say(c, "info", NULL, "Spools of another node (boot id %s…) are left for it: run `skewscope "
-                     "collect` there.", node);
+            skew_node_say(c, "info", NULL,
+                          "Spools of another node (boot id %s…) are left for it: run `skewscope "
+                          "collect` there.",
+                          node);
         return 0;
     }
     int fd = openat(state, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
@@ -229,17 +237,20 @@ static int follow_pointer(struct skew_node *c, int state, const char *name)
     path[strcspn(path, "\n")] = 0;
     if (path[0] != '/')
         return 0; /* being written, or of no use */
-    int error = mnt_ns == c->mnt_ns ? add_path(c, path, name) : reach_namespace(c, mnt_ns, path, name);
+    int error =
+        mnt_ns == c->mnt_ns ? add_path(c, path, name) : reach_namespace(c, mnt_ns, path, name);
     if (error == -ENOENT && mnt_ns == c->mnt_ns) {
         unlinkat(state, name, 0); /* nothing is there any more */
     } else if (error) {
-        skew_node_say(c, "error", "spool_unreachable",
-                 "Spool directory %s on host %s lies in another mount namespace (%" PRIu64
-                 ", a container) that %s: what it holds is not in this trace. Run `skewscope collect` "
-                 "inside that container, or while it runs; %s/%s is kept for that, remove it when the container has gone.",
-                 path, c->host, mnt_ns,
-                 error == -ENOENT ? "no running process gives access to" : "cannot be entered",
-                 SKEW_STATE_DIR, name);
+        skew_node_say(
+            c, "error", "spool_unreachable",
+            "Spool directory %s on host %s lies in another mount namespace (%" PRIu64
+            ", a container) that %s: what it holds is not in this trace. Run `skewscope collect` "
+            "inside that container, or while it runs; %s/%s is kept for that, remove it when the "
+            "container has gone.",
+            path, c->host, mnt_ns,
+            error == -ENOENT ? "no running process gives access to" : "cannot be entered",
+            SKEW_STATE_DIR, name);
     }
     return 0;
 }
@@ -258,7 +269,7 @@ int skew_find_dirs(struct skew_node *c)
     return 0;
 }
 
-/* ---- what is there at all --------------------------------------------------------------------- */
+/* ---- what is there at all -------------------------------------------------------------------- */
 
 static int not_empty(struct skew_node *c, const char *path, const char *pointer)
 {
@@ -283,14 +294,14 @@ bool skew_find_anything(struct skew_node *c)
     struct dirent *entry;
     DIR *list = opendir(c->state);
     while (list && !found && (entry = readdir(list)))
-        found = strncmp(entry->d_name, "spool-", 6) == 0 || strncmp(entry->d_name, "run-", 4) == 0 ||
-                strncmp(entry->d_name, "work-", 5) == 0;
+        found = strncmp(entry->d_name, "spool-", 6) == 0 ||
+                strncmp(entry->d_name, "run-", 4) == 0 || strncmp(entry->d_name, "work-", 5) == 0;
     if (list)
         closedir(list);
     return found || each_usual_place(c, not_empty);
 }
 
-/* ---- places of our own ------------------------------------------------------------------------ */
+/* ---- places of our own ----------------------------------------------------------------------- */
 
 bool skew_is_local(const char *path)
 {
@@ -329,8 +340,8 @@ int skew_find_existing(struct skew_node *c, const char *name, char *path, size_t
     struct stat st;
     size_t count = roots(root), hash_count = hashes(c, hash);
     for (size_t i = 0; i < count * hash_count; i++) {
-        if ((size_t)snprintf(path, size, "%s/skewscope-%u/%s", root[i / hash_count], (unsigned)geteuid(),
-                             hash[i % hash_count]) >= size)
+        if ((size_t)snprintf(path, size, "%s/skewscope-%u/%s", root[i / hash_count],
+                             (unsigned)geteuid(), hash[i % hash_count]) >= size)
             continue;
         int fd = open_spool_dir(-1, path, &st);
         if (fd < 0)
@@ -354,7 +365,8 @@ int skew_find_local(struct skew_node *c, char *path, size_t size)
     for (size_t i = 0; i < count; i++) {
         if (!keeps_files(root[i]))
             continue;
-        if ((size_t)snprintf(path, size, "%s/skewscope-%u/%s", root[i], (unsigned)geteuid(), hash[0]) >= size)
+        if ((size_t)snprintf(path, size, "%s/skewscope-%u/%s", root[i], (unsigned)geteuid(),
+                             hash[0]) >= size)
             continue;
         char *slash = strrchr(path, '/');
         *slash = 0;
@@ -380,8 +392,8 @@ static void drop_unfinished(const struct skew_node *c, int dir)
         char node[9];
         uint64_t pid_ns, start;
         uint32_t pid;
-        if (sscanf(entry->d_name, SKEW_SPOOL_TMP "%8[0-9a-f]-%" SCNu64 "-%" SCNu32 "-%" SCNu64, node, &pid_ns,
-                   &pid, &start) == 4 &&
+        if (sscanf(entry->d_name, SKEW_SPOOL_TMP "%8[0-9a-f]-%" SCNu64 "-%" SCNu32 "-%" SCNu64,
+                   node, &pid_ns, &pid, &start) == 4 &&
             strncmp(node, c->node, 8) == 0 && skew_pid_alive(pid_ns, pid, start) == SKEW_GONE)
             unlinkat(dir, entry->d_name, 0);
     }
@@ -417,8 +429,10 @@ void skew_find_tidy(struct skew_node *c)
         struct skew_spool_dir *dir = &c->dirs[i];
         drop_unfinished(c, dir->fd);
         bool pointed = dir->pointer[0] &&
-                       (size_t)snprintf(pointer, sizeof pointer, "%s/%s", c->state, dir->pointer) < sizeof pointer &&
-                       (size_t)snprintf(aside, sizeof aside, "%s/old-%s", c->state, dir->pointer) < sizeof aside;
+                       (size_t)snprintf(pointer, sizeof pointer, "%s/%s", c->state, dir->pointer) <
+                           sizeof pointer &&
+                       (size_t)snprintf(aside, sizeof aside, "%s/old-%s", c->state, dir->pointer) <
+                           sizeof aside;
         if (pointed && rename(pointer, aside) < 0)
             pointed = false;
         bool removed = remove_dir(dir);

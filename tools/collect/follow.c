@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The long-running collector: waits for the lock, then looks at all spools again and again until it is told to end
- * (SIGTERM, SIGINT) or nobody is left to wait for. Sleeps longer the less there is to do.
+ * The long-running collector: waits for the lock, then looks at all spools again and again until it
+ * is told to end (SIGTERM, SIGINT) or nobody is left to wait for. Sleeps longer the less there is
+ * to do.
  */
 #include <errno.h>
 #include <poll.h>
@@ -13,9 +14,9 @@
 #include "follow.h"
 
 #define MS            1000000ull
-#define POLL_BUSY     (20 * MS)   /* a lot came: look again at once */
+#define POLL_BUSY     (20 * MS) /* a lot came: look again at once */
 #define POLL_NORMAL   (100 * MS)
-#define POLL_IDLE     (400 * MS)  /* nothing came for a while; still far below the promised second */
+#define POLL_IDLE     (400 * MS) /* nothing came for a while; still far below the promised second */
 #define POLL_STANDBY  (200 * MS)
 #define BUSY_BYTES    (8u << 20)
 #define IDLE_GRACE    (1000 * MS)
@@ -79,8 +80,9 @@ static int stand_by(struct skew_node *c, bool until_idle, const sigset_t *signal
 {
     int error;
     while ((error = skew_node_lock(c)) == -EWOULDBLOCK) {
-        /* One that ends by itself has nothing to wait for once the other one knows the spool for which it was started:
-         * that one may be about to end, or needs us to get into our mount namespace. */
+        /* One that ends by itself has nothing to wait for once the other one knows the spool for
+         * which it was started: that one may be about to end, or needs us to get into our mount
+         * namespace. */
         if (until_idle)
             return ask_holder(c, SKEW_ASK_LOOK, signals);
         /* Our run is over: what it left must be in the trace before we end. */
@@ -120,7 +122,8 @@ static bool is_idle(const struct skew_node *c, uint64_t now, uint64_t start, uin
     return ever ? now - *idle_since > IDLE_GRACE : now - start > FIRST_GRACE;
 }
 
-/* One round, and what others have asked for before it began. Whoever asks later, and finds nobody, does it. */
+/* One round, and what others have asked for before it began. Whoever asks later, and finds nobody,
+ * does it. */
 static int serve(struct skew_node *c, bool publish)
 {
     struct skew_requests asked, look;
@@ -154,7 +157,10 @@ int skew_node_follow(struct skew_node *c, bool until_idle)
         if (!error && (until_idle || orphan) && is_idle(c, now, start, &idle_since))
             break;
         quiet = c->moved ? 0 : quiet + 1;
-        doze(error ? 10 * POLL_NORMAL : c->moved > BUSY_BYTES ? POLL_BUSY : quiet < 20 ? POLL_NORMAL : POLL_IDLE,
+        doze(error                   ? 10 * POLL_NORMAL
+             : c->moved > BUSY_BYTES ? POLL_BUSY
+             : quiet < 20            ? POLL_NORMAL
+                                     : POLL_IDLE,
              &signals);
     }
     c->last_round = true;

@@ -8,7 +8,8 @@
 int skew_node_init(struct skew_node *c, const char *out);
 void skew_node_free(struct skew_node *c);
 
-/** @return 0 locked, −EWOULDBLOCK another collector of this node is at work, other negative errno */
+/** @return 0 locked, −EWOULDBLOCK another collector of this node is at work, other negative errno
+ */
 int skew_node_lock(struct skew_node *c);
 
 /** One look at everything; after an error all is forgotten and the next round begins anew. */
@@ -22,9 +23,11 @@ uint32_t skew_node_live(const struct skew_node *c);
 /** Removes what is no longer needed and lets go of the lock. */
 void skew_node_finish(struct skew_node *c);
 
-/* What the collector that holds the lock can be asked for. It answers after a round that began later. */
+/* What the collector that holds the lock can be asked for. It answers after a round that began
+ * later. */
 #define SKEW_ASK_PUBLISH "publish"
-#define SKEW_ASK_LOOK    "look" /* at the spools that are there now; it keeps an eye on them from then on */
+#define SKEW_ASK_LOOK                                                                              \
+    "look" /* at the spools that are there now; it keeps an eye on them from then on */
 
 /** Asks; each asker for itself. @return 0, or negative errno */
 int skew_node_request(struct skew_node *c, const char *what);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which captures does a launched executable graph run? Follows what happened to graphs, in the order in
- * which the target wrote it: a capture ends in a graph; graphs are cloned, and added to others as children;
- * an executable takes what its graph holds at that moment. Handles are reused by the driver, so an
- * executable has a history, and a launch finds its entry by time.
+ * Which captures does a launched executable graph run? Follows what happened to graphs, in the
+ * order in which the target wrote it: a capture ends in a graph; graphs are cloned, and added to
+ * others as children; an executable takes what its graph holds at that moment. Handles are reused
+ * by the driver, so an executable has a history, and a launch finds its entry by time.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@ struct set {
     size_t count;
     struct {
         uint64_t capture, times;
-    } *item;
+    } * item;
 };
 
 struct entry {
@@ -91,7 +91,8 @@ static void *lookup(struct skew_map *map, uint64_t handle, size_t size)
     return made;
 }
 
-static int exec_becomes(struct skew_graphs *graphs, uint64_t handle, uint64_t ns, const struct set *set)
+static int exec_becomes(struct skew_graphs *graphs, uint64_t handle, uint64_t ns,
+                        const struct set *set)
 {
     struct exec *exec = lookup(&graphs->execs, handle, sizeof *exec);
     if (!exec)
@@ -194,8 +195,9 @@ int skew_graph_record(struct skew_proc *proc, const struct skew_rec *head)
     bind_handle(stmt, 6, rec->source);
     bind_handle(stmt, 7, rec->exec);
     error = skew_db_run(proc->db, stmt);
-    return error ? error : apply(proc->graphs, rec->event, rec->ns, rec->capture, rec->graph, rec->source,
-                                 rec->exec);
+    return error ? error
+                 : apply(proc->graphs, rec->event, rec->ns, rec->capture, rec->graph, rec->source,
+                         rec->exec);
 }
 
 /* What the executable ran at that time. */
@@ -214,7 +216,8 @@ static const struct set *exec_at(struct skew_graphs *graphs, uint64_t handle, ui
 int skew_launch_record(struct skew_proc *proc, const struct skew_rec *head)
 {
     const struct skew_rec_launch *rec = (const void *)head;
-    sqlite3_stmt *launch = proc->db->stmt[SKEW_STMT_LAUNCH], *sum = proc->db->stmt[SKEW_STMT_LAUNCHES];
+    sqlite3_stmt *launch = proc->db->stmt[SKEW_STMT_LAUNCH],
+                 *sum = proc->db->stmt[SKEW_STMT_LAUNCHES];
     int64_t stream, capture;
     if (head->bytes < sizeof *rec)
         return -EBADMSG;
@@ -241,8 +244,9 @@ int skew_graph_load(struct skew_proc *proc)
 {
     sqlite3_stmt *stmt;
     int error = 0, found = 0;
-    if (sqlite3_prepare_v2(proc->db->sql, "SELECT event, ns, driver_id, graph, source, exec FROM "
-                                          "graph_event WHERE process_id = ? ORDER BY rowid",
+    if (sqlite3_prepare_v2(proc->db->sql,
+                           "SELECT event, ns, driver_id, graph, source, exec FROM "
+                           "graph_event WHERE process_id = ? ORDER BY rowid",
                            -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(proc->db, "the database");
     sqlite3_bind_int64(stmt, 1, proc->id);
@@ -254,9 +258,10 @@ int skew_graph_load(struct skew_proc *proc)
                 event = i;
         error = model(proc);
         if (!error)
-            error = apply(proc->graphs, event, (uint64_t)sqlite3_column_int64(stmt, 1),
-                          (uint64_t)sqlite3_column_int64(stmt, 2), (uint64_t)sqlite3_column_int64(stmt, 3),
-                          (uint64_t)sqlite3_column_int64(stmt, 4), (uint64_t)sqlite3_column_int64(stmt, 5));
+            error = apply(
+                proc->graphs, event, (uint64_t)sqlite3_column_int64(stmt, 1),
+                (uint64_t)sqlite3_column_int64(stmt, 2), (uint64_t)sqlite3_column_int64(stmt, 3),
+                (uint64_t)sqlite3_column_int64(stmt, 4), (uint64_t)sqlite3_column_int64(stmt, 5));
     }
     sqlite3_finalize(stmt);
     return error ? error : found;

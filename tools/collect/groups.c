@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Groups become exchanges and operations. All cells of one communicator in one group belong together, whatever
- * stream they were given; the ordinals follow the rule in schema/spool.h (struct skew_rec_group), by which
- * the target counted them too. This is the collector's hot path: no allocation once its scratch has grown.
+ * Groups become exchanges and operations. All cells of one communicator in one group belong
+ * together, whatever stream they were given; the ordinals follow the rule in schema/spool.h (struct
+ * skew_rec_group), by which the target counted them too. This is the collector's hot path: no
+ * allocation once its scratch has grown.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -81,7 +82,8 @@ int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id)
     return skew_map_put(&proc->cuda_streams, handle, (uint64_t)*id);
 }
 
-/* Bytes of `count` elements; what no 63-bit number holds is cut off and flagged like an unknown type. */
+/* Bytes of `count` elements; what no 63-bit number holds is cut off and flagged like an unknown
+ * type. */
 static uint64_t bytes_of(struct skew_proc *proc, const struct skew_cell *cell, unsigned *flags)
 {
     uint64_t bytes;
@@ -95,10 +97,11 @@ static uint64_t bytes_of(struct skew_proc *proc, const struct skew_cell *cell, u
         if (size)
             snprintf(text, sizeof text, "A call asked for more bytes than 63 bits can count.");
         else
-            snprintf(text, sizeof text,
-                     "ncclDataType_t %u is not known to this version: bytes of such calls are stored "
-                     "as 0 and flagged (flags & 4).",
-                     cell->dtype);
+            snprintf(
+                text, sizeof text,
+                "ncclDataType_t %u is not known to this version: bytes of such calls are stored "
+                "as 0 and flagged (flags & 4).",
+                cell->dtype);
         skew_db_diag(proc->db, 0, proc->id, "warning", "unknown_type", 0, text);
     }
     return size ? INT64_MAX : 0;
@@ -121,8 +124,9 @@ static int64_t or_null(int64_t id)
 }
 
 /* Columns stream_id … capture_id, alike in `exchange` and `operation`. */
-static int bind_tail(struct skew_proc *proc, sqlite3_stmt *stmt, struct skew_bound *bound, int column,
-                     const struct group *group, const struct skew_lane *lane, unsigned flags)
+static int bind_tail(struct skew_proc *proc, sqlite3_stmt *stmt, struct skew_bound *bound,
+                     int column, const struct group *group, const struct skew_lane *lane,
+                     unsigned flags)
 {
     int64_t stream, capture = 0;
     int error = skew_stream_id(proc, lane->stream, &stream);
@@ -185,15 +189,17 @@ static int store_exchange(struct skew_proc *proc, const struct group *group, str
 static int store_alltoall(struct skew_proc *proc, const struct group *group, struct slot *slot,
                           const struct skew_cell *cell)
 {
-    struct exchange ex = {.op = SKEW_OP_ALLTOALL, .dtype = cell->dtype == 255 ? -1 : cell->dtype,
-                          .first_lane = cell->lane, .last_lane = cell->lane};
+    struct exchange ex = {.op = SKEW_OP_ALLTOALL,
+                          .dtype = cell->dtype == 255 ? -1 : cell->dtype,
+                          .first_lane = cell->lane,
+                          .last_lane = cell->lane};
     int64_t vector;
     uint64_t bytes = bytes_of(proc, cell, &ex.flags);
     ex.flags |= lane_flags(&group->lanes[cell->lane]) | group_flags(group, slot->comm);
     if (slot->comm->ranks < 0)
         ex.flags |= SKEW_EX_RANKS_UNKNOWN;
-    int error = skew_vector_encode_equal(&scratch.send_vector,
-                                         slot->comm->ranks < 0 ? 1 : (uint64_t)slot->comm->ranks, bytes);
+    int error = skew_vector_encode_equal(
+        &scratch.send_vector, slot->comm->ranks < 0 ? 1 : (uint64_t)slot->comm->ranks, bytes);
     if (error)
         return error;
     scratch.recv_vector.unit = scratch.send_vector.unit;
@@ -236,7 +242,8 @@ int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm)
 static bool has_root(uint8_t op)
 {
     return op == SKEW_OP_BROADCAST || op == SKEW_OP_REDUCE || op == SKEW_OP_GATHER ||
-           op == SKEW_OP_SCATTER || op == SKEW_OP_PUT || op == SKEW_OP_SIGNAL || op == SKEW_OP_WAITSIGNAL;
+           op == SKEW_OP_SCATTER || op == SKEW_OP_PUT || op == SKEW_OP_SIGNAL ||
+           op == SKEW_OP_WAITSIGNAL;
 }
 
 static int store_operation(struct skew_proc *proc, const struct group *group, struct slot *slot,
@@ -250,7 +257,8 @@ static int store_operation(struct skew_proc *proc, const struct group *group, st
     uint64_t bytes = sized ? bytes_of(proc, cell, &flags) : 0;
     if (cell->op >= SKEW_OP_COUNT) { /* of a newer library: keep it under its number */
         char sql[96];
-        snprintf(sql, sizeof sql, "INSERT OR IGNORE INTO op_name VALUES(%u, 'op_%u')", cell->op, cell->op);
+        snprintf(sql, sizeof sql, "INSERT OR IGNORE INTO op_name VALUES(%u, 'op_%u')", cell->op,
+                 cell->op);
         skew_db_exec(proc->db, sql);
     }
     skew_bind(stmt, bound, 1, slot->comm->member);
@@ -266,8 +274,8 @@ static int store_operation(struct skew_proc *proc, const struct group *group, st
     return error ? error : skew_db_run(proc->db, stmt);
 }
 
-/* The first cell of an exchange, one of another data type or stream than the one before, or one whose
- * bytes cannot be told: what the fast way below does not do. */
+/* The first cell of an exchange, one of another data type or stream than the one before, or one
+ * whose bytes cannot be told: what the fast way below does not do. */
 static void add_cell_slow(struct skew_proc *proc, const struct group *group, struct exchange *ex,
                           const struct skew_cell *cell)
 {
@@ -284,7 +292,8 @@ static void add_cell_slow(struct skew_proc *proc, const struct group *group, str
     ex->cell_dtype = cell->dtype;
     ex->cell_lane = cell->lane;
     ex->element = cell->dtype == 255 ? 0 : skew_nccl_type_size(cell->dtype);
-    skew_cells_add(cell->op == SKEW_OP_SEND || cell->op == SKEW_OP_ALLTOALLV_SEND ? ex->send : ex->recv,
+    skew_cells_add(cell->op == SKEW_OP_SEND || cell->op == SKEW_OP_ALLTOALLV_SEND ? ex->send
+                                                                                  : ex->recv,
                    bytes_of(proc, cell, &ex->flags), cell->peer);
 }
 
@@ -298,12 +307,13 @@ static inline void add_cell(struct skew_proc *proc, const struct group *group, s
         add_cell_slow(proc, group, ex, cell);
 }
 
-/* Each call is an exchange: its sends come before its receives, so a send after a receive is the next. */
+/* Each call is an exchange: its sends come before its receives, so a send after a receive is the
+ * next. */
 static int store_alltoallv(struct skew_proc *proc, const struct group *group, struct slot *slot,
                            const uint32_t *order, uint32_t from, uint32_t to)
 {
-    const struct exchange fresh = {.op = SKEW_OP_ALLTOALLV_SEND, .send = &scratch.send,
-                                   .recv = &scratch.recv};
+    const struct exchange fresh = {
+        .op = SKEW_OP_ALLTOALLV_SEND, .send = &scratch.send, .recv = &scratch.recv};
     struct exchange ex = fresh;
     int error = 0;
     scratch.send.count = scratch.recv.count = 0;
@@ -367,7 +377,7 @@ static int find_slots(struct skew_proc *proc, const struct group *group, uint32_
     for (uint32_t i = 0; !error && i < lanes; i++) {
         const struct skew_lane *lane = &group->lanes[i];
         struct skew_local_comm *comm;
-        error = skew_defs_comm(proc, lane->comm, &comm);
+        error = skew_comm_find(proc, lane->comm, &comm);
         if (error)
             break;
         if (comm->stamp != proc->group_stamp) {
@@ -422,7 +432,8 @@ static int keep_part(struct skew_stream *stream, const struct skew_rec_group *re
     return error;
 }
 
-int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const struct skew_rec *head)
+int skew_group_record(struct skew_proc *proc, struct skew_stream *stream,
+                      const struct skew_rec *head)
 {
     const struct skew_rec_group *rec = (const void *)head;
     uint64_t need = sizeof *rec + (uint64_t)rec->cells * sizeof(struct skew_cell) +
@@ -451,7 +462,8 @@ int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const 
         if (group.cells[i].lane >= rec->lanes)
             return -EBADMSG;
     for (uint32_t i = 0; i < rec->lanes; i++)
-        if (group.lanes[i].exchange_seq > INT64_MAX - cells || group.lanes[i].op_seq > INT64_MAX - cells)
+        if (group.lanes[i].exchange_seq > INT64_MAX - cells ||
+            group.lanes[i].op_seq > INT64_MAX - cells)
             return -EBADMSG;
     proc->stored++;
     return store_group(proc, &group, (uint32_t)cells);
@@ -463,9 +475,10 @@ int skew_loss_record(struct skew_proc *proc, const struct skew_rec *head)
     const struct skew_loss_peer *peer = (const void *)(rec + 1);
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_LOSS_EDGE];
     struct skew_local_comm *comm;
-    if (head->bytes < sizeof *rec || head->bytes < sizeof *rec + (uint64_t)rec->peers * sizeof *peer)
+    if (head->bytes < sizeof *rec ||
+        head->bytes < sizeof *rec + (uint64_t)rec->peers * sizeof *peer)
         return -EBADMSG;
-    int error = skew_defs_comm(proc, rec->comm, &comm);
+    int error = skew_comm_find(proc, rec->comm, &comm);
     for (uint32_t i = 0; !error && i < rec->peers; i++) {
         sqlite3_bind_int64(stmt, 1, comm->member);
         sqlite3_bind_int64(stmt, 2, (int64_t)rec->before_seq);

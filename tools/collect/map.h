@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A map from 64-bit numbers to 64-bit numbers, for the little tables of a process (streams, call sites,
- * communicators). Open addressing, grows by itself, single-threaded. Keys may come from an untrusted
- * spool, so they are mixed before use.
+ * A map from 64-bit numbers to 64-bit numbers, for the little tables of a process (streams, call
+ * sites, communicators). Open addressing, grows by itself, single-threaded. Keys may come from an
+ * untrusted spool, so they are mixed before use.
  */
 #ifndef SKEW_COLLECT_MAP_H
 #define SKEW_COLLECT_MAP_H

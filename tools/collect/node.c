@@ -33,8 +33,10 @@ static bool is_told(struct skew_node *c, const char *code, const char *text)
 {
     sqlite3_stmt *stmt;
     bool told = false;
-    if (sqlite3_prepare_v2(c->db->sql, "SELECT 1 FROM diagnostic WHERE process_id IS NULL AND code = ? AND text = ?",
-                           -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(
+            c->db->sql,
+            "SELECT 1 FROM diagnostic WHERE process_id IS NULL AND code = ? AND text = ?", -1,
+            &stmt, NULL) != SQLITE_OK)
         return false;
     sqlite3_bind_text(stmt, 1, code, -1, SQLITE_STATIC);
     sqlite3_bind_text(stmt, 2, text, -1, SQLITE_STATIC);
@@ -43,7 +45,8 @@ static bool is_told(struct skew_node *c, const char *code, const char *text)
     return told;
 }
 
-void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
+void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format,
+                   ...)
 {
     char text[PATH_MAX * 2] = "";
     va_list args;
@@ -66,7 +69,7 @@ void skew_node_say(struct skew_node *c, const char *severity, const char *code, 
         c->changed = true;
 }
 
-/* ---- set-up ----------------------------------------------------------------------------------- */
+/* ---- set-up ---------------------------------------------------------------------------------- */
 
 static void read_boot_id(struct skew_node *c)
 {
@@ -109,16 +112,16 @@ int skew_node_init(struct skew_node *c, const char *out)
 {
     char cwd[PATH_MAX];
     *c = (struct skew_node){.lock = -1};
-    int length = out[0] == '/' ? snprintf(c->out, sizeof c->out, "%s", out)
-                 : getcwd(cwd, sizeof cwd)
-                     ? snprintf(c->out, sizeof c->out, "%s/%s", cwd, out)
-                     : -1;
+    int length = out[0] == '/'             ? snprintf(c->out, sizeof c->out, "%s", out)
+                 : getcwd(cwd, sizeof cwd) ? snprintf(c->out, sizeof c->out, "%s/%s", cwd, out)
+                                           : -1;
     if (length < 0)
         return -errno;
     if ((size_t)length >= sizeof c->out)
         return -ENAMETOOLONG;
     clean_path(c->out);
-    if ((size_t)snprintf(c->state, sizeof c->state, "%s/" SKEW_STATE_DIR, c->out) >= sizeof c->state)
+    if ((size_t)snprintf(c->state, sizeof c->state, "%s/" SKEW_STATE_DIR, c->out) >=
+        sizeof c->state)
         return -ENAMETOOLONG;
     read_boot_id(c);
     c->mnt_ns = skew_namespace_of(0, "mnt");
@@ -137,6 +140,7 @@ static void forget(struct skew_node *c)
     c->proc_count = 0;
     skew_map_free(&c->run_files);
     c->symbolised = 0;
+    c->run_stored = false;
     skew_db_close(&c->db);
 }
 
@@ -154,7 +158,7 @@ void skew_node_free(struct skew_node *c)
     *c = (struct skew_node){.lock = -1};
 }
 
-/* ---- the lock --------------------------------------------------------------------------------- */
+/* ---- the lock -------------------------------------------------------------------------------- */
 
 static int try_lock(struct skew_node *c)
 {
@@ -170,9 +174,10 @@ static int try_lock(struct skew_node *c)
             close(fd);
             return error;
         }
-        /* The one before us removes the file when it ends: what we locked may have no name any more. */
-        if (fstat(fd, &held) == 0 && stat(c->lock_path, &named) == 0 && held.st_ino == named.st_ino &&
-            held.st_dev == named.st_dev) {
+        /* The one before us removes the file when it ends: what we locked may have no name any
+         * more. */
+        if (fstat(fd, &held) == 0 && stat(c->lock_path, &named) == 0 &&
+            held.st_ino == named.st_ino && held.st_dev == named.st_dev) {
             c->lock = fd;
             return 0;
         }
@@ -182,8 +187,8 @@ static int try_lock(struct skew_node *c)
 
 static int try_lock_at(struct skew_node *c, const char *directory)
 {
-    if ((size_t)snprintf(c->lock_path, sizeof c->lock_path, "%s/collector-%.8s.lock", directory, c->node) >=
-        sizeof c->lock_path)
+    if ((size_t)snprintf(c->lock_path, sizeof c->lock_path, "%s/collector-%.8s.lock", directory,
+                         c->node) >= sizeof c->lock_path)
         return -ENAMETOOLONG;
     return try_lock(c);
 }
@@ -204,7 +209,17 @@ int skew_node_lock(struct skew_node *c)
     return skew_find_local(c, local, sizeof local) ? error : try_lock_at(c, local);
 }
 
-/* ---- the round -------------------------------------------------------------------------------- */
+/* ---- the round ------------------------------------------------------------------------------- */
+
+/* Called after every batch. */
+static void show_progress(void *user, int64_t bytes)
+{
+    struct skew_node *c = user;
+    c->result.bytes += (uint64_t)bytes;
+    if (c->progress && c->messages)
+        fprintf(c->messages, "\rcollecting: process %zu of %zu, %.1f MiB\033[K", c->tended + 1,
+                c->proc_count, (double)c->result.bytes / (1 << 20));
+}
 
 static bool is_known(struct skew_node *c, int dir, const char *name, struct stat *st)
 {
@@ -229,8 +244,9 @@ static void refuse(struct skew_node *c, const struct skew_spool_dir *dir, const 
         c->refused[c->refused_count++].ino = st->st_ino;
     }
     c->result.left++;
-    skew_node_say(c, "error", "corrupt_spool", "Spool %s/%s on host %s cannot be read: %s. It is kept as it is.", dir->path, name,
-             c->host, why);
+    skew_node_say(c, "error", "corrupt_spool",
+                  "Spool %s/%s on host %s cannot be read: %s. It is kept as it is.", dir->path,
+                  name, c->host, why);
 }
 
 static int open_spool(struct skew_node *c, const struct skew_spool_dir *dir, const char *name)
@@ -251,8 +267,10 @@ static int open_spool(struct skew_node *c, const struct skew_spool_dir *dir, con
     if (memcmp(file->head.boot_id, c->boot_id, sizeof c->boot_id) != 0) {
         skew_spool_file_close(&file);
         if (!c->follow)
-            skew_node_say(c, "info", NULL, "Spool %s/%s of another node (or of an earlier boot of this one) is left for it.",
-                     dir->path, name);
+            skew_node_say(
+                c, "info", NULL,
+                "Spool %s/%s of another node (or of an earlier boot of this one) is left for it.",
+                dir->path, name);
         return 0;
     }
     struct skew_proc **more = realloc(c->procs, (c->proc_count + 1) * sizeof *more);
@@ -266,6 +284,8 @@ static int open_spool(struct skew_node *c, const struct skew_spool_dir *dir, con
         return error;
     proc->dev = st.st_dev;
     proc->ino = st.st_ino;
+    proc->on_batch = show_progress;
+    proc->user = c;
     c->procs[c->proc_count++] = proc;
     c->changed = true;
     c->result.processes++;
@@ -287,20 +307,13 @@ static int scan_dir(struct skew_node *c, const struct skew_spool_dir *dir)
     return error;
 }
 
-static void show_progress(struct skew_node *c, size_t done)
-{
-    if (c->progress && c->messages)
-        fprintf(c->messages, "\rcollecting: process %zu of %zu, %.1f MiB\033[K", done, c->proc_count,
-                (double)c->result.bytes / (1 << 20));
-}
-
-/* Drains one process and finds out whether it has ended. @return 0 or negative errno (of the database). */
+/* Drains one process and finds out whether it has ended. @return 0 or negative errno (of the
+ * database). */
 static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
 {
     int64_t bytes = skew_proc_drain(proc);
     if (bytes < 0)
         return (int)bytes;
-    c->result.bytes += (uint64_t)bytes;
     c->moved += (uint64_t)bytes;
     c->changed |= proc->touched;
     proc->touched = false;
@@ -312,11 +325,11 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
     proc->gone = alive == SKEW_GONE;
     if (!proc->gone && (proc->ended || !(exited || (alive == SKEW_UNKNOWN && c->last_round))))
         return 0;
-    /* What it wrote between our look and its end, also after its exit handlers: threads may go on. */
+    /* What it wrote between our look and its end, also after its exit handlers: threads may go on.
+     */
     bytes = skew_proc_drain(proc);
     if (bytes < 0)
         return (int)bytes;
-    c->result.bytes += (uint64_t)bytes;
     c->changed = true;
     if (proc->ended)
         return 0;
@@ -328,12 +341,12 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
 static int ensure_run(struct skew_node *c)
 {
     int64_t run;
+    if (!c->run_id[0] || c->run_stored)
+        return 0;
     int error = skew_db_begin(c->db);
     if (!error)
         error = skew_db_run_id(c->db, c->run_id, &run);
-    if (!error)
-        c->run_id[0] = 0;
-    c->changed = true;
+    c->run_stored = c->changed = true;
     return error;
 }
 
@@ -349,13 +362,11 @@ static int try_round(struct skew_node *c)
         skew_find_dirs(c); /* after the database: it may have something to say to the trace */
     for (size_t i = 0; !error && i < c->dir_count; i++)
         error = scan_dir(c, &c->dirs[i]);
-    for (size_t i = 0; !error && i < c->proc_count; i++) {
-        show_progress(c, i);
-        error = tend(c, c->procs[i], now);
-    }
+    for (c->tended = 0; !error && c->tended < c->proc_count; c->tended++)
+        error = tend(c, c->procs[c->tended], now);
     if (!error)
         error = skew_runs_store(c);
-    if (!error && c->run_id[0])
+    if (!error)
         error = ensure_run(c);
     if (!error && c->db)
         error = skew_db_commit(c->db);
@@ -370,14 +381,15 @@ int skew_node_round(struct skew_node *c)
         return 0;
     }
     if (!c->trouble && c->db)
-        skew_node_say(c, "error", NULL, "%s (%s): the spools are kept, and collecting goes on when that is mended.",
-                 c->db->error[0] ? c->db->error : strerror(-error), c->db->path);
+        skew_node_say(c, "error", NULL,
+                      "%s (%s): the spools are kept, and collecting goes on when that is mended.",
+                      c->db->error[0] ? c->db->error : strerror(-error), c->db->path);
     c->trouble = error;
     forget(c); /* what memory knows may be ahead of the disk */
     return error;
 }
 
-/* ---- the end ---------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void remove_spools(struct skew_node *c)
 {
@@ -388,8 +400,8 @@ static void remove_spools(struct skew_node *c)
             i++;
             continue;
         }
-        if (fstatat(proc->dir, proc->name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == proc->ino &&
-            st.st_dev == proc->dev)
+        if (fstatat(proc->dir, proc->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            st.st_ino == proc->ino && st.st_dev == proc->dev)
             unlinkat(proc->dir, proc->name, 0);
         skew_proc_close(&c->procs[i]);
         c->procs[i] = c->procs[--c->proc_count];
@@ -408,7 +420,9 @@ int skew_node_publish(struct skew_node *c)
 {
     int error = 0;
     for (size_t i = 0; !error && i < c->proc_count; i++)
-        error = skew_defs_settle(c->procs[i]);
+        error = skew_comm_settle(c->procs[i]);
+    if (c->progress && c->messages)
+        fprintf(c->messages, "\rpublishing …\033[K");
     skew_symbolise(c);
     if (!error)
         error = skew_publish(c);

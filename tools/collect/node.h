@@ -3,8 +3,8 @@
  * The collector of one node for one output directory: the parts that its files share. One thread.
  *
  *   node.c       set-up, lock, the round of work, the end        find.c    where spools lie
- *   publish.c    work database → OUT/trace.db                    runs.c    what `skewscope run` knows
- *   symbols.c    names for call sites, in a child process
+ *   work.c       the database while it grows                     publish.c its way to OUT/trace.db
+ *   runs.c       what `skewscope run` knows                      symbols.c names for call sites
  */
 #ifndef SKEW_COLLECT_NODE_H
 #define SKEW_COLLECT_NODE_H
@@ -49,20 +49,22 @@ struct skew_node {
     struct {
         dev_t dev;
         ino_t ino;
-    } *refused; /* spools that cannot be read: said once */
+    } * refused; /* spools that cannot be read: said once */
     size_t refused_count;
     char (*said)[160]; /* sentences already said */
     size_t said_count;
-    int64_t symbolised; /* call sites up to this one were looked at */
+    int64_t symbolised;        /* call sites up to this one were looked at */
     struct skew_map run_files; /* inode → what the stored version looked like */
     uint64_t token; /* names our requests; 0: none made yet */
     FILE *messages;
     bool progress;
+    bool run_stored;
     char run_id[SKEW_RUN_ID_BYTES]; /* the run that started us, "" when none did */
-    bool follow;       /* a live process's spool is drained again later */
-    bool last_round;   /* no later look will come: decide with what is known */
-    bool changed;      /* since the last publication */
-    uint64_t moved;    /* bytes of spool read in the latest round */
+    bool follow;                    /* a live process's spool is drained again later */
+    bool last_round;                /* no later look will come: decide with what is known */
+    bool changed;                   /* since the last publication */
+    size_t tended;                  /* which process is being drained */
+    uint64_t moved;                 /* bytes of spool read in the latest round */
     uint64_t published_ns, publish_cost_ns;
     int trouble; /* errno of the latest failure that a person was told of, 0 none */
     struct skew_collect_result result;
@@ -70,9 +72,10 @@ struct skew_node {
 
 /* collector.c */
 uint64_t skew_node_now_ns(void);
-/** Says one sentence to the person, and to the trace when `code` is given. The same one only once. */
-void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+/** Says one sentence to the person, and to the trace when `code` is given. The same one only once.
+ */
+void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format,
+                   ...) __attribute__((format(printf, 4, 5)));
 
 /* find.c */
 int skew_find_dirs(struct skew_node *c);
@@ -86,14 +89,24 @@ int skew_find_local(struct skew_node *c, char *path, size_t size);
 int skew_find_existing(struct skew_node *c, const char *name, char *path, size_t size);
 bool skew_is_local(const char *path);
 
-/* publish.c */
+/* work.c */
 /** Opens the work database: what is there, else a copy of the published one, else a new one. */
 int skew_work_open(struct skew_node *c);
-/** What a published database may be called, in the order of trial; -1 behind the last. */
-int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size_t size);
-int skew_publish(struct skew_node *c);
 /** Removes the work database once nothing more will come. */
 void skew_work_remove(struct skew_node *c);
+/** Whether a published database belongs to this node, and to the open trace when there is one. */
+bool skew_trace_is_ours(struct skew_node *c, const char *path, char *why, size_t why_size);
+
+/* publish.c */
+int skew_publish(struct skew_node *c);
+/** What a published database may be called, in the order of trial; -1 behind the last. */
+int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size_t size);
+/** A whole copy at `path`, which is replaced, with `sql` run in it; synced. */
+int skew_copy_write(struct skew_node *c, sqlite3 *from, const char *path, const char *sql);
+/** fsync() by name. @param flags  for open(), O_DIRECTORY or 0 */
+int skew_path_sync(const char *path, int flags);
+/** A new private file; SQLite gives its own files the same mode. */
+int skew_file_create(const char *path);
 
 /* runs.c */
 /** Stores what new run files say. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One drain of everything that is left, by itself or through the collector that is at work already. */
+/* One drain of everything that is left, by itself or through the collector that is at work already.
+ */
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -47,7 +48,8 @@ static int drain(struct skew_node *c)
     return error;
 }
 
-int skew_collect_left(const char *out, FILE *messages, bool progress, struct skew_collect_result *result)
+int skew_collect_left(const char *out, FILE *messages, bool progress,
+                      struct skew_collect_result *result)
 {
     struct skew_node c;
     int error = skew_node_init(&c, out);
@@ -66,12 +68,16 @@ int skew_collect_left(const char *out, FILE *messages, bool progress, struct ske
     if (!error)
         error = drain(&c);
     else
-        skew_node_say(&c, "error", NULL, "Nobody can be kept from collecting %s at the same time (%s: %s): nothing is done.",
-                 c.out, c.lock_path, strerror(-error));
+        skew_node_say(
+            &c, "error", NULL,
+            "Nobody can be kept from collecting %s at the same time (%s: %s): nothing is done.",
+            c.out, c.lock_path, strerror(-error));
 out:
     if (error == -ETIMEDOUT)
-        skew_node_say(&c, "error", NULL, "The collector that holds %s has not answered for %d s; look for a "
-                 "stopped `skewscope collect`, or a full disk.", c.lock_path, WAIT_SECONDS);
+        skew_node_say(&c, "error", NULL,
+                      "The collector that holds %s has not answered for %d s; look for a "
+                      "stopped `skewscope collect`, or a full disk.",
+                      c.lock_path, WAIT_SECONDS);
     if (result)
         *result = c.result;
     skew_node_free(&c);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Drains the spool of one process, exactly once: how far each stream is stored changes in the transaction
- * that stores its rows, and a segment is given back only after that transaction is durable.
+ * Drains the spool of one process, exactly once: how far each stream is stored changes in the
+ * transaction that stores its rows, and a segment is given back only after that transaction is
+ * durable.
  */
 #include "proc.h"
 #include "utf8.h"
@@ -12,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH_BYTES (8u << 20) /* of spool in one transaction: the sooner a fast writer gets room again */
+#define BATCH_BYTES                                                                                \
+    (8u << 20) /* of spool in one transaction: the sooner a fast writer gets room again */
 
 static const char *const loss_names[] = {
 #define X(id, name, text) name,
@@ -20,7 +22,7 @@ static const char *const loss_names[] = {
 #undef X
 };
 
-/* ---- opening ---------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static void make_key(const struct skew_spool_head *head, char *key, size_t size)
 {
@@ -52,8 +54,11 @@ static int load_progress(struct skew_proc *proc)
 {
     sqlite3_stmt *stmt;
     int error = 0, found = 0;
-    if (sqlite3_prepare_v2(proc->db->sql, "SELECT stream, seq, offset, parts_seq, parts_offset FROM spool_progress "
-                           "WHERE process_id = ?", -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(
+            proc->db->sql,
+            "SELECT stream, seq, offset, parts_seq, parts_offset FROM spool_progress "
+            "WHERE process_id = ?",
+            -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(proc->db, "the database");
     sqlite3_bind_int64(stmt, 1, proc->id);
     while (!error && (found = skew_db_row(proc->db, stmt)) == 1) {
@@ -87,8 +92,10 @@ static int add_process(struct skew_proc *proc)
     free(run);
     if (error)
         return error;
-    if (sqlite3_prepare_v2(proc->db->sql, "INSERT INTO process(run_id, key, pid, started_ns, started_real_ns) "
-                                          "VALUES(?,?,?,?,?)", -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(proc->db->sql,
+                           "INSERT INTO process(run_id, key, pid, started_ns, started_real_ns) "
+                           "VALUES(?,?,?,?,?)",
+                           -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(proc->db, "the database");
     sqlite3_bind_int64(stmt, 1, proc->run);
     sqlite3_bind_text(stmt, 2, proc->key, -1, SQLITE_STATIC);
@@ -104,10 +111,12 @@ static int add_process(struct skew_proc *proc)
 static int find_process(struct skew_proc *proc)
 {
     sqlite3_stmt *stmt;
-    if (sqlite3_prepare_v2(proc->db->sql, "SELECT process_id, run_id, returned_groups, EXISTS "
-                           "(SELECT 1 FROM diagnostic d WHERE d.process_id = process.process_id AND "
-                           "code = 'corrupt_spool') FROM process WHERE key = ?",
-                           -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(
+            proc->db->sql,
+            "SELECT process_id, run_id, returned_groups, EXISTS "
+            "(SELECT 1 FROM diagnostic d WHERE d.process_id = process.process_id AND "
+            "code = 'corrupt_spool') FROM process WHERE key = ?",
+            -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(proc->db, "the database");
     sqlite3_bind_text(stmt, 1, proc->key, -1, SQLITE_STATIC);
     int found = skew_db_row(proc->db, stmt);
@@ -126,8 +135,8 @@ static int find_process(struct skew_proc *proc)
     return error ? error : skew_defs_load(proc);
 }
 
-int skew_proc_open(struct skew_proc **out, struct skew_db *db, struct skew_spool_file *file, int dir,
-                   const char *name)
+int skew_proc_open(struct skew_proc **out, struct skew_db *db, struct skew_spool_file *file,
+                   int dir, const char *name)
 {
     struct skew_proc *proc = calloc(1, sizeof *proc);
     int error = -ENOMEM;
@@ -171,14 +180,37 @@ void skew_proc_close(struct skew_proc **out)
     *out = NULL;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+int skew_proc_load(struct skew_proc *proc, const char *sql,
+                   int (*row)(struct skew_proc *, sqlite3_stmt *))
+{
+    sqlite3_stmt *stmt;
+    int error = 0, found = 0;
+    if (sqlite3_prepare_v2(proc->db->sql, sql, -1, &stmt, NULL) != SQLITE_OK)
+        return skew_db_fail(proc->db, "the database");
+    sqlite3_bind_int64(stmt, 1, proc->id);
+    while (!error && (found = skew_db_row(proc->db, stmt)) == 1)
+        error = row(proc, stmt);
+    sqlite3_finalize(stmt);
+    return error ? error : found;
+}
+
+void skew_bind_known(sqlite3_stmt *stmt, int column, int64_t value, bool known)
+{
+    if (known)
+        sqlite3_bind_int64(stmt, column, value);
+    else
+        sqlite3_bind_null(stmt, column);
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
 
 int skew_proc_damage(struct skew_proc *proc, const char *text)
 {
     char sentence[640];
     proc->damaged = true;
     snprintf(sentence, sizeof sentence,
-             "Spool %s is damaged (%s): what could be read is stored, the file is kept as it is; look at "
+             "Spool %s is damaged (%s): what could be read is stored, the file is kept as it is; "
+             "look at "
              "it or remove it.",
              proc->name, text);
     return skew_db_diag(proc->db, 0, proc->id, "error", "corrupt_spool", 0, sentence);
@@ -203,17 +235,19 @@ static int record(struct skew_proc *proc, struct skew_stream *stream, const stru
 }
 
 /* Notes what cannot be read at one place of a segment. */
-static int damage_at(struct skew_proc *proc, const struct skew_seg_view *view, uint64_t at, const char *what)
+static int damage_at(struct skew_proc *proc, const struct skew_seg_view *view, uint64_t at,
+                     const char *what)
 {
     char text[160];
-    snprintf(text, sizeof text, "%s at byte %" PRIu64 " of segment %u, stream %u", what, at, view->index,
-             view->stream);
+    snprintf(text, sizeof text, "%s at byte %" PRIu64 " of segment %u, stream %u", what, at,
+             view->index, view->stream);
     return skew_proc_damage(proc, text);
 }
 
 /* Moves on to a position, and sees whether everything before it may be forgotten. `at`: where the
  * record just read began. */
-static void advance(struct skew_stream *stream, uint64_t at, uint64_t seq, uint64_t offset, bool had_parts)
+static void advance(struct skew_stream *stream, uint64_t at, uint64_t seq, uint64_t offset,
+                    bool had_parts)
 {
     if (stream->part_count && (!had_parts || !stream->parts_wait)) {
         stream->parts_seq = stream->seq;
@@ -222,15 +256,17 @@ static void advance(struct skew_stream *stream, uint64_t at, uint64_t seq, uint6
     stream->parts_wait = stream->part_count || stream->replay;
     stream->seq = seq;
     stream->offset = offset;
-    if (stream->replay && (seq > stream->replay_seq || (seq == stream->replay_seq && offset >= stream->replay_offset))) {
+    if (stream->replay && (seq > stream->replay_seq ||
+                           (seq == stream->replay_seq && offset >= stream->replay_offset))) {
         stream->replay = false;
         stream->parts_wait = stream->part_count != 0;
     }
     stream->dirty = true;
 }
 
-/* Records of one segment that are not read yet. A record whose length cannot be right ends the reading
- * of the segment, one whose content cannot be right is left out. @return bytes, or negative errno. */
+/* Records of one segment that are not read yet. A record whose length cannot be right ends the
+ * reading of the segment, one whose content cannot be right is left out. @return bytes, or negative
+ * errno. */
 static int64_t read_segment(struct skew_proc *proc, struct skew_stream *stream,
                             const struct skew_seg_view *view)
 {
@@ -243,7 +279,8 @@ static int64_t read_segment(struct skew_proc *proc, struct skew_stream *stream,
     }
     while (!error && at < end) {
         const struct skew_rec *rec = (const void *)(proc->buffer + (at - from));
-        if (end - at < sizeof *rec || rec->bytes < sizeof *rec || rec->bytes % 8 || rec->bytes > end - at) {
+        if (end - at < sizeof *rec || rec->bytes < sizeof *rec || rec->bytes % 8 ||
+            rec->bytes > end - at) {
             stream->stuck = true;
             error = damage_at(proc, view, at, "a record of impossible length");
             break;
@@ -307,7 +344,7 @@ static int64_t take_segment(struct skew_proc *proc, struct skew_stream *stream,
     return bytes;
 }
 
-/* ---- storing ---------------------------------------------------------------------------------- */
+/* ---- storing --------------------------------------------------------------------------------- */
 
 static int store_counters(struct skew_proc *proc)
 {
@@ -404,10 +441,20 @@ static int check_segments(struct skew_proc *proc)
         error = skew_proc_damage(proc, text);
     }
     if (!error && file->bad_heads && (proc->bad_heads || proc->gone)) {
-        snprintf(text, sizeof text, "%u of its segments have a head that cannot be right", file->bad_heads);
+        snprintf(text, sizeof text, "%u of its segments have a head that cannot be right",
+                 file->bad_heads);
         error = skew_proc_damage(proc, text);
     }
     proc->bad_heads = file->bad_heads;
+    return error;
+}
+
+/* Commits what came since the last time. */
+static int end_batch(struct skew_proc *proc, int64_t bytes)
+{
+    int error = commit(proc);
+    if (!error && bytes && proc->on_batch)
+        proc->on_batch(proc->user, bytes);
     return error;
 }
 
@@ -435,14 +482,16 @@ int64_t skew_proc_drain(struct skew_proc *proc)
         int64_t bytes = error ? error : take_segment(proc, stream, view);
         if (bytes < 0)
             return bytes;
-        total += bytes;
         batch += bytes;
         if (batch < BATCH_BYTES)
             continue;
+        error = end_batch(proc, batch);
+        total += batch;
         batch = 0;
-        error = commit(proc);
     }
-    return error ? error : (error = commit(proc)) ? error : total;
+    if (!error)
+        error = end_batch(proc, batch);
+    return error ? error : total + batch;
 }
 
 int skew_proc_end(struct skew_proc *proc, const char *how)
@@ -453,7 +502,8 @@ int skew_proc_end(struct skew_proc *proc, const char *how)
         return error;
     if (!error && proc->unknown_records) {
         char text[200];
-        snprintf(text, sizeof text, "%" PRIu64 " records of a type that this version does not know were skipped.",
+        snprintf(text, sizeof text,
+                 "%" PRIu64 " records of a type that this version does not know were skipped.",
                  proc->unknown_records);
         error = skew_db_diag(proc->db, 0, proc->id, "warning", "unknown_record", 0, text);
     }

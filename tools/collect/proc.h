@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One process of the target and what the collector remembers of it: which numbers of the spool are which rows. All of
- * it can be loaded from the database again (skew_proc_open), which is what happens after any error.
+ * One process of the target and what the collector remembers of it: which numbers of the spool are
+ * which rows. All of it can be loaded from the database again (skew_proc_open), which is what
+ * happens after any error.
  *
- * proc.c drains a spool; defs.c, groups.c and graphs.c turn its records into rows. One thread.
+ * proc.c drains a spool; defs.c, comms.c, sites.c, groups.c and graphs.c turn its records into
+ * rows. One thread.
  */
 #ifndef SKEW_COLLECT_PROC_H
 #define SKEW_COLLECT_PROC_H
@@ -25,7 +27,8 @@ enum skew_exchange_flags {
     SKEW_EX_UNKNOWN_TYPE = 4,
     SKEW_EX_NONBLOCKING = 8,
     SKEW_EX_STREAMS = 16,
-    SKEW_EX_RANKS_UNKNOWN = 32 /* an all-to-all whose vector has one cell until the ranks are known */
+    SKEW_EX_RANKS_UNKNOWN =
+        32 /* an all-to-all whose vector has one cell until the ranks are known */
 };
 
 /* A communicator with more ranks than this is damage: `ordinal` would have to reach that far. */
@@ -44,13 +47,13 @@ struct skew_local_comm {
 /* A position is a segment of the stream and a byte in it. */
 struct skew_stream {
     uint32_t stream;
-    uint64_t seq, offset; /* read up to here; stored too, once the transaction is durable */
+    uint64_t seq, offset;    /* read up to here; stored too, once the transaction is durable */
     struct skew_cell *parts; /* of the group whose end has not come yet */
     size_t part_count, part_room;
     uint64_t part_group;
-    bool parts_wait;                   /* from here on nothing may be given back: */
+    bool parts_wait; /* from here on nothing may be given back: */
     uint64_t parts_seq, parts_offset;
-    bool replay;                       /* after a restart, while the parts are read again up to here: */
+    bool replay; /* after a restart, while the parts are read again up to here: */
     uint64_t replay_seq, replay_offset;
     bool dirty;
     bool stuck; /* the open segment is damaged; wait until it is sealed, then go on behind it */
@@ -67,15 +70,15 @@ struct skew_graphs; /* graphs.c */
 struct skew_proc {
     struct skew_db *db;
     struct skew_spool_file *file;
-    int dir;         /* borrowed: the directory that holds it */
-    char name[160];  /* file name there */
-    char key[144];   /* process.key */
+    int dir;        /* borrowed: the directory that holds it */
+    char name[160]; /* file name there */
+    char key[144];  /* process.key */
     int64_t id, run;
-    struct skew_map streams;     /* stream → struct skew_stream * */
-    struct skew_map comms;       /* local comm → struct skew_local_comm * */
-    struct skew_map sites;       /* local site → site_id */
+    struct skew_map streams;      /* stream → struct skew_stream * */
+    struct skew_map comms;        /* local comm → struct skew_local_comm * */
+    struct skew_map sites;        /* local site → site_id */
     struct skew_map cuda_streams; /* handle → stream_id */
-    struct skew_map captures;    /* driver id → capture_id */
+    struct skew_map captures;     /* driver id → capture_id */
     char *exe;
     struct skew_module *modules;
     size_t module_count;
@@ -83,32 +86,36 @@ struct skew_proc {
     struct skew_graphs *graphs;
     struct skew_loss_count loss[SKEW_LOSS_SLOTS]; /* as stored */
     uint64_t returned;                            /* as stored */
-    uint64_t stored;       /* groups not yet added to process.stored_groups */
+    uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
-    uint32_t bad_heads;    /* in the snapshot before */
-    bool damaged;          /* from now on the file is only read, and kept at the end */
-    bool touched;          /* rows of it were written; whoever publishes clears it */
-    bool ended;            /* process.ended is final */
+    uint32_t bad_heads; /* in the snapshot before */
+    bool damaged;       /* from now on the file is only read, and kept at the end */
+    bool touched;       /* rows of it were written; whoever publishes clears it */
+    bool ended;         /* process.ended is final */
     bool said_type, said_device;
-    char *buffer;          /* one segment */
-    uint64_t checked_ns;   /* when it was last looked for */
-    bool gone;             /* the process is no more: what it wrote is final */
-    bool unreadable;       /* the file has become too short to be read at all */
+    char *buffer;        /* one segment */
+    uint64_t checked_ns; /* when it was last looked for */
+    bool gone;           /* the process is no more: what it wrote is final */
+    bool unreadable;     /* the file has become too short to be read at all */
     dev_t dev;
     ino_t ino;
+    void (*on_batch)(void *user,
+                     int64_t bytes); /* after every commit, with what it stored; may be NULL */
+    void *user;
 };
 
 /* Why a spool cannot be read further, for the message of the collector. */
 const char *skew_proc_where(const struct skew_proc *proc, char *buffer, size_t size);
 
 /** Takes `file` over, also on failure. Finds the process in the database or adds it. */
-int skew_proc_open(struct skew_proc **out, struct skew_db *db, struct skew_spool_file *file, int dir,
-                   const char *name);
+int skew_proc_open(struct skew_proc **out, struct skew_db *db, struct skew_spool_file *file,
+                   int dir, const char *name);
 void skew_proc_close(struct skew_proc **proc);
 
 /**
- * Stores what the spool holds beyond what is stored, committing in batches, and gives segments back.
+ * Stores what the spool holds beyond what is stored, committing in batches, and gives segments
+ * back.
  * @return bytes stored, or negative errno: the caller then closes everything and starts over
  */
 int64_t skew_proc_drain(struct skew_proc *proc);
@@ -119,17 +126,35 @@ int skew_proc_end(struct skew_proc *proc, const char *how);
 /** Notes damage once, in the trace; from then on the file is left as it is. */
 int skew_proc_damage(struct skew_proc *proc, const char *text);
 
+/** One query about this process (parameter 1), whose rows go to `row`. */
+int skew_proc_load(struct skew_proc *proc, const char *sql,
+                   int (*row)(struct skew_proc *, sqlite3_stmt *));
+void skew_bind_known(sqlite3_stmt *stmt, int column, int64_t value, bool known);
+
 /* defs.c */
 int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_defs_load(struct skew_proc *proc);
 void skew_defs_free(struct skew_proc *proc);
+
+/* comms.c */
+int skew_comm_record(struct skew_proc *proc, const struct skew_rec_comm *rec);
+int skew_comm_end_record(struct skew_proc *proc, const struct skew_rec_comm_end *rec);
 /** The communicator of that number; one that was never defined is made up, and said. */
-int skew_defs_comm(struct skew_proc *proc, uint32_t local, struct skew_local_comm **out);
+int skew_comm_find(struct skew_proc *proc, uint32_t local, struct skew_local_comm **out);
 /** Asks for ranks that other processes may have told, for all-to-alls that wait for them. */
-int skew_defs_settle(struct skew_proc *proc);
+int skew_comm_settle(struct skew_proc *proc);
+int skew_comm_load(struct skew_proc *proc);
+void skew_comm_free(struct skew_proc *proc);
+
+/* sites.c */
+int skew_site_record(struct skew_proc *proc, const struct skew_rec_site *rec);
+int skew_module_record(struct skew_proc *proc, const struct skew_rec_module *rec);
+int skew_site_load(struct skew_proc *proc);
+void skew_site_free(struct skew_proc *proc);
 
 /* groups.c */
-int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const struct skew_rec *rec);
+int skew_group_record(struct skew_proc *proc, struct skew_stream *stream,
+                      const struct skew_rec *rec);
 int skew_loss_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id);
 /** Gives exchanges that waited for the number of ranks their vector. */

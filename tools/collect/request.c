@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How one collector asks the one that holds the lock for something: an empty file of its own in the state
- * directory, which the holder removes when it has done so. Every asker has its own file: the holder answers
- * those that were there when its round began, and whoever asks during the round is answered after the next.
+ * How one collector asks the one that holds the lock for something: an empty file of its own in the
+ * state directory, which the holder removes when it has done so. Every asker has its own file: the
+ * holder answers those that were there when its round began, and whoever asks during the round is
+ * answered after the next.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -19,7 +20,8 @@ static int request_path(struct skew_node *c, const char *what, char *path, size_
 {
     if (!c->token && getrandom(&c->token, sizeof c->token, 0) != sizeof c->token)
         c->token = (uint64_t)getpid() << 32 | (uint32_t)skew_node_now_ns();
-    return (size_t)snprintf(path, size, "%s/%s-%.8s-%016" PRIx64, c->state, what, c->node, c->token) < size
+    return (size_t)snprintf(path, size, "%s/%s-%.8s-%016" PRIx64, c->state, what, c->node,
+                            c->token) < size
                ? 0
                : -ENAMETOOLONG;
 }
@@ -57,9 +59,11 @@ size_t skew_requests_open(struct skew_node *c, const char *what, struct skew_req
     *requests = (struct skew_requests){0};
     snprintf(prefix, sizeof prefix, "%s-%.8s-", what, c->node);
     while (list && (entry = readdir(list))) {
-        if (strncmp(entry->d_name, prefix, strlen(prefix)) != 0 || strlen(entry->d_name) >= SKEW_REQUEST_BYTES)
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) != 0 ||
+            strlen(entry->d_name) >= SKEW_REQUEST_BYTES)
             continue;
-        char(*more)[SKEW_REQUEST_BYTES] = realloc(requests->names, (requests->count + 1) * sizeof *more);
+        char(*more)[SKEW_REQUEST_BYTES] =
+            realloc(requests->names, (requests->count + 1) * sizeof *more);
         if (!more)
             break; /* what is not noted now is answered after a later round */
         requests->names = more;
@@ -74,7 +78,8 @@ void skew_requests_close(struct skew_node *c, struct skew_requests *requests, bo
 {
     char path[PATH_MAX];
     for (size_t i = 0; answer && i < requests->count; i++)
-        if ((size_t)snprintf(path, sizeof path, "%s/%s", c->state, requests->names[i]) < sizeof path)
+        if ((size_t)snprintf(path, sizeof path, "%s/%s", c->state, requests->names[i]) <
+            sizeof path)
             unlink(path);
     free(requests->names);
     *requests = (struct skew_requests){0};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What `skewscope run` knows of a run lies in OUT/.skewscope/run-ID.json (keys: schema/layout.h) and goes to the
- * run tables. It is read as untrusted input: what has the wrong type is left out.
+ * What `skewscope run` knows of a run lies in OUT/.skewscope/run-ID.json (keys: schema/layout.h)
+ * and goes to the run tables. It is read as untrusted input: what has the wrong type is left out.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -31,13 +31,17 @@ static json_t *read_run(struct skew_node *c, int dir, const char *name)
     json_error_t why;
     json_t *json = NULL;
     int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_size > FILE_MAX) {
-        skew_node_say(c, "warning", NULL, "Run file %s/%s is not ours to read and is left out.", c->state, name);
+    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
+        st.st_size > FILE_MAX) {
+        skew_node_say(c, "warning", NULL, "Run file %s/%s is not ours to read and is left out.",
+                      c->state, name);
     } else {
         json = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
         if (!json_is_object(json) || !json_is_string(json_object_get(json, "id"))) {
-            skew_node_say(c, "warning", NULL, "Run file %s/%s is not a run's description (line %d: %s) and is left out.",
-                     c->state, name, json ? 0 : why.line, json ? "no \"id\"" : why.text);
+            skew_node_say(
+                c, "warning", NULL,
+                "Run file %s/%s is not a run's description (line %d: %s) and is left out.",
+                c->state, name, json ? 0 : why.line, json ? "no \"id\"" : why.text);
             json_decref(json);
             json = NULL;
         }
@@ -72,7 +76,7 @@ static bool is_over(const json_t *json)
                           (uint64_t)json_integer_value(start)) == SKEW_GONE;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 static void bind_json(sqlite3_stmt *stmt, int column, const json_t *value)
 {
@@ -86,13 +90,16 @@ static void bind_json(sqlite3_stmt *stmt, int column, const json_t *value)
 
 static int run_row(struct skew_db *db, int64_t run, const json_t *json)
 {
-    static const char *const keys[] = {"cwd", "version", "incarnation", "started_real_ns", "ended_real_ns",
-                                       "exit_status", "exit_signal"};
+    static const char *const keys[] = {
+        "cwd",           "version",     "incarnation", "started_real_ns",
+        "ended_real_ns", "exit_status", "exit_signal"};
     sqlite3_stmt *stmt;
     json_t *command = json_object_get(json, "command");
-    if (sqlite3_prepare_v2(db->sql, "UPDATE run SET command = ?2, cwd = ?3, version = ?4, incarnation = ?5, "
-                                    "started_real_ns = ?6, ended_real_ns = ?7, exit_status = ?8, "
-                                    "exit_signal = ?9 WHERE run_id = ?1", -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(db->sql,
+                           "UPDATE run SET command = ?2, cwd = ?3, version = ?4, incarnation = ?5, "
+                           "started_real_ns = ?6, ended_real_ns = ?7, exit_status = ?8, "
+                           "exit_signal = ?9 WHERE run_id = ?1",
+                           -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(db, "the database");
     sqlite3_bind_int64(stmt, 1, run);
     if (json_is_array(command))
@@ -117,7 +124,8 @@ static int pair_rows(struct skew_db *db, int64_t run, const char *sql, json_t *p
         return 0;
     if (sqlite3_prepare_v2(db->sql, sql, -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(db, "the database");
-    json_object_foreach (pairs, key, value) {
+    json_object_foreach(pairs, key, value)
+    {
         if (error || !json_is_string(value))
             continue;
         sqlite3_bind_int64(stmt, 1, run);
@@ -135,10 +143,12 @@ static int package_rows(struct skew_db *db, int64_t run, json_t *packages)
     size_t i;
     json_t *package;
     int error = 0;
-    if (sqlite3_prepare_v2(db->sql, "REPLACE INTO run_package(run_id, name, version, path) VALUES(?,?,?,?)", -1,
-                           &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(db->sql,
+                           "REPLACE INTO run_package(run_id, name, version, path) VALUES(?,?,?,?)",
+                           -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(db, "the database");
-    json_array_foreach (packages, i, package) {
+    json_array_foreach(packages, i, package)
+    {
         json_t *name = json_object_get(package, "name"), *path = json_object_get(package, "path");
         if (error || !json_is_string(name) || !json_is_string(path))
             continue;
@@ -157,7 +167,8 @@ static int note_rows(struct skew_db *db, int64_t run, json_t *notes)
     size_t i;
     json_t *note;
     int error = 0;
-    json_array_foreach (notes, i, note) {
+    json_array_foreach(notes, i, note)
+    {
         const char *code = json_string_value(json_object_get(note, "code"));
         const char *severity = json_string_value(json_object_get(note, "severity"));
         const char *text = json_string_value(json_object_get(note, "text"));
@@ -188,71 +199,79 @@ static int store_run(struct skew_node *c, const json_t *json)
     return error;
 }
 
-/* ---- files ------------------------------------------------------------------------------------ */
+/* ---- files ----------------------------------------------------------------------------------- */
 
-/* Calls `visit` for each run of this node. */
-static int each_run(struct skew_node *c,
-                    int (*visit)(struct skew_node *, int, const char *, const json_t *))
+/* What a file's current version looks like; 0: it is gone. */
+static uint64_t mark_of(int dir, const char *name, uint64_t *inode)
+{
+    struct stat st;
+    uint64_t mark = 1469598103934665603u;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    uint64_t parts[] = {(uint64_t)st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
+                        (uint64_t)st.st_mtim.tv_nsec};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        mark = (mark ^ parts[i]) * 1099511628211u;
+    *inode = parts[0];
+    return mark;
+}
+
+/* Whether this very version was read before. */
+static bool was_read(const struct skew_node *c, uint64_t inode, uint64_t mark)
+{
+    uint64_t before;
+    return skew_map_get(&c->run_files, inode, &before) && before == mark;
+}
+
+/* Calls `visit` for each run file, with what it looked like before it was read. */
+static int each_file(struct skew_node *c,
+                     int (*visit)(struct skew_node *, int, const char *, uint64_t, uint64_t))
 {
     struct dirent *entry;
     int error = 0, dir = open(c->state, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *list = dir < 0 ? NULL : fdopendir(dir);
     while (list && !error && (entry = readdir(list))) {
-        if (!is_run_file(entry->d_name))
-            continue;
-        json_t *json = read_run(c, dir, entry->d_name);
-        if (json && same_node(c, json))
-            error = visit(c, dir, entry->d_name, json);
-        json_decref(json);
+        uint64_t inode, mark = is_run_file(entry->d_name) ? mark_of(dir, entry->d_name, &inode) : 0;
+        if (mark)
+            error = visit(c, dir, entry->d_name, inode, mark);
     }
     if (list)
         closedir(list);
     return error;
 }
 
-/* A file is stored again only when it was written again. */
-static bool is_news(struct skew_node *c, int dir, const char *name)
+static int visit_store(struct skew_node *c, int dir, const char *name, uint64_t inode,
+                       uint64_t mark)
 {
-    struct stat st;
-    uint64_t mark = 1469598103934665603u;
-    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return false;
-    uint64_t parts[] = {(uint64_t)st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
-                        (uint64_t)st.st_mtim.tv_nsec};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        mark = (mark ^ parts[i]) * 1099511628211u;
-    uint64_t before;
-    if (skew_map_get(&c->run_files, (uint64_t)st.st_ino, &before) && before == mark)
-        return false;
-    skew_map_put(&c->run_files, (uint64_t)st.st_ino, mark);
-    return true;
-}
-
-static int visit_store(struct skew_node *c, int dir, const char *name, const json_t *json)
-{
-    if (!is_news(c, dir, name))
+    if (was_read(c, inode, mark))
         return 0;
-    c->changed = true;
-    return store_run(c, json);
+    int error = skew_map_put(&c->run_files, inode, mark);
+    json_t *json = error ? NULL : read_run(c, dir, name);
+    if (json && same_node(c, json)) {
+        c->changed = true;
+        error = store_run(c, json);
+    }
+    json_decref(json);
+    return error;
 }
 
 int skew_runs_store(struct skew_node *c)
 {
-    return each_run(c, visit_store);
+    return each_file(c, visit_store);
 }
 
-static int visit_tidy(struct skew_node *c, int dir, const char *name, const json_t *json)
+static int visit_tidy(struct skew_node *c, int dir, const char *name, uint64_t inode, uint64_t mark)
 {
-    uint64_t known;
-    struct stat st;
-    /* Removed only if what is there now is what was stored. */
-    if (is_over(json) && fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        skew_map_get(&c->run_files, (uint64_t)st.st_ino, &known) && !is_news(c, dir, name))
+    if (!was_read(c, inode, mark))
+        return 0; /* written again after it was stored: not now */
+    json_t *json = read_run(c, dir, name);
+    if (json && same_node(c, json) && is_over(json) && mark_of(dir, name, &inode) == mark)
         unlinkat(dir, name, 0);
+    json_decref(json);
     return 0;
 }
 
 void skew_runs_tidy(struct skew_node *c)
 {
-    each_run(c, visit_tidy);
+    each_file(c, visit_tidy);
 }

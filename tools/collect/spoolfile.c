@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SEG_MAX    (64u << 20)
-#define HEAD_MAX   (1u << 20)
+#define SEG_MAX  (64u << 20)
+#define HEAD_MAX (1u << 20)
 
 static int read_at(int fd, void *buffer, size_t size, uint64_t offset)
 {
@@ -53,8 +53,8 @@ static int check_head(const struct skew_spool_head *head, uint64_t size, char *w
         return -ENOTSUP;
     }
     if (head->head_bytes < sizeof *head || head->head_bytes > HEAD_MAX ||
-        head->seg_bytes < SKEW_SPOOL_SEG_MIN || head->seg_bytes > SEG_MAX ||
-        head->seg_bytes % 8 || head->head_bytes % 8 || head->seg_cap > SKEW_SPOOL_SEGMENTS)
+        head->seg_bytes < SKEW_SPOOL_SEG_MIN || head->seg_bytes > SEG_MAX || head->seg_bytes % 8 ||
+        head->head_bytes % 8 || head->seg_cap > SKEW_SPOOL_SEGMENTS)
         return complain(why, why_size, -EINVAL, "its head has impossible sizes, it is corrupt");
     if (!memchr(head->run_id, 0, sizeof head->run_id))
         return complain(why, why_size, -EINVAL, "its head has no valid run id, it is corrupt");
@@ -139,8 +139,8 @@ static int add_views(struct skew_spool_file *file, bool definitions)
         if ((entry.stream == SKEW_STREAM_DEFS) != definitions)
             continue;
         struct skew_seg_head seg;
-        error = read_at(file->fd, &seg, sizeof seg,
-                        head->head_bytes + (uint64_t)i * head->seg_bytes);
+        error =
+            read_at(file->fd, &seg, sizeof seg, head->head_bytes + (uint64_t)i * head->seg_bytes);
         if (error)
             break;
         /* A writer fills the head before it says ACTIVE, so this is damage, not a race. */
@@ -150,9 +150,13 @@ static int add_views(struct skew_spool_file *file, bool definitions)
             file->bad_heads++;
             continue;
         }
-        file->view[file->views++] = (struct skew_seg_view){
-            i, entry.state, entry.stream, seg.seq, seg.committed, seg.opened_ns,
-            seg.opened_real_ns};
+        file->view[file->views++] = (struct skew_seg_view){i,
+                                                           entry.state,
+                                                           entry.stream,
+                                                           seg.seq,
+                                                           seg.committed,
+                                                           seg.opened_ns,
+                                                           seg.opened_real_ns};
     }
     return error;
 }
@@ -168,11 +172,13 @@ int skew_spool_file_snapshot(struct skew_spool_file *file)
     /* What identifies the process was checked at the start and is not read again. */
     int error = read_at(file->fd, &head->seg_allocated, sizeof head->seg_allocated, fixed);
     if (!error)
-        error = read_at(file->fd, &head->state, SKEW_HEAD_FIXED - offsetof(struct skew_spool_head, state),
+        error = read_at(file->fd, &head->state,
+                        SKEW_HEAD_FIXED - offsetof(struct skew_spool_head, state),
                         offsetof(struct skew_spool_head, state));
     if (error)
         return error;
-    uint64_t fit = file->size > head->head_bytes ? (file->size - head->head_bytes) / head->seg_bytes : 0;
+    uint64_t fit =
+        file->size > head->head_bytes ? (file->size - head->head_bytes) / head->seg_bytes : 0;
     uint32_t allocated = head->seg_allocated < head->seg_cap ? head->seg_allocated : head->seg_cap;
     file->segments = fit < allocated ? (uint32_t)fit : allocated;
     file->views = 0;
@@ -208,7 +214,8 @@ int skew_spool_file_release(struct skew_spool_file *file, const struct skew_seg_
     off_t at = (off_t)(SKEW_HEAD_FIXED + view->index * sizeof(struct skew_seg_entry) +
                        offsetof(struct skew_seg_entry, state));
     if (file->write_fd < 0) {
-        snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd); /* the very file that was checked */
+        snprintf(path, sizeof path, "/proc/self/fd/%d",
+                 file->fd); /* the very file that was checked */
         file->write_fd = open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
         if (file->write_fd < 0)
             return -errno;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reads one spool file (schema/spool.h) as untrusted input: with pread only, since mapping a foreign
- * file means SIGBUS when it is truncated, and with every number checked before it is used. Knows
- * nothing of SQL. Writes only the 4-byte state FREE of a segment whose content is stored.
+ * Reads one spool file (schema/spool.h) as untrusted input: with pread only, since mapping a
+ * foreign file means SIGBUS when it is truncated, and with every number checked before it is used.
+ * Knows nothing of SQL. Writes only the 4-byte state FREE of a segment whose content is stored.
  */
 #ifndef SKEW_COLLECT_SPOOLFILE_H
 #define SKEW_COLLECT_SPOOLFILE_H
@@ -28,15 +28,15 @@ struct skew_seg_view {
 };
 
 struct skew_spool_file {
-    int fd;                         /* read-only: an open for writing would refuse our own lease */
-    int write_fd;                   /* only while segments are given back, else −1 */
-    uint64_t size;                  /* of the file */
-    uint32_t segments;              /* that may be read: allocated and inside the file */
-    struct skew_spool_head head;    /* the fixed part is kept up to date; the table is not */
-    struct skew_seg_view *view;     /* sorted by stream, then seq; definitions come first */
+    int fd;                      /* read-only: an open for writing would refuse our own lease */
+    int write_fd;                /* only while segments are given back, else −1 */
+    uint64_t size;               /* of the file */
+    uint32_t segments;           /* that may be read: allocated and inside the file */
+    struct skew_spool_head head; /* the fixed part is kept up to date; the table is not */
+    struct skew_seg_view *view;  /* sorted by stream, then seq; definitions come first */
     size_t views;
-    uint32_t bad_heads;             /* segments in use whose head cannot be right */
-    uint32_t cut_off;               /* segments behind the end of the file */
+    uint32_t bad_heads; /* segments in use whose head cannot be right */
+    uint32_t cut_off;   /* segments behind the end of the file */
 };
 
 /**

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Names for call sites, from the files that the target had loaded. A child process does it: such a file may
- * be damaged, huge, on a file system that hangs, or replaced while it is mapped, and none of that may
- * cost the trace. What has no name in time keeps its module and address, which are enough to find it later.
+ * Names for call sites, from the files that the target had loaded. A child process does it: such a
+ * file may be damaged, huge, on a file system that hangs, or replaced while it is mapped, and none
+ * of that may cost the trace. What has no name in time keeps its module and address, which are
+ * enough to find it later.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -47,7 +48,7 @@ struct frames {
     size_t text_count;
 };
 
-/* ---- what to look up -------------------------------------------------------------------------- */
+/* ---- what to look up ------------------------------------------------------------------------- */
 
 static const char *keep_text(struct frames *list, const char *text)
 {
@@ -73,11 +74,12 @@ static void free_frames(struct frames *list)
 static int load_frames(struct skew_node *c, struct frames *list)
 {
     sqlite3_stmt *stmt;
-    if (sqlite3_prepare_v2(c->db->sql,
-                           "SELECT f.site_id, f.depth, f.address, m.base, m.build_id, m.path FROM frame f "
-                           "JOIN module m USING (module_id) WHERE f.symbol IS NULL AND f.site_id > ? "
-                           "ORDER BY m.path, m.build_id, f.address - m.base",
-                           -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(
+            c->db->sql,
+            "SELECT f.site_id, f.depth, f.address, m.base, m.build_id, m.path FROM frame f "
+            "JOIN module m USING (module_id) WHERE f.symbol IS NULL AND f.site_id > ? "
+            "ORDER BY m.path, m.build_id, f.address - m.base",
+            -1, &stmt, NULL) != SQLITE_OK)
         return -EIO;
     sqlite3_bind_int64(stmt, 1, c->symbolised);
     int error = 0;
@@ -114,7 +116,7 @@ static bool same_place(const struct frame *a, const struct frame *b)
     return a->address - a->base == b->address - b->base && same_file(a, b);
 }
 
-/* ---- the child -------------------------------------------------------------------------------- */
+/* ---- the child ------------------------------------------------------------------------------- */
 
 static bool same_build(Dwfl_Module *module, const char *build_id)
 {
@@ -176,10 +178,12 @@ static void look_up(const struct frames *list, int to)
         struct stat st;
         Dwfl *dwfl = NULL;
         Dwfl_Module *module = NULL;
-        if (strncmp(first->path, "/proc/", 6) != 0 && stat(first->path, &st) == 0 && S_ISREG(st.st_mode)) {
+        if (strncmp(first->path, "/proc/", 6) != 0 && stat(first->path, &st) == 0 &&
+            S_ISREG(st.st_mode)) {
             dwfl = dwfl_begin(&callbacks);
             module = dwfl ? dwfl_report_offline(dwfl, "", first->path, -1) : NULL;
-            if (module && (dwfl_report_end(dwfl, NULL, NULL) || !same_build(module, first->build_id)))
+            if (module &&
+                (dwfl_report_end(dwfl, NULL, NULL) || !same_build(module, first->build_id)))
                 module = NULL;
         }
         for (size_t start = i; i < list->count && same_file(&list->frame[i], first); i++)
@@ -193,7 +197,7 @@ static void look_up(const struct frames *list, int to)
         fclose(out);
 }
 
-/* ---- the parent ------------------------------------------------------------------------------- */
+/* ---- the parent ------------------------------------------------------------------------------ */
 
 /* All that comes before the end or the time limit. @return malloc'd text or NULL */
 static char *listen_to(int from)
@@ -247,11 +251,13 @@ static int fill(struct skew_node *c, const struct frames *list, char *text)
     sqlite3_stmt *stmt = c->db->stmt[SKEW_STMT_SYMBOL];
     int error = 0;
     char *save = NULL, *field[5];
-    for (char *row = strtok_r(text, "\n", &save); row && !error; row = strtok_r(NULL, "\n", &save)) {
+    for (char *row = strtok_r(text, "\n", &save); row && !error;
+         row = strtok_r(NULL, "\n", &save)) {
         size_t number = strtoul(row, NULL, 10);
         if (!split(row, field) || number >= list->count)
             continue; /* cut off by the time limit */
-        for (size_t i = number; !error && i < list->count && same_place(&list->frame[i], &list->frame[number]); i++) {
+        for (size_t i = number;
+             !error && i < list->count && same_place(&list->frame[i], &list->frame[number]); i++) {
             sqlite3_bind_int64(stmt, 1, list->frame[i].site);
             sqlite3_bind_int64(stmt, 2, list->frame[i].depth);
             skew_db_bind_text(stmt, 3, field[1], strlen(field[1]));
@@ -302,7 +308,8 @@ void skew_symbolise(struct skew_node *c)
     sqlite3_stmt *stmt;
     int64_t last = c->symbolised;
     char *text = NULL;
-    if (sqlite3_prepare_v2(c->db->sql, "SELECT max(site_id) FROM callsite", -1, &stmt, NULL) == SQLITE_OK &&
+    if (sqlite3_prepare_v2(c->db->sql, "SELECT max(site_id) FROM callsite", -1, &stmt, NULL) ==
+            SQLITE_OK &&
         sqlite3_step(stmt) == SQLITE_ROW)
         last = sqlite3_column_int64(stmt, 0);
     sqlite3_finalize(stmt);

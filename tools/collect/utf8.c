@@ -11,7 +11,11 @@
 static size_t sequence(const unsigned char *text, size_t length)
 {
     unsigned char c = text[0];
-    size_t need = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    size_t need = c < 0x80                ? 1
+                  : c >= 0xc2 && c < 0xe0 ? 2
+                  : c >= 0xe0 && c < 0xf0 ? 3
+                  : c >= 0xf0 && c < 0xf5 ? 4
+                                          : 0;
     if (!c || !need || need > length)
         return 0;
     for (size_t i = 1; i < need; i++)

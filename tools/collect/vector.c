@@ -210,7 +210,7 @@ void skew_vector_free(struct skew_vector *vector)
     *vector = (struct skew_vector){0};
 }
 
-/* ---- which vectors are stored ----------------------------------------------------------------- */
+/* ---- which vectors are stored ---------------------------------------------------------------- */
 
 #define SLOTS_MIN 1024u
 
@@ -228,8 +228,8 @@ void skew_vector_set_free(struct skew_vector_set *set)
     *set = (struct skew_vector_set){0};
 }
 
-static struct skew_vector_slot *find_slot(struct skew_vector_slot *slots, size_t count, uint64_t low,
-                                          uint64_t high)
+static struct skew_vector_slot *find_slot(struct skew_vector_slot *slots, size_t count,
+                                          uint64_t low, uint64_t high)
 {
     size_t at = (size_t)low & (count - 1);
     while (slots[at].id && (slots[at].low != low || slots[at].high != high))
@@ -274,7 +274,8 @@ static void make_room(struct skew_vector_set *set)
     set->count = 0;
 }
 
-int64_t skew_vector_set_find(struct skew_vector_set *set, const struct skew_vector *vector, int64_t id)
+int64_t skew_vector_set_find(struct skew_vector_set *set, const struct skew_vector *vector,
+                             int64_t id)
 {
     XXH128_hash_t hash = XXH3_128bits(vector->buffer, vector->used);
     struct skew_vector_slot *slot = find_slot(set->now, set->slots_now, hash.low64, hash.high64);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Per-peer sizes in the compact form of the table `vector` (schema/trace.sql, docs/schema.md): encoding, and
- * the memory of which vectors the database already has. No SQL here.
+ * Per-peer sizes in the compact form of the table `vector` (schema/trace.sql, docs/schema.md):
+ * encoding, and the memory of which vectors the database already has. No SQL here.
  */
 #ifndef SKEW_COLLECT_VECTOR_H
 #define SKEW_COLLECT_VECTOR_H
@@ -67,6 +67,7 @@ int skew_vector_set_init(struct skew_vector_set *set, size_t limit);
 void skew_vector_set_free(struct skew_vector_set *set);
 
 /** @return the id of an equal vector, or 0 after remembering `id` for this one. */
-int64_t skew_vector_set_find(struct skew_vector_set *set, const struct skew_vector *vector, int64_t id);
+int64_t skew_vector_set_find(struct skew_vector_set *set, const struct skew_vector *vector,
+                             int64_t id);
 
 #endif
