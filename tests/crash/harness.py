@@ -34,6 +34,19 @@ class Skip(Exception):
     pass
 
 
+def ends_with_us(then=None):
+    """For preexec_fn: what we start ends when we are killed."""
+    libc, test = ctypes.CDLL(None), os.getpid()
+
+    def setup():
+        libc.prctl(1, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != test:
+            os._exit(1)
+        if then:
+            then()
+    return setup
+
+
 def wait_for(condition, what):
     end = time.monotonic() + PATIENCE
     pause = 0.0005
@@ -161,7 +174,7 @@ class Job:
         counters = self.counters(tag, threads, gate, limit)
         words = [TRAFFIC, f"file={counters.path}", f"tag={tag}", f"rank={rank}", f"ranks={ranks}",
                  f"threads={threads}", *(f"{name}={value}" for name, value in options.items())]
-        process = subprocess.Popen([*before, *words], env=self.env(preload, **(env or {})), preexec_fn=setup,
+        process = subprocess.Popen([*before, *words], env=self.env(preload, **(env or {})), preexec_fn=ends_with_us(setup),
                                    stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True)
         self.ranks.append(Rank(self, tag, counters, process))
         return self.ranks[-1]
@@ -177,7 +190,8 @@ class Job:
     def follow(self, *options):
         """A collector beside the job, as `run` starts it."""
         process = subprocess.Popen([TOOL, "collect", "--follow", "--out", self.out, *options], env=self.env(False),
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=ends_with_us())
         self.helpers.append(process)
         return process
 

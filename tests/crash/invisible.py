@@ -152,7 +152,7 @@ def test_the_collector_holds_nothing_of_the_application():
         counters = job.counters("held-0", gate=500)
         process = subprocess.Popen([harness.TRAFFIC, f"file={counters.path}", "tag=held-0"], env=job.env(), cwd=job.base,
                                    pass_fds=[writing], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, preexec_fn=setup)
+                                   stderr=subprocess.PIPE, text=True, preexec_fn=harness.ends_with_us(setup))
         rank = harness.Rank(job, "held-0", counters, process)
         job.ranks.append(rank)
         os.close(writing)

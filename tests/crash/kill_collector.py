@@ -28,7 +28,8 @@ def test_collector_killed_at_random():
             collector = job.follow()
             if turn % 3 == 0:  # asks it to publish
                 asking = subprocess.Popen([harness.TOOL, "collect", "--out", job.out], env=job.env(False),
-                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                          preexec_fn=harness.ends_with_us())
                 job.helpers.append(asking)
             for rank in ranks:
                 rank.go(500 * turn)

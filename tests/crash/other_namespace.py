@@ -49,7 +49,8 @@ def guest_in(job, rank):
     """Another process of the rank's mount namespace, which keeps it alive."""
     pid = rank.counters.get("pid")
     guest = subprocess.Popen(["nsenter", f"--mount=/proc/{pid}/ns/mnt", "sh", "-c", "echo ready; exec sleep 1000"],
-                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+                             preexec_fn=harness.ends_with_us())
     demand(guest.stdout.readline() == "ready\n", "no guest")
     job.helpers.append(guest)
     return guest

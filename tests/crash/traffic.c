@@ -185,7 +185,7 @@ static void on_signal(int number)
 static void watch_signals(void)
 {
     for (int s = 1; s < 32; s++)
-        if (s != SIGKILL && s != SIGSTOP && s != SIGSEGV && s != SIGBUS && s != SIGABRT && s != SIGTERM)
+        if (s != SIGKILL && s != SIGSTOP && s != SIGSEGV && s != SIGBUS && s != SIGABRT && s != SIGTERM && s != SIGALRM)
             sigaction(s, &(struct sigaction){.sa_handler = on_signal, .sa_flags = SA_RESTART}, NULL);
 }
 
@@ -340,6 +340,7 @@ int main(int argc, char **argv)
     shared->pid = (uint64_t)getpid();
     shared->phase = 1;
     watch_signals();
+    alarm(900); /* for the case that whoever holds the gate has died */
     if (options.subreaper)
         prctl(PR_SET_CHILD_SUBREAPER, 1);
     if (!strcmp(options.fds, "early"))
