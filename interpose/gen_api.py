@@ -113,7 +113,7 @@ DATA = """    struct skew_thread *thread = skew_enter();
 """
 # Send and receive: the hot path in front, and what DATA says out of line behind it.
 P2P = """    struct skew_thread *self = skew_self;
-    if (skew_cell_fast(self, comm, stream)) {{
+    if (skew_cell_fast(self, comm, stream, (int)datatype)) {{
         skew_cell_put(self, SKEW_OP_{op}, count, (int)datatype, (uint32_t)peer);
         return {call};
     }}

@@ -60,6 +60,7 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
     t->seg = seg;
     t->next = (uintptr_t)(seg + 1);
     t->end = (uintptr_t)seg + proc->head->seg_bytes;
+    t->returned = &proc->head->returned_groups;
     t->seg_index = index;
     return 0;
 }
@@ -130,7 +131,7 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
         i = 0;
     }
     if (i == t->lanes) {
-        uint32_t seen = __atomic_load_n(&proc->comms_changed, __ATOMIC_ACQUIRE);
+        uint32_t seen = __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE);
         struct skew_comm *comm = skew_comm_need(proc, handle);
         int loss = 0;
         if (!comm) {
@@ -148,7 +149,7 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
     }
     t->last_handle = handle;
     t->last_stream = stream;
-    t->last_lane_bits = (uint64_t)i << 48;
+    t->last_lane_bits = i << 16;
 }
 
 SKEW_COLD void skew_cell_slow(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
@@ -312,7 +313,7 @@ static SKEW_COLD void commit_slow(struct skew_thread *t, uint64_t call_ns, uint6
         skew_group_lose(proc, t);
         return;
     }
-    if (t->lane_seen != __atomic_load_n(&proc->comms_changed, __ATOMIC_ACQUIRE))
+    if (t->lane_seen != __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE))
         lane_again(proc, t);
     uint8_t *end = put_lanes(t);
     put_head(t, end, call_ns, return_ns, site_of(t, address, frame), result);
@@ -335,7 +336,7 @@ SKEW_HOT void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr
     struct skew_comm *comm = t->lane[0].comm;
     uint64_t return_ns = skew_now();
     if (skew_unlikely((t->lanes != 1) | t->others | t->loss | t->part_cells) ||
-        skew_unlikely(t->lane_seen != __atomic_load_n(&t->proc->comms_changed, __ATOMIC_ACQUIRE)) ||
+        skew_unlikely(t->lane_seen != __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE)) ||
         skew_unlikely(__atomic_load_n(&comm->lost_pending, __ATOMIC_RELAXED))) {
         commit_slow(t, call_ns, return_ns, address, frame, result);
         return;
@@ -347,7 +348,7 @@ SKEW_HOT void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr
     skew_comm_take(comm, 1, 0, &lane->exchange_seq, &lane->op_seq);
     put_head(t, (uint8_t *)(lane + 1), call_ns, return_ns, site_of(t, address, frame), result);
     publish(t, (uint8_t *)(lane + 1));
-    skew_returned_add(t->proc);
+    __atomic_fetch_add(t->returned, 1, __ATOMIC_RELAXED);
     skew_record_close(t);
 }
 
@@ -380,7 +381,7 @@ SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t c
         skew_group_commit(t, call_ns, address, frame, result);
     else
         skew_group_discard(t);
-    if (skew_unlikely(__atomic_load_n(&t->proc->pendings, __ATOMIC_RELAXED)))
+    if (skew_unlikely(__atomic_load_n(&skew_hot.pendings, __ATOMIC_RELAXED)))
         skew_comm_group_ended(t, !simulated && skew_result_ok(result));
 }
 

@@ -7,6 +7,8 @@
 #ifndef SKEW_INTERPOSE_HOT_H
 #define SKEW_INTERPOSE_HOT_H
 
+#include <string.h>
+
 #include "internal.h"
 
 /* The depth guard. NCCL's own functions call exported ones (ncclBcast calls ncclBroadcast; before
@@ -60,17 +62,21 @@ static inline void skew_fetch_write(const void *at)
 
 #define SKEW_FETCH_AHEAD 512u /* bytes of cells */
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "skew_cell_put() packs two fields in one store");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && offsetof(struct skew_cell, op) % 4 == 0 &&
+                   offsetof(struct skew_cell, lane) == offsetof(struct skew_cell, op) + 2,
+               "skew_cell_put() stores three fields at once");
 
 static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64_t count,
                                  int datatype, uint32_t peer)
 {
-    uint64_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
-    uint64_t *cell = (uint64_t *)thread->cell;
-    cell[0] = count;
-    cell[1] = thread->last_lane_bits | type << 40 | (uint64_t)op << 32 | peer;
+    struct skew_cell *cell = thread->cell;
+    uint32_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
+    uint32_t rest = thread->last_lane_bits | type << 8 | op;
+    cell->count = count;
+    cell->peer = peer;
+    memcpy(&cell->op, &rest, sizeof(rest));
     skew_fetch_write((uint8_t *)cell + SKEW_FETCH_AHEAD);
-    thread->cell++;
+    thread->cell = cell + 1;
 }
 
 /* The usual send or receive: inside a group, on the same communicator and stream as the one before. It is
@@ -79,10 +85,11 @@ static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64
  * ncclGroupErrCheck; tests/preload/groups.c, tests/preload/real_nccl.py). Re-entry of ncclGroupStart and
  * End from the real ncclSend, before NCCL 2.24, only moves the depth up and down. */
 static inline bool skew_cell_fast(const struct skew_thread *thread, ncclComm_t handle,
-                                  cudaStream_t stream)
+                                  cudaStream_t stream, int datatype)
 {
-    return skew_likely(thread->last_handle == handle) && skew_likely(thread->last_stream == stream) &&
-           skew_likely(thread->cell < thread->fast_limit);
+    /* Not skew_likely(): GCC 12 would move all arguments about for the sake of the other case. */
+    return thread->last_handle == handle && thread->last_stream == stream &&
+           thread->cell < thread->fast_limit && (unsigned)datatype < 255;
 }
 
 /* After the real call returned: remember what it asked for. Outside a group this is the whole group. */
@@ -117,8 +124,8 @@ static inline void skew_group_fetch(const struct skew_thread *thread)
     skew_fetch_write(&thread->seg);
     skew_fetch_write(&thread->lane[0]);
     skew_fetch_write(thread->seg);
+    skew_fetch_write(thread->returned);
     skew_fetch_write(thread->lane[0].comm);
-    __builtin_prefetch(thread->proc, 0, 3);
 }
 
 /* Room for a 128-peer exchange with all its lanes, or the segment counts as full. */
@@ -135,8 +142,7 @@ static inline void skew_group_open(struct skew_thread *thread)
     thread->rec = (struct skew_rec_group *)thread->next;
     thread->cell = (struct skew_cell *)(thread->rec + 1);
     thread->limit = (struct skew_cell *)(thread->end - SKEW_LANES_BYTES);
-    if (skew_unlikely(!lane->comm || thread->lane_seen != __atomic_load_n(&thread->proc->comms_changed,
-                                                                          __ATOMIC_ACQUIRE)))
+    if (skew_unlikely(!lane->comm || thread->lane_seen != __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE)))
         return;
     lane->exchanges = lane->ops = lane->p2p = lane->v_open = 0;
     thread->lanes = 1;

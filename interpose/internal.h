@@ -95,9 +95,10 @@ struct skew_thread {
     struct skew_cell *fast_limit; /* `limit` while the application runs, NULL while a wrapper of ours does */
     ncclComm_t last_handle;       /* key of the lane used last */
     cudaStream_t last_stream;
-    uint64_t last_lane_bits;      /* its number, where struct skew_cell has it */
+    uint32_t last_lane_bits;      /* its number, where struct skew_cell has it */
     uint32_t gate;                /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
     uint32_t depth;               /* shadow of NCCL's own group depth */
+    uint32_t others;              /* cells of the open record that are no SEND or RECV */
     struct skew_cell *limit;      /* NULL: no record is open */
     struct skew_rec_group *rec;   /* the open record, inside the segment or in scratch */
 
@@ -106,16 +107,15 @@ struct skew_thread {
     uintptr_t next;          /* where the segment's next record begins: seg + committed */
     uintptr_t end;           /* of the segment; 0: there is none */
     uint64_t groups;         /* groups stored by this thread */
-    uint32_t others;         /* cells of the open record that are no SEND or RECV */
     uint32_t lanes;
     uint32_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
     uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
-    uint32_t lane_seen;      /* proc->comms_changed when lane[0] was looked up */
+    uint32_t lane_seen;      /* skew_hot.comms_changed when lane[0] was looked up */
     uint32_t last_site;
     uintptr_t last_address;  /* key of last_site */
 
     uintptr_t last_frame;
-    struct skew_process *proc;
+    uint64_t *returned;      /* the head's returned_groups, once there is a segment */
     struct skew_lane_key lane[SKEW_LANES_MAX];
 
     struct skew_site_key site[SKEW_SITE_CACHE];
@@ -143,8 +143,6 @@ struct skew_comm_entry {
 struct skew_process {
     uint32_t phase; /* enum skew_phase */
     uint32_t lock;
-    uint32_t comms_changed; /* counts pointers that came to mean another communicator, or none */
-    uint32_t pendings;      /* entries of `pending` */
     struct skew_spool_head *head; /* NULL: there is no spool (yet) */
     uint32_t options_read;
     uint32_t bad_options; /* bit set of enum skew_option */
@@ -172,6 +170,7 @@ struct skew_process {
     struct skew_comm *free_comms;
     uint32_t init_all_ordinal;
     struct skew_pending_ctor pending[SKEW_PENDING_MAX];
+    uint32_t pendings;
     struct skew_comm_entry table[SKEW_COMM_SLOTS];
     struct skew_comm comms[SKEW_COMMS_MAX];
 
@@ -189,6 +188,9 @@ struct skew_process {
     uint32_t collector_tried;
 };
 
+/* Everything of this library is reached directly, not by way of the loader's tables. */
+#pragma GCC visibility push(hidden)
+
 extern __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec")));
 extern struct skew_thread skew_nobody; /* what skew_self points to before the first call: gate NEW */
 extern struct skew_process *skew_proc; /* NULL before the first use; set once, by compare-and-swap */
@@ -200,10 +202,13 @@ typedef int (*skew_capture_info)(void *stream, int *status, uint64_t *id, void *
 #define SKEW_SLOTS 2u /* NCCL libraries of one process that are told apart */
 enum skew_hot_function { SKEW_HOT_SEND, SKEW_HOT_RECV, SKEW_HOT_START, SKEW_HOT_END, SKEW_HOT_COUNT };
 
-/* What a usual exchange needs of the process, in one line. Not wiped in a forked child: it stays true there. */
+/* What a usual exchange needs of the process, in one line. Not wiped in a forked child: what it says stays true
+ * there, or only costs a look (`pendings`). */
 struct skew_hot {
     int (*clock)(clockid_t, struct timespec *); /* clock_gettime(); set with the process state */
     skew_capture_info ask_driver; /* NULL: nobody to ask (yet); set once */
+    uint32_t comms_changed; /* counts pointers that came to mean another communicator, or none */
+    uint32_t pendings;      /* not 0: there may be constructors that wait for the end of a group */
     void *real[SKEW_SLOTS][SKEW_HOT_COUNT]; /* as in skew_real (bind.h); set before skew_bound */
 } __attribute__((aligned(64)));
 extern struct skew_hot skew_hot;
@@ -314,6 +319,8 @@ uint64_t skew_sys_inode(const char *path);                            /* 0: unkn
 size_t skew_text_add(char *buffer, size_t bytes, size_t at, const char *text);
 size_t skew_text_add_number(char *buffer, size_t bytes, size_t at, uint64_t value, unsigned base,
                             unsigned digits);
+
+#pragma GCC visibility pop
 
 static inline uint64_t skew_now(void)
 {

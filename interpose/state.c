@@ -168,7 +168,6 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     if (thread) {
         /* In a forked child all of it is zero, but for what is set here. */
         thread->tid = skew_sys_tid();
-        thread->proc = proc;
         thread->gate = SKEW_GATE_BUSY;
         thread->fast_limit = NULL;
     }
