@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Exchanges, one at a time, from one statement. Filters on communicator and operation are applied
- * here rather than in SQL where that spares a join: a pass over millions of rows is the normal case.
+ * here rather than in SQL where that spares a join: a pass over millions of rows is the normal
+ * case.
  */
 #include "trace_private.h"
 
@@ -20,8 +21,7 @@ struct skew_exchange_iter {
 
 static bool wants_labels(const struct skew_filter *filter)
 {
-    return filter->role ||
-           ((filter->by_layer || filter->by_step) && filter->count_layers == 0);
+    return filter->role || ((filter->by_layer || filter->by_step) && filter->count_layers == 0);
 }
 
 /* The statement, whose parameters are ?1 seq_from, ?2 seq_to, ?3 layer, ?4 step, ?5 role. */
@@ -30,19 +30,20 @@ static void write_sql(char *sql, size_t size, const struct skew_filter *filter,
 {
     bool labels = wants_labels(filter), counted = filter->count_layers != 0;
 
-    snprintf(sql, size,
-             "SELECT e.exchange_id, e.member_id, e.seq, e.op, e.start_ns, e.enqueue_ns,"
-             " e.send_vector, e.recv_vector, e.send_unit, e.recv_unit, e.flags, e.capture_id, e.site_id"
-             " FROM exchange e%s%s%s%s%s%s%s%s",
-             order == SKEW_ORDER_SEQ ? " JOIN member m USING (member_id)" : "",
-             labels ? " JOIN exchange_label b USING (exchange_id)" : "",
-             filter->by_seq || labels ? " WHERE 1" : "",
-             filter->by_seq ? " AND e.seq BETWEEN ?1 AND ?2" : "",
-             filter->by_layer && !counted ? " AND b.layer = ?3" : "",
-             filter->by_step && !counted ? " AND b.step = ?4" : "",
-             filter->role ? " AND b.role = ?5" : "",
-             order == SKEW_ORDER_SEQ ? " ORDER BY m.comm_id, e.seq, m.rank, e.exchange_id"
-                                     : " ORDER BY e.exchange_id");
+    snprintf(
+        sql, size,
+        "SELECT e.exchange_id, e.member_id, e.seq, e.op, e.start_ns, e.enqueue_ns,"
+        " e.send_vector, e.recv_vector, e.send_unit, e.recv_unit, e.flags, e.capture_id, e.site_id"
+        " FROM exchange e%s%s%s%s%s%s%s%s",
+        order == SKEW_ORDER_SEQ ? " JOIN member m USING (member_id)" : "",
+        labels ? " JOIN exchange_label b USING (exchange_id)" : "",
+        filter->by_seq || labels ? " WHERE 1" : "",
+        filter->by_seq ? " AND e.seq BETWEEN ?1 AND ?2" : "",
+        filter->by_layer && !counted ? " AND b.layer = ?3" : "",
+        filter->by_step && !counted ? " AND b.step = ?4" : "",
+        filter->role ? " AND b.role = ?5" : "",
+        order == SKEW_ORDER_SEQ ? " ORDER BY m.comm_id, e.seq, m.rank, e.exchange_id"
+                                : " ORDER BY e.exchange_id");
 }
 
 static int bind(struct skew_exchange_iter *it, struct skew_error *error)
@@ -170,7 +171,8 @@ static int read_side(struct skew_exchange_iter *it, int column, uint64_t unit,
 
     if (sqlite3_column_type(it->select, column) == SQLITE_NULL)
         return 0;
-    int result = skew_vector_get(it->trace, sqlite3_column_int64(it->select, column), vector, error);
+    int result =
+        skew_vector_get(it->trace, sqlite3_column_int64(it->select, column), vector, error);
     if (result == 0 && __builtin_mul_overflow((*vector)->total, unit, &bytes))
         result = bad_row(it, error);
     return result;
@@ -194,8 +196,9 @@ int skew_exchange_iter_next(struct skew_exchange_iter *it, struct skew_exchange 
     return step == SQLITE_DONE ? 0 : skew_trace_sql_error(it->trace, error);
 }
 
-int skew_trace_each(struct skew_trace *trace, const struct skew_filter *filter, enum skew_order order,
-                    skew_exchange_fn *take, void *accumulator, struct skew_error *error)
+int skew_trace_each(struct skew_trace *trace, const struct skew_filter *filter,
+                    enum skew_order order, skew_exchange_fn *take, void *accumulator,
+                    struct skew_error *error)
 {
     struct skew_exchange_iter *it;
     struct skew_exchange exchange;

@@ -13,7 +13,8 @@
 struct row {
     int64_t seq;    /* −1: free */
     uint32_t ranks; /* how many ranks have been added */
-    uint64_t edges; /* sum of hashes of sent edges minus those of received ones: 0 when they agree */
+    uint64_t
+        edges; /* sum of hashes of sent edges minus those of received ones: 0 when they agree */
 };
 
 struct skew_loads {
@@ -182,8 +183,8 @@ int skew_loads_summary(const struct skew_loads *loads, struct skew_summary *summ
     double *skews = malloc((loads->count + 1) * sizeof *skews);
     size_t count = 0;
 
-    *summary = (struct skew_summary){
-        .exchanges = loads->count, .median = NAN, .max = NAN, .max_seq = -1};
+    *summary =
+        (struct skew_summary){.exchanges = loads->count, .median = NAN, .max = NAN, .max_seq = -1};
     if (!skews)
         return -ENOMEM;
     for (size_t i = 0; i < loads->capacity; i++) {
@@ -209,8 +210,8 @@ int skew_loads_summary(const struct skew_loads *loads, struct skew_summary *summ
     }
     if (count) {
         qsort(skews, count, sizeof *skews, compare_doubles);
-        summary->median = count % 2 ? skews[count / 2]
-                                    : (skews[count / 2 - 1] + skews[count / 2]) / 2;
+        summary->median =
+            count % 2 ? skews[count / 2] : (skews[count / 2 - 1] + skews[count / 2]) / 2;
     }
     free(skews);
     return 0;

@@ -80,7 +80,8 @@ int skew_matrix_add(void *matrix, const struct skew_exchange *exchange)
             continue;
         }
         add_saturating(&row[to], v->sizes[i] * unit);
-        units = v->sizes[i] == v->largest ? units : gcd(units, v->sizes[i]);
+        if (units != 1 && v->sizes[i] != v->largest)
+            units = gcd(units, v->sizes[i]);
     }
     m->unit_gcd = gcd(m->unit_gcd, gcd(units, v->largest) * unit);
     return 0;

@@ -65,8 +65,9 @@ static int load_comms(struct skew_trace *trace, struct skew_error *error)
 {
     sqlite3_stmt *s;
     int step, result = skew_sql_prepare(
-        trace, &s, "SELECT comm_id, key, kind, ranks, parent_id FROM communicator ORDER BY comm_id",
-        error);
+                  trace, &s,
+                  "SELECT comm_id, key, kind, ranks, parent_id FROM communicator ORDER BY comm_id",
+                  error);
 
     if (result < 0)
         return result;
@@ -108,9 +109,10 @@ static int load_members(struct skew_trace *trace, struct skew_error *error)
 {
     sqlite3_stmt *s;
     int step, result = skew_sql_prepare(
-        trace, &s,
-        "SELECT m.member_id, m.comm_id, m.rank, p.world_rank, m.device, m.process_id"
-        " FROM member m LEFT JOIN process p USING (process_id) ORDER BY m.member_id", error);
+                  trace, &s,
+                  "SELECT m.member_id, m.comm_id, m.rank, p.world_rank, m.device, m.process_id"
+                  " FROM member m LEFT JOIN process p USING (process_id) ORDER BY m.member_id",
+                  error);
 
     if (result < 0)
         return result;
@@ -130,13 +132,13 @@ static int load_members(struct skew_trace *trace, struct skew_error *error)
         comm->members++;
         if (!comm->ranks_known && rank >= (int32_t)comm->ranks)
             comm->ranks = (uint32_t)rank + 1;
-        trace->members[trace->member_count++] = (struct skew_member){
-            .id = sqlite3_column_int64(s, 0),
-            .comm = comm,
-            .rank = rank,
-            .world_rank = small_or_unknown(s, 3),
-            .device = small_or_unknown(s, 4),
-            .process = sqlite3_column_int64(s, 5)};
+        trace->members[trace->member_count++] =
+            (struct skew_member){.id = sqlite3_column_int64(s, 0),
+                                 .comm = comm,
+                                 .rank = rank,
+                                 .world_rank = small_or_unknown(s, 3),
+                                 .device = small_or_unknown(s, 4),
+                                 .process = sqlite3_column_int64(s, 5)};
     }
     if (result == 0 && step != SQLITE_DONE)
         result = skew_trace_sql_error(trace, error);

@@ -2,13 +2,13 @@
 /*
  * Reading traces: the public face of analysis/.
  *
- * A trace is one SQLite database a node (schema/trace.sql); an output directory holds one or several.
- * It is untrusted input: everything is checked, nothing is ever written, and what is wrong comes back
- * as a negative errno and one sentence in struct skew_error. No function here prints.
+ * A trace is one SQLite database a node (schema/trace.sql); an output directory holds one or
+ * several. It is untrusted input: everything is checked, nothing is ever written, and what is wrong
+ * comes back as a negative errno and one sentence in struct skew_error. No function here prints.
  *
- * Analyses are accumulators: `add` takes one exchange, `merge` takes what was accumulated over another
- * database, and the order of either never changes the result. Communicators meet across databases by
- * their `key`; ids are each database's own.
+ * Analyses are accumulators: `add` takes one exchange, `merge` takes what was accumulated over
+ * another database, and the order of either never changes the result. Communicators meet across
+ * databases by their `key`; ids are each database's own.
  *
  * Nothing here is shared between threads: one struct skew_trace belongs to one thread at a time.
  */
@@ -22,7 +22,7 @@
 struct sqlite3;
 struct skew_trace;
 
-#define SKEW_TRACE_VERSION        1          /* PRAGMA user_version that this code was written for */
+#define SKEW_TRACE_VERSION        1 /* PRAGMA user_version that this code was written for */
 #define SKEW_TRACE_APPLICATION_ID 1397442387 /* 'SKWS' */
 
 /** What went wrong, in one sentence without a final full stop or newline. */
@@ -30,7 +30,7 @@ struct skew_error {
     char text[640];
 };
 
-/* ---- opening -------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------- */
 
 /** The databases behind a path, sorted by name. */
 struct skew_trace_list {
@@ -66,17 +66,17 @@ const char *skew_trace_path(const struct skew_trace *trace);
 /** Puts what SQLite last complained about into `error`; returns the negative errno that fits. */
 int skew_trace_sql_error(struct skew_trace *trace, struct skew_error *error);
 
-/* ---- communicators -------------------------------------------------------------------------- */
+/* ---- communicators ------------------------------------------------------------------------- */
 
 /** A communicator. Strings are borrowed from the trace. */
 struct skew_comm {
-    int64_t id;        /* comm_id, of this database */
-    const char *key;   /* equal on every rank and node */
+    int64_t id;      /* comm_id, of this database */
+    const char *key; /* equal on every rank and node */
     const char *kind;
-    uint32_t ranks;    /* as NCCL said, or else the largest rank seen + 1; 0: nothing known */
-    bool ranks_known;  /* false: `ranks` is only what was seen */
-    int64_t parent;    /* comm_id, 0: none */
-    uint32_t members;  /* how many of its ranks are in this database */
+    uint32_t ranks;   /* as NCCL said, or else the largest rank seen + 1; 0: nothing known */
+    bool ranks_known; /* false: `ranks` is only what was seen */
+    int64_t parent;   /* comm_id, 0: none */
+    uint32_t members; /* how many of its ranks are in this database */
 };
 
 /** One rank of a communicator, held by a process of this node. */
@@ -97,16 +97,16 @@ int skew_trace_comms(struct skew_trace *trace, const struct skew_comm **comms, s
 int skew_trace_members(struct skew_trace *trace, const struct skew_member **members, size_t *count,
                        struct skew_error *error);
 
-/* ---- exchanges ------------------------------------------------------------------------------ */
+/* ---- exchanges ----------------------------------------------------------------------------- */
 
 /** Per-peer sizes of one exchange of one rank, in the order of the calls. */
 struct skew_vector {
     int64_t id;
     uint32_t cells;
-    const uint64_t *sizes;  /* [cells], in units of exchange.send_unit or recv_unit */
-    const uint32_t *peers;  /* [cells] ranks; NULL: cell i is peer i */
-    uint64_t total;         /* units */
-    uint64_t largest;       /* units */
+    const uint64_t *sizes; /* [cells], in units of exchange.send_unit or recv_unit */
+    const uint32_t *peers; /* [cells] ranks; NULL: cell i is peer i */
+    uint64_t total;        /* units */
+    uint64_t largest;      /* units */
 };
 
 enum skew_exchange_flags {
@@ -121,28 +121,28 @@ enum skew_exchange_flags {
 struct skew_exchange {
     int64_t id;
     const struct skew_member *member;
-    int64_t seq;        /* ordinal on this communicator in this process */
-    int32_t op;         /* enum skew_op of schema/spool.h: 0, 2 or 3 */
-    int64_t start_ns;   /* CLOCK_MONOTONIC of the node */
+    int64_t seq;      /* ordinal on this communicator in this process */
+    int32_t op;       /* enum skew_op of schema/spool.h: 0, 2 or 3 */
+    int64_t start_ns; /* CLOCK_MONOTONIC of the node */
     int64_t enqueue_ns;
     const struct skew_vector *send; /* NULL: nothing was sent, not even zero bytes */
     const struct skew_vector *recv;
     uint64_t send_unit; /* bytes; 1 where the table says 0 */
     uint64_t recv_unit;
-    uint32_t flags;     /* enum skew_exchange_flags */
-    int64_t capture;    /* capture_id, 0: none */
-    int64_t site;       /* site_id, 0: none */
+    uint32_t flags;  /* enum skew_exchange_flags */
+    int64_t capture; /* capture_id, 0: none */
+    int64_t site;    /* site_id, 0: none */
 };
 
 /** What skew_trace_each() passes over. Zero-initialise, then set what is wanted. */
 struct skew_filter {
-    const char *comm_key;   /* NULL: all communicators */
-    bool by_seq;            /* seq_from … seq_to only, both included */
+    const char *comm_key; /* NULL: all communicators */
+    bool by_seq;          /* seq_from … seq_to only, both included */
     int64_t seq_from, seq_to;
     uint32_t ops;           /* bit set of 1 << op; 0: all */
     bool by_layer, by_step; /* by exchange_label, which only analyses fill */
     int64_t layer, step;
-    const char *role;       /* of exchange_label; NULL: all */
+    const char *role; /* of exchange_label; NULL: all */
     /* Ordinals by the caller's own count, when `count_layers` is not 0: the calls on a communicator
      * are layer 0 (count_calls of them), layer 1, …, and after count_layers a new step begins.
      * by_layer and by_step then mean these and not exchange_label. */
@@ -162,8 +162,9 @@ typedef int skew_exchange_fn(void *accumulator, const struct skew_exchange *exch
  * The map: hands every exchange that passes `filter` (NULL: all) to `take`, by one statement.
  * @return 0, what `take` returned, or a negative errno with `error` set.
  */
-int skew_trace_each(struct skew_trace *trace, const struct skew_filter *filter, enum skew_order order,
-                    skew_exchange_fn *take, void *accumulator, struct skew_error *error);
+int skew_trace_each(struct skew_trace *trace, const struct skew_filter *filter,
+                    enum skew_order order, skew_exchange_fn *take, void *accumulator,
+                    struct skew_error *error);
 
 /** The same as an iterator: open, then step: 1 an exchange, 0 the end, negative errno. */
 struct skew_exchange_iter;
@@ -192,15 +193,16 @@ static inline uint32_t skew_vector_peer(const struct skew_vector *vector, uint32
     return vector->peers ? vector->peers[cell] : cell;
 }
 
-/* ---- accumulator: matrix -------------------------------------------------------------------- */
+/* ---- accumulator: matrix ------------------------------------------------------------------- */
 
 /** Bytes from each rank to each rank: the send side, a rank's sends to itself included. */
 struct skew_matrix {
     uint32_t ranks;
     uint64_t exchanges; /* exchanges of one rank each that were added */
-    uint64_t outside;   /* cells that named a rank outside 0 … ranks − 1, or came from one: left out */
-    uint64_t unit_gcd;  /* greatest common divisor of all sizes added, bytes; 0: none but zeros */
-    uint64_t *bytes;    /* [ranks][ranks], row: source */
+    uint64_t
+        outside; /* cells that named a rank outside 0 … ranks − 1, or came from one: left out */
+    uint64_t unit_gcd; /* greatest common divisor of all sizes added, bytes; 0: none but zeros */
+    uint64_t *bytes;   /* [ranks][ranks], row: source */
 };
 
 /** Zeroes a new matrix of ranks × ranks. 0, -EINVAL (0 ranks, or too many) or -ENOMEM. */
@@ -217,7 +219,7 @@ static inline uint64_t skew_matrix_at(const struct skew_matrix *matrix, uint32_t
     return matrix->bytes[(size_t)from * matrix->ranks + to];
 }
 
-/* ---- accumulator: loads of each exchange ---------------------------------------------------- */
+/* ---- accumulator: loads of each exchange --------------------------------------------------- */
 
 /**
  * For one communicator: what every rank received in every exchange, kept apart by `seq`, so that
@@ -233,17 +235,18 @@ int skew_loads_merge(struct skew_loads *loads, const struct skew_loads *other);
 
 /**
  * Skew of one exchange: max over ranks of the bytes received (a rank's own included) divided by the
- * mean over ranks. 1 is balanced, R is everything to one rank. Exchanges that moved nothing have none.
+ * mean over ranks. 1 is balanced, R is everything to one rank. Exchanges that moved nothing have
+ * none.
  */
 struct skew_summary {
-    uint64_t exchanges;  /* distinct seq */
-    uint64_t complete;   /* … of which every rank is here: the only ones that have a skew */
-    uint64_t empty;      /* … of which no rank received a byte */
-    uint64_t unequal;    /* complete ones in which sends and receives are not the same edges: the
-                            ranks' ordinals have drifted apart, and seq does not name one exchange */
-    double median, max;  /* of the skew; NaN when no exchange has one */
-    int64_t max_seq;     /* where the maximum is, −1 */
-    uint32_t max_rank;   /* and whose load it is */
+    uint64_t exchanges; /* distinct seq */
+    uint64_t complete;  /* … of which every rank is here: the only ones that have a skew */
+    uint64_t empty;     /* … of which no rank received a byte */
+    uint64_t unequal;   /* complete ones in which sends and receives are not the same edges: the
+                           ranks' ordinals have drifted apart, and seq does not name one exchange */
+    double median, max; /* of the skew; NaN when no exchange has one */
+    int64_t max_seq;    /* where the maximum is, −1 */
+    uint32_t max_rank;  /* and whose load it is */
 };
 
 int skew_loads_summary(const struct skew_loads *loads, struct skew_summary *summary);

@@ -32,7 +32,7 @@ void skew_error_set(struct skew_error *error, const char *format, ...)
     va_end(arguments);
 }
 
-/* ---- the list of traces ----------------------------------------------------------------------- */
+/* ---- the list of traces -------------------------------------------------------------------- */
 
 static int is_trace_name(const struct dirent *entry)
 {
@@ -58,7 +58,8 @@ static int list_directory(struct skew_trace_list *list, const char *path, struct
     }
     list->files = calloc((size_t)found + 1, sizeof *list->files);
     for (int i = 0; i < found; i++) {
-        if (list->files && !result && asprintf(&list->files[list->count], "%s/%s", path, entries[i]->d_name) < 0)
+        if (list->files && !result &&
+            asprintf(&list->files[list->count], "%s/%s", path, entries[i]->d_name) < 0)
             result = -ENOMEM;
         else if (list->files && !result)
             list->count++;
@@ -111,7 +112,7 @@ void skew_trace_list_free(struct skew_trace_list *list)
     *list = (struct skew_trace_list){0};
 }
 
-/* ---- the file before SQLite sees it ----------------------------------------------------------- */
+/* ---- the file before SQLite sees it -------------------------------------------------------- */
 
 static uint32_t big_endian(const uint8_t *bytes, int count)
 {
@@ -126,7 +127,8 @@ static int check_version(const char *file, uint32_t version, struct skew_error *
     if (version >= 1 && version <= SKEW_TRACE_VERSION)
         return 0;
     if (version == 0)
-        skew_error_set(error, "%s: is a trace without a schema version: it was never finished", file);
+        skew_error_set(error, "%s: is a trace without a schema version: it was never finished",
+                       file);
     else
         return 1; /* newer: whether it can be read is said inside, by min_reader_version */
     return -EBADMSG;
@@ -216,7 +218,7 @@ static int check_file(const char *file, struct skew_error *error)
     return beside ? beside : result;
 }
 
-/* ---- SQLite ------------------------------------------------------------------------------------- */
+/* ---- SQLite -------------------------------------------------------------------------------- */
 
 /* file:PATH?mode=ro&immutable=1 with what URIs reserve escaped. Caller frees. */
 static char *make_uri(const char *file)
@@ -308,10 +310,11 @@ bool skew_sql_between(sqlite3_stmt *statement, int column, int64_t least, int64_
 static int check_min_reader(struct skew_trace *trace, struct skew_error *error)
 {
     sqlite3_stmt *statement;
-    int result = skew_sql_prepare(
-        trace, &statement,
-        "SELECT (SELECT value FROM meta WHERE key = 'min_reader_version'),"
-        "       (SELECT value FROM meta WHERE key = 'version')", error);
+    int result =
+        skew_sql_prepare(trace, &statement,
+                         "SELECT (SELECT value FROM meta WHERE key = 'min_reader_version'),"
+                         "       (SELECT value FROM meta WHERE key = 'version')",
+                         error);
 
     if (result < 0)
         return result;
@@ -347,7 +350,8 @@ int skew_trace_open(struct skew_trace **out, const char *file, struct skew_error
         result = -ENOMEM;
         goto out;
     }
-    if (sqlite3_open_v2(uri, &trace->db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX,
+    if (sqlite3_open_v2(uri, &trace->db,
+                        SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX,
                         NULL) != SQLITE_OK) {
         result = skew_trace_sql_error(trace, error);
         goto out;

@@ -9,7 +9,9 @@
 
 #include <sqlite3.h>
 
-#define SKEW_RANKS_MAX (1u << 16) /* more than any communicator has: guards against corrupt input */
+#define SKEW_RANKS_MAX                                                                             \
+    (1u << 16) /* more than any communicator has: guards against corrupt input                     \
+                */
 #define SKEW_CELLS_MAX (1u << 24)
 
 struct skew_vector_cache;

@@ -140,10 +140,11 @@ static int cache_open(struct skew_trace *trace, struct skew_error *error)
         skew_error_set(error, "%s: out of memory", trace->path);
         return -ENOMEM;
     }
-    int result = skew_sql_prepare(
-        trace, &trace->vectors->select,
-        "SELECT cells, total, largest, size_width, size_stride, peer_width, peer_stride, sizes, peers"
-        " FROM vector WHERE vector_id = ?", error);
+    int result = skew_sql_prepare(trace, &trace->vectors->select,
+                                  "SELECT cells, total, largest, size_width, size_stride, "
+                                  "peer_width, peer_stride, sizes, peers"
+                                  " FROM vector WHERE vector_id = ?",
+                                  error);
     if (result < 0)
         skew_vector_cache_free(&trace->vectors);
     return result;

@@ -6,6 +6,7 @@
  * looks like a secret's.
  */
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -109,17 +110,23 @@ static void put_nccl(struct skew_process *proc)
     put(proc, SKEW_TEXT_NCCL, text, at);
 }
 
-/* Hold the lock. */
 void skew_describe_process(struct skew_process *proc)
 {
-    static char text[16 << 10]; /* there may be no memory left to ask for */
-    ssize_t n = readlink("/proc/self/exe", text, sizeof(text) - 1);
+    enum { LARGE = 128 << 10 };
+    char small[4096], *text = small;
+    size_t room = sizeof(small);
+    char *large = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (large != MAP_FAILED) {
+        text = large;
+        room = LARGE;
+    }
+    ssize_t n = readlink("/proc/self/exe", text, room - 1);
     put(proc, SKEW_TEXT_EXE, text, n > 0 ? (size_t)n : 0);
-    int got = skew_sys_read_file("/proc/self/cmdline", text, sizeof(text));
+    int got = skew_sys_read_file("/proc/self/cmdline", text, room < (16 << 10) ? room : 16 << 10);
     put(proc, SKEW_TEXT_CMDLINE, text, got > 0 ? (size_t)got : 0);
     if (gethostname(text, 256) == 0)
         put(proc, SKEW_TEXT_HOST, text, strnlen(text, 256));
-    if (getcwd(text, sizeof(text)))
+    if (getcwd(text, room))
         put(proc, SKEW_TEXT_CWD, text, strlen(text));
     put(proc, SKEW_TEXT_OUT, proc->out_dir, strlen(proc->out_dir));
     put(proc, SKEW_TEXT_VERSION, SKEW_VERSION, strlen(SKEW_VERSION));
@@ -127,4 +134,6 @@ void skew_describe_process(struct skew_process *proc)
     for (char **e = environ; e && *e; e++)
         if (wanted(*e) && strlen(*e) < 8192)
             put(proc, SKEW_TEXT_ENV, *e, strlen(*e));
+    if (large != MAP_FAILED)
+        munmap(large, LARGE);
 }

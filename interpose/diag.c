@@ -103,15 +103,15 @@ static void write_stderr(const char *line, size_t bytes)
 {
     struct pollfd out = {.fd = 2, .events = POLLOUT};
     const uint64_t set = 1ull << (SIGPIPE - 1) | 1ull << (SIGXFSZ - 1) | 1ull << (SIGTTOU - 1);
-    const struct timespec now = {0, 0};
+    struct timespec now = {0, 0};
     uint64_t before, pending = 0;
-    if (poll(&out, 1, 0) != 1 || out.revents != POLLOUT)
+    if (syscall(SYS_ppoll, &out, 1, &now, NULL, 8) != 1 || out.revents != POLLOUT)
         return;
     /* The raw calls take the kernel's mask: 64 signals. */
     if (syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, &before, 8) != 0)
         return;
     syscall(SYS_rt_sigpending, &pending, 8);
-    if (write(2, line, bytes) < 0 && (errno == EPIPE || errno == EFBIG)) {
+    if (skew_sys_write(2, line, bytes) < 0 && (errno == EPIPE || errno == EFBIG)) {
         uint64_t ours = set & ~pending;
         syscall(SYS_rt_sigtimedwait, &ours, NULL, &now, 8);
     }

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <time.h>
 
 #include "nccl_abi.h"
@@ -180,7 +181,7 @@ struct skew_process {
     uint32_t site_id[2 * SKEW_SITES_MAX];
     unsigned long long modules_added;
     int (*unwind)(void **, int); /* unw_backtrace, or NULL */
-    uint32_t unwind_tried;
+    uint32_t unwind_state;       /* unwind.c */
 
     /* diag.c, graph.c */
     uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
@@ -220,6 +221,8 @@ void skew_lock(struct skew_process *proc);
 void skew_unlock(struct skew_process *proc);
 
 /* ---- options.c ---- */
+void skew_options_keep(void);
+const char *skew_start_directory(void); /* "" when there was none */
 void skew_options_read(struct skew_process *proc);
 bool skew_option_on(const struct skew_process *proc, enum skew_option option);
 const char *skew_option_text(enum skew_option option); /* "" when unset */
@@ -270,6 +273,9 @@ uint32_t skew_site_slow(struct skew_thread *thread, struct skew_site_key *entry,
                         uintptr_t frame);
 void skew_modules_update(struct skew_process *proc);
 
+/* ---- unwind.c ---- */
+int skew_unwind(struct skew_process *proc, void **frames, int count);
+
 /* ---- graph.c ---- */
 void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id);
 void skew_capture_bind(void);
@@ -314,6 +320,11 @@ void skew_collector_start(struct skew_process *proc);
 
 /* ---- sys.c: what libc would do with symbols newer than GLIBC_2.28, or not safely here ---- */
 int32_t skew_sys_tid(void);
+int skew_sys_open(const char *path, int flags, unsigned mode); /* close-on-exec, never 0 to 2; or −errno */
+void skew_sys_close(int fd);
+ssize_t skew_sys_write(int fd, const void *data, size_t bytes);
+int skew_sys_allocate(int fd, uint64_t from, uint64_t bytes); /* 0 or −errno */
+int skew_sys_mkdir(const char *path);                         /* mode 0700; 0 or −errno */
 int skew_sys_read_file(const char *path, char *buffer, size_t bytes); /* length, terminated; or −errno */
 uint64_t skew_sys_inode(const char *path);                            /* 0: unknown */
 size_t skew_text_add(char *buffer, size_t bytes, size_t at, const char *text);

@@ -160,7 +160,7 @@ static const char *start(struct skew_process *proc, uint8_t *room)
     int pid = clone(outer, room + ROOM_BYTES, CLONE_VM | CLONE_VFORK, plan);
     int status = 0;
     if (pid > 0)
-        while (waitpid(pid, &status, __WCLONE) < 0 && errno == EINTR)
+        while (syscall(SYS_wait4, pid, &status, __WCLONE, NULL) < 0 && errno == EINTR)
             ;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
     if (pid > 0 && status == 0 && !plan->error)

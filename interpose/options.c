@@ -3,11 +3,18 @@
  * Options as the target sees them: environment variables only, read once, from schema/options.h. A
  * wrong value falls back to the default and is told in the trace; the tools check before the job
  * starts. Runs on the thread that starts the process state, before other threads can see it.
+ *
+ * Many programs clean their environment, overwrite it with a title, or change directory before they make a
+ * communicator: what the process was started with is kept by the constructor.
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
+#include <unistd.h>
 
 #include "internal.h"
+
+extern char **environ;
 
 static const struct option {
     const char *name; /* with the prefix */
@@ -67,10 +74,43 @@ static int64_t parse(const struct option *option, const char *text)
     return int_in_range(option->values, value) ? value : -1;
 }
 
+/* NAME=value, one behind the other, ended by an empty one; and the working directory, "" when there is none.
+ * Written by the constructor alone. */
+static char kept[8192], kept_cwd[SKEW_PATH_BYTES];
+
+/** In the constructor: keeps our part of the environment, and where relative paths begin. */
+void skew_options_keep(void)
+{
+    const size_t prefix = sizeof(SKEW_ENV_PREFIX) - 1;
+    size_t at = 0;
+    for (char **e = environ; e && *e; e++) {
+        if (strncmp(*e, SKEW_ENV_PREFIX, prefix) != 0)
+            continue;
+        size_t bytes = strlen(*e) + 1;
+        if (at + bytes < sizeof(kept))
+            memcpy(kept + at, *e, bytes);
+        at += at + bytes < sizeof(kept) ? bytes : 0;
+    }
+    if (!getcwd(kept_cwd, sizeof(kept_cwd)) || kept_cwd[0] != '/')
+        kept_cwd[0] = '\0';
+}
+
+const char *skew_start_directory(void)
+{
+    return kept_cwd;
+}
+
 const char *skew_option_text(enum skew_option option)
 {
-    const char *text = secure_getenv(options[option].name);
-    return text ? text : "";
+    const char *name = options[option].name;
+    const char *text = secure_getenv(name);
+    size_t length = strlen(name);
+    if (text || getauxval(AT_SECURE))
+        return text ? text : "";
+    for (text = kept; *text; text += strlen(text) + 1)
+        if (strncmp(text, name, length) == 0 && text[length] == '=')
+            return text + length + 1;
+    return "";
 }
 
 void skew_options_read(struct skew_process *proc)

@@ -52,16 +52,18 @@ static size_t add_template(char *out, size_t bytes, size_t at, const char *text)
     return at;
 }
 
-/** The absolute output directory. @return 0 or −errno (no working directory, too long). */
+/** The absolute output directory; a relative one begins where the process was started. @return 0 or −errno (no
+ * working directory, too long). */
 int skew_path_out(char *out, size_t bytes)
 {
     static const char *const job[] = {"SLURM_JOB_ID", NULL};
     const char *option = skew_option_text(SKEW_OPT_OUT);
     size_t at = 0;
     if (option[0] != '/') {
-        if (!getcwd(out, bytes))
-            return -errno;
-        at = skew_text_add(out, bytes, strlen(out), "/");
+        if (!*skew_start_directory())
+            return -ENOENT;
+        at = skew_text_add(out, bytes, 0, skew_start_directory());
+        at = skew_text_add(out, bytes, at, "/");
     }
     if (*option) {
         at = add_template(out, bytes, at, option);
@@ -78,8 +80,9 @@ int skew_path_out(char *out, size_t bytes)
 static int own_dir(const char *path)
 {
     struct statx info;
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        return -errno;
+    int err = skew_sys_mkdir(path);
+    if (err && err != -EEXIST)
+        return err;
     if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_TYPE | STATX_MODE | STATX_UID, &info) != 0)
         return -errno;
     if (!S_ISDIR(info.stx_mode))
@@ -93,15 +96,18 @@ static int own_dir(const char *path)
 static int make_out(char *path)
 {
     int err = 0; /* of a parent: it says more than that the parent is missing */
+    int made;
     for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        if (mkdir(path, 0700) != 0 && errno != EEXIST && errno != ENOENT)
-            err = -errno;
+        made = skew_sys_mkdir(path);
+        if (made && made != -EEXIST && made != -ENOENT)
+            err = made;
         *slash = '/';
     }
-    if (mkdir(path, 0700) == 0 || errno == EEXIST)
+    made = skew_sys_mkdir(path);
+    if (made == -EEXIST)
         return 0;
-    return errno == ENOENT && err ? err : -errno;
+    return made == -ENOENT && err ? err : made;
 }
 
 static int state_dir(struct skew_process *proc, char *dir, size_t bytes)
@@ -212,16 +218,16 @@ int skew_path_point(struct skew_process *proc, const char *spool_dir)
     at = skew_text_add_number(path, sizeof(path), at, head->mnt_ns, 10, 1);
     at = skew_text_add(path, sizeof(path), at, "-");
     skew_text_add_number(path, sizeof(path), at, skew_hash_string(spool_dir), 16, 16);
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = skew_sys_open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (fd < 0)
-        return errno == EEXIST ? 0 : -errno;
+        return fd == -EEXIST ? 0 : fd;
     size_t n = skew_text_add(line, sizeof(line) - 1, 0, spool_dir);
     line[n++] = '\n';
     /* The spool is larger than this, so the file size limit, which would raise a signal, is not in the way. */
-    ssize_t wrote = write(fd, line, n);
+    ssize_t wrote = skew_sys_write(fd, line, n);
     err = wrote == (ssize_t)n ? 0 : wrote < 0 ? -errno : -ENOSPC;
     if (err)
         unlink(path);
-    close(fd);
+    skew_sys_close(fd);
     return err;
 }

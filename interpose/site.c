@@ -1,52 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Call sites. The cheap key is the return address of the NCCL call and its frame; only a key that this
- * thread's cache does not hold comes here, and only a new stack is written. libunwind is opened (local to
- * us) at the first one: it must never be a dependency, for it exports symbols that C++ hosts need for
- * themselves. Application thread, under no lock but those taken here.
+ * thread's cache does not hold comes here, and only a new stack is written. Application thread, under no lock but
+ * those taken here.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <string.h>
 
 #include "hot.h"
 
-/* Once a process: unw_backtrace() of whatever libunwind there is. */
-static void unwind_open(struct skew_process *proc)
-{
-    static const char *const names[] = {"libunwind.so.8", "libunwind.so.1", "libunwind.so", NULL};
-    void *(*open_library)(const char *, int) = (void *(*)(const char *, int))skew_dlsym_in("dlopen");
-    for (unsigned i = 0; names[i] && open_library; i++) {
-        void *handle = open_library(names[i], RTLD_LAZY | RTLD_LOCAL);
-        void *found = handle ? skew_dlsym(handle, "unw_backtrace") : NULL;
-        if (found) {
-            proc->unwind = (int (*)(void **, int))found;
-            break;
-        }
-    }
-    skew_dlerror_clear();
-    if (!proc->unwind)
-        skew_diag_once(SKEW_DIAG_NO_UNWIND,
-                       "libunwind was not found: call sites show the caller of NCCL only, not the stack above it");
-}
-
-/* Frames from the caller of NCCL outwards. At least the caller itself. */
-static int walk(struct skew_process *proc, uintptr_t address, void **frames)
+/* Frames from the caller of NCCL outwards. At least the caller itself. @return false: try again next time. */
+static bool walk(struct skew_process *proc, uintptr_t address, void **frames, int *count)
 {
     void *all[SKEW_FRAMES_MAX + 8];
-    if (!__atomic_exchange_n(&proc->unwind_tried, 1, __ATOMIC_ACQ_REL) &&
-        skew_option_on(proc, SKEW_OPT_STACKS))
-        unwind_open(proc);
-    int n = proc->unwind ? proc->unwind(all, SKEW_FRAMES_MAX + 8) : 0;
+    int n = skew_unwind(proc, all, SKEW_FRAMES_MAX + 8);
     int from = 0;
     while (from < n && (uintptr_t)all[from] != address)
         from++;
-    int count = 0;
-    for (; from < n && count < SKEW_FRAMES_MAX; from++)
-        frames[count++] = all[from];
-    if (!count)
-        frames[count++] = (void *)address;
-    return count;
+    *count = 0;
+    for (; from < n && *count < SKEW_FRAMES_MAX; from++)
+        frames[(*count)++] = all[from];
+    if (!*count)
+        frames[(*count)++] = (void *)address;
+    return n >= 0;
 }
 
 /* The number of this stack; written to the trace if it is a new one. Hold the lock. */
@@ -77,13 +53,14 @@ SKEW_COLD uint32_t skew_site_slow(struct skew_thread *thread, struct skew_site_k
     struct skew_process *proc = skew_proc;
     void *frames[SKEW_FRAMES_MAX];
     (void)thread;
-    int saved = errno;
-    int count = walk(proc, address, frames);
+    int saved = errno, count;
+    bool final = walk(proc, address, frames, &count);
     skew_modules_update(proc);
     skew_lock(proc);
     uint32_t site = intern(proc, frames, count);
     skew_unlock(proc);
-    *entry = (struct skew_site_key){address, frame, site};
+    if (final)
+        *entry = (struct skew_site_key){address, frame, site};
     errno = saved;
     return site;
 }

@@ -54,9 +54,9 @@ static int map_range(struct skew_process *proc, int fd, uint64_t from, uint64_t 
 {
     if (!may_grow(fd, from, from + bytes))
         return -ENOSPC;
-    int err = posix_fallocate(fd, (off_t)from, (off_t)bytes);
+    int err = skew_sys_allocate(fd, from, bytes);
     if (err)
-        return -(err == EFBIG ? ENOSPC : err);
+        return err == -EFBIG ? -ENOSPC : err;
     uint8_t *at = mmap(proc->base + from, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
                        (off_t)from);
     if (at == MAP_FAILED) {
@@ -95,10 +95,11 @@ static int grow_by_path(struct skew_process *proc, uint32_t count)
         return -ENOBUFS;
     if (__atomic_exchange_n(&proc->grow_lock, 1, __ATOMIC_ACQUIRE))
         return -EAGAIN; /* another thread is at it */
-    int fd = open(proc->spool_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    int added = fd < 0 ? -errno : grow(proc, proc->head, fd, count);
+    /* O_APPEND: should the application write into a descriptor that it believes closed, then not over the head. */
+    int fd = skew_sys_open(proc->spool_path, O_RDWR | O_APPEND | O_NOFOLLOW, 0);
+    int added = fd < 0 ? fd : grow(proc, proc->head, fd, count);
     if (fd >= 0)
-        close(fd);
+        skew_sys_close(fd);
     __atomic_store_n(&proc->grow_lock, 0, __ATOMIC_RELEASE);
     return added;
 }
@@ -153,9 +154,9 @@ static int create_in(struct skew_process *proc, const char *dir, struct skew_spo
         return -ENAMETOOLONG;
 
     unlink(temporary); /* ours alone by its name: left by an attempt that failed */
-    int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = skew_sys_open(temporary, O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
     if (fd < 0)
-        return -errno;
+        return fd;
     int err = skew_path_is_network(fd) ? -EXDEV : 0;
     if (!err)
         err = map_range(proc, fd, 0, id->head_bytes);
@@ -172,7 +173,7 @@ static int create_in(struct skew_process *proc, const char *dir, struct skew_spo
     }
     if (!err && rename(temporary, proc->spool_path) != 0)
         err = -errno;
-    close(fd);
+    skew_sys_close(fd);
     if (err) {
         unlink(temporary);
         mmap(proc->base, proc->reserved_bytes, PROT_NONE,

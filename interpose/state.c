@@ -177,6 +177,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
 
 static __attribute__((constructor)) void library_loaded(void)
 {
+    skew_options_keep();
     skew_bind_at_load();
 }
 

@@ -13,7 +13,9 @@ PRAGMA application_id = 1397442387; -- 'SKWS'
 
 -- ---------------------------------------------------------------- where the trace comes from
 
--- Facts about the database itself: node (boot id), host, created_real_ns, version, min_reader_version.
+-- Facts about the database itself: node (boot id), host, created_real_ns, published_real_ns, version (of
+-- the skewscope that made it), min_reader_version, trace_id (random: says which files are stages of one
+-- trace), collector (a pid, only in the collector's own working copy).
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -41,6 +43,7 @@ CREATE TABLE run_label (
     PRIMARY KEY (run_id, key)
 ) WITHOUT ROWID;
 
+-- The environment that `run` gave its command, without what looks like a secret.
 CREATE TABLE run_env (
     run_id INTEGER NOT NULL REFERENCES run,
     name   TEXT NOT NULL,
@@ -76,12 +79,15 @@ CREATE TABLE process (
     version         TEXT,                 -- of libskewscope.so
     started_ns      INTEGER NOT NULL,     -- first communicator
     started_real_ns INTEGER NOT NULL,     -- the same moment on CLOCK_REALTIME
-    ended_ns        INTEGER,
-    ended           TEXT NOT NULL DEFAULT 'running', -- running, exited, killed, unknown
+    ended_ns        INTEGER,              -- NULL unless it said so itself
+    ended           TEXT NOT NULL DEFAULT 'running', -- running when last looked; exited: its exit handlers ran;
+                                          -- killed: gone without them (a signal, _exit, or exec of
+                                          -- something else); unknown: nobody could tell
     returned_groups INTEGER NOT NULL DEFAULT 0,      -- the M of "captured N of M", counted in the target
     stored_groups   INTEGER NOT NULL DEFAULT 0       -- the N, counted by the collector
 );
 
+-- Variables of launchers, NCCL, CUDA and frameworks; the list stands in interpose/describe.c.
 CREATE TABLE process_env (
     process_id INTEGER NOT NULL REFERENCES process,
     name       TEXT NOT NULL,
@@ -89,10 +95,11 @@ CREATE TABLE process_env (
     PRIMARY KEY (process_id, name)
 ) WITHOUT ROWID;
 
+-- A thread that called NCCL.
 CREATE TABLE thread (
     process_id INTEGER NOT NULL REFERENCES process,
     stream     INTEGER NOT NULL, -- the spool stream it wrote: names the thread within the process
-    tid        INTEGER NOT NULL,
+    tid        INTEGER NOT NULL, -- as the process itself sees it; reused by the system
     name       TEXT,
     PRIMARY KEY (process_id, stream)
 ) WITHOUT ROWID;
@@ -101,11 +108,11 @@ CREATE TABLE thread (
 CREATE TABLE module (
     module_id  INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
-    path       TEXT NOT NULL,
-    build_id   TEXT,
-    base       INTEGER NOT NULL,
-    start      INTEGER NOT NULL,
-    end        INTEGER NOT NULL,
+    path       TEXT NOT NULL,    -- as the process sees it
+    build_id   TEXT,             -- GNU build id in hex
+    base       INTEGER NOT NULL, -- address in memory minus address in the file's symbol table
+    start      INTEGER NOT NULL, -- first address in memory …
+    end        INTEGER NOT NULL, -- … and the first behind it
     role       TEXT -- nccl, device_backend, … by schema/backends.json; NULL: nothing of interest
 );
 
@@ -118,6 +125,7 @@ CREATE TABLE clock_anchor (
 
 -- ---------------------------------------------------------------- communicators
 
+-- What members of one ncclComm share. Several processes of this node meet here.
 CREATE TABLE communicator (
     comm_id   INTEGER PRIMARY KEY,
     key       TEXT NOT NULL UNIQUE, -- 16 hex digits, equal on every rank and node; '?…' when unidentified
@@ -132,15 +140,15 @@ CREATE TABLE communicator (
 CREATE TABLE member (
     member_id  INTEGER PRIMARY KEY,
     comm_id    INTEGER NOT NULL REFERENCES communicator,
-    rank       INTEGER,
+    rank       INTEGER,           -- NULL: never learned
     process_id INTEGER NOT NULL REFERENCES process,
     local_comm INTEGER NOT NULL,  -- ordinal of the communicator within its process
     device     INTEGER,           -- CUDA ordinal
     handle     INTEGER NOT NULL,  -- the ncclComm_t; NCCL reuses these
-    nonblocking INTEGER NOT NULL DEFAULT 0,
+    nonblocking INTEGER NOT NULL DEFAULT 0, -- 1: its calls return before they are done
     created_ns INTEGER NOT NULL,
     ended_ns   INTEGER,
-    ended      TEXT,              -- finalize, destroy, abort, revoke
+    ended      TEXT,              -- the last of finalize, destroy, abort, revoke that succeeded
     UNIQUE (process_id, local_comm)
 );
 
@@ -157,11 +165,11 @@ CREATE TABLE vector (
     total       INTEGER NOT NULL, -- units
     largest     INTEGER NOT NULL, -- units
     size_width  INTEGER NOT NULL, -- bytes, 1 to 8
-    size_stride INTEGER NOT NULL,
-    peer_width  INTEGER NOT NULL,
+    size_stride INTEGER NOT NULL, -- bytes from one size to the next: size_width, or 0
+    peer_width  INTEGER NOT NULL, -- 0 when peers is NULL
     peer_stride INTEGER NOT NULL,
     sizes       BLOB NOT NULL,
-    peers       BLOB
+    peers       BLOB              -- NULL: 0, 1, 2, …
 );
 
 -- One exchange of one rank: all sends and receives on one communicator in one outermost NCCL group,
@@ -175,15 +183,16 @@ CREATE TABLE exchange (
     enqueue_ns  INTEGER NOT NULL, -- … and took this long. Not the time on the device.
     dtype       INTEGER NOT NULL, -- ncclDataType_t of the first cell; −1 unknown, −2 mixed
     send_vector INTEGER REFERENCES vector, -- NULL: nothing was sent, not even zero bytes
-    recv_vector INTEGER REFERENCES vector,
-    send_unit   INTEGER NOT NULL, -- bytes
+    recv_vector INTEGER REFERENCES vector, -- likewise
+    send_unit   INTEGER NOT NULL, -- bytes in one unit of the vector; 1 when there is none
     recv_unit   INTEGER NOT NULL,
     stream_id   INTEGER REFERENCES stream, -- where the kernel goes: the last stream added
     site_id     INTEGER REFERENCES callsite,
     thread      INTEGER NOT NULL, -- thread.stream
     group_seq   INTEGER NOT NULL, -- equal for all that one outermost group launched, with `thread`
     flags       INTEGER NOT NULL, -- 1 captured into a CUDA graph, 2 not known whether captured,
-                                  -- 4 unknown data type (bytes understated), 8 non-blocking, 16 several streams
+                                  -- 4 unknown data type (bytes understated), 8 non-blocking, 16 several streams,
+                                  -- 32 an all-to-all whose number of ranks was never learned: its vector has one cell
     capture_id  INTEGER           -- graph_capture, when captured
 );
 
@@ -193,9 +202,9 @@ CREATE TABLE operation (
     member_id    INTEGER NOT NULL REFERENCES member,
     seq          INTEGER NOT NULL, -- ordinal among the operations of this member
     op           INTEGER NOT NULL REFERENCES op_name,
-    start_ns     INTEGER NOT NULL,
+    start_ns     INTEGER NOT NULL, -- as in exchange
     enqueue_ns   INTEGER NOT NULL,
-    dtype        INTEGER NOT NULL,
+    dtype        INTEGER NOT NULL, -- ncclDataType_t; −1 unknown
     count        INTEGER NOT NULL, -- elements, as given to NCCL
     bytes        INTEGER NOT NULL, -- count × element size: what `count` means is the operation's own
     root         INTEGER,          -- root, or peer of a put or signal
@@ -203,17 +212,18 @@ CREATE TABLE operation (
     site_id      INTEGER REFERENCES callsite,
     thread       INTEGER NOT NULL,
     group_seq    INTEGER NOT NULL,
-    flags        INTEGER NOT NULL,
+    flags        INTEGER NOT NULL, -- as in exchange
     capture_id   INTEGER
 );
 
+-- Names of the numbers in exchange.op and operation.op.
 CREATE TABLE op_name (op INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 
 -- A CUDA stream handle of a process.
 CREATE TABLE stream (
     stream_id  INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
-    handle     INTEGER NOT NULL,
+    handle     INTEGER NOT NULL, -- cudaStream_t; 0 is the default stream
     UNIQUE (process_id, handle)
 );
 
@@ -230,10 +240,11 @@ CREATE TABLE exchange_label (
 
 -- ---------------------------------------------------------------- call sites
 
+-- A place in a program from which NCCL was called, told apart by return address and stack depth.
 CREATE TABLE callsite (
     site_id    INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
-    local_site INTEGER NOT NULL,
+    local_site INTEGER NOT NULL, -- number within the process
     UNIQUE (process_id, local_site)
 );
 
@@ -241,11 +252,12 @@ CREATE TABLE callsite (
 CREATE TABLE frame (
     site_id   INTEGER NOT NULL REFERENCES callsite,
     depth     INTEGER NOT NULL,
-    address   INTEGER NOT NULL, -- in memory
+    address   INTEGER NOT NULL, -- return address in memory; minus module.base it is one in the file
     module_id INTEGER REFERENCES module,
-    symbol    TEXT,
+    symbol    TEXT,             -- as in the file (C++ names are mangled); NULL: the file was not there, was another
+                                -- build, or has no symbol here
     offset    INTEGER,          -- from the symbol's start
-    file      TEXT,
+    file      TEXT,             -- source, where there is debug information
     line      INTEGER,
     PRIMARY KEY (site_id, depth)
 ) WITHOUT ROWID;
@@ -266,21 +278,22 @@ CREATE TABLE graph_event (
     ns         INTEGER NOT NULL,
     event      TEXT NOT NULL, -- captured, instantiated, updated, cloned, child, graph_destroyed, exec_destroyed
     driver_id  INTEGER,       -- of captured
-    graph      INTEGER,
-    source     INTEGER,
-    exec       INTEGER
+    graph      INTEGER,       -- CUgraph handle
+    source     INTEGER,       -- CUgraph that was cloned, or added as a child
+    exec       INTEGER        -- CUgraphExec handle
 );
 
+-- One launch of an executable graph.
 CREATE TABLE graph_launch (
     launch_id  INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
     ns         INTEGER NOT NULL,
-    exec       INTEGER NOT NULL,
+    exec       INTEGER NOT NULL, -- CUgraphExec handle
     stream_id  INTEGER REFERENCES stream
 );
 
--- Which captures a launched executable graph runs, and how often each one was launched. Filled from
--- graph_event and graph_launch when a process has ended, and kept up to date while it runs.
+-- How often what was captured has run: the launches of every executable graph that held it then (cloned
+-- graphs, child graphs and updates followed). Kept up to date while a process runs.
 CREATE TABLE capture_launches (
     capture_id INTEGER PRIMARY KEY REFERENCES graph_capture,
     launches   INTEGER NOT NULL
@@ -288,10 +301,11 @@ CREATE TABLE capture_launches (
 
 -- ---------------------------------------------------------------- what is not here
 
+-- What the target could not store, by reason; counted in the target, exact also after a kill.
 CREATE TABLE loss (
     process_id INTEGER NOT NULL REFERENCES process,
     reason     TEXT NOT NULL,
-    groups     INTEGER NOT NULL,
+    groups     INTEGER NOT NULL, -- outermost NCCL groups, or calls outside a group
     exchanges  INTEGER NOT NULL,
     operations INTEGER NOT NULL,
     cells      INTEGER NOT NULL, -- single NCCL calls
@@ -308,6 +322,7 @@ CREATE TABLE loss_edge (
     recvs      INTEGER NOT NULL
 );
 
+-- What went differently than planned.
 CREATE TABLE diagnostic (
     diagnostic_id INTEGER PRIMARY KEY,
     run_id        INTEGER REFERENCES run,
@@ -320,12 +335,15 @@ CREATE TABLE diagnostic (
 
 -- ---------------------------------------------------------------- the collector's own
 
--- How far each spool stream has been stored, in the same transaction as what was stored.
+-- How far each spool stream has been stored, in the same transaction as what was stored; and where the
+-- parts of a group begin whose end has not come yet.
 CREATE TABLE spool_progress (
-    process_id INTEGER NOT NULL REFERENCES process,
-    stream     INTEGER NOT NULL,
-    seq        INTEGER NOT NULL,
-    offset     INTEGER NOT NULL,
+    process_id   INTEGER NOT NULL REFERENCES process,
+    stream       INTEGER NOT NULL,
+    seq          INTEGER NOT NULL,
+    offset       INTEGER NOT NULL,
+    parts_seq    INTEGER,
+    parts_offset INTEGER,
     PRIMARY KEY (process_id, stream)
 ) WITHOUT ROWID;
 

@@ -3,7 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,86 +12,78 @@
 
 #include "collect/collect.h"
 #include "collect/follow.h"
+#include "command.h"
+#include "paths.h"
 #include "layout.h"
-
-static const char usage[] =
-    "usage: skewscope collect [--follow [--exit-when-idle]] [--run-id ID] [--out DIR | DIR]\n"
-    "\n"
-    "Takes what processes left in their spools into DIR/trace.db, exactly once, also after a crash.\n"
-    "DIR is the output directory of the run; default $SKEWSCOPE_OUT, else skewscope-$SLURM_JOB_ID,\n"
-    "else " SKEW_DEFAULT_OUT ".\n"
-    "\n"
-    "  -o, --out DIR       the output directory\n"
-    "  -f, --follow        stay and collect while processes run; SIGTERM drains, publishes and ends\n"
-    "      --exit-when-idle  with --follow: end when no process with a spool is left\n"
-    "      --run-id ID     make sure that this run is in the trace, even if it recorded nothing\n"
-    "  -q, --quiet         say nothing but errors\n"
-    "  -h, --help          show this\n"
-    "\n"
-    "Exit status: 0 done, 1 something could not be stored or published, 2 wrong usage.\n";
-
-enum { OPTION_IDLE = 256, OPTION_RUN_ID };
 
 struct arguments {
     const char *out, *run_id;
     bool follow, until_idle, quiet;
 };
 
-static int parse(int argc, char **argv, struct arguments *args)
+enum { KEY_IDLE = 256, KEY_RUN_ID };
+
+/* clang-format off */
+static const struct argp_option options[] = {
+    {"out", 'o', "DIR", 0,
+     "the output directory of the run, literally (default $SKEWSCOPE_OUT, else "
+     "skewscope-$SLURM_JOB_ID, else skewscope-trace)", 0},
+    {"follow", 'f', NULL, 0,
+     "stay and collect while processes run; SIGTERM drains, publishes and ends", 0},
+    {"exit-when-idle", KEY_IDLE, NULL, 0,
+     "with --follow: end when no process with a spool is left", 0},
+    {"run-id", KEY_RUN_ID, "ID", 0,
+     "make sure that this run is in the trace, even if it recorded nothing", 0},
+    {"quiet", 'q', NULL, 0, "say nothing but errors", 0},
+    {0}};
+/* clang-format on */
+
+static error_t parse(int key, char *text, struct argp_state *state)
 {
-    static const struct option options[] = {
-        {"out", required_argument, NULL, 'o'},       {"follow", no_argument, NULL, 'f'},
-        {"exit-when-idle", no_argument, NULL, OPTION_IDLE}, {"run-id", required_argument, NULL, OPTION_RUN_ID},
-        {"quiet", no_argument, NULL, 'q'},           {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
-    };
-    int option;
-    optind = 1;
-    while ((option = getopt_long(argc, argv, "o:fqh", options, NULL)) != -1) {
-        switch (option) {
-        case 'o':
-            args->out = optarg;
-            break;
-        case 'f':
-            args->follow = true;
-            break;
-        case OPTION_IDLE:
-            args->until_idle = true;
-            break;
-        case OPTION_RUN_ID:
-            args->run_id = optarg;
-            break;
-        case 'q':
-            args->quiet = true;
-            break;
-        case 'h':
-            fputs(usage, stdout);
-            return 1;
-        default:
-            fputs("skewscope collect: see `skewscope collect --help`\n", stderr);
-            return -1;
-        }
+    struct arguments *args = state->input;
+
+    switch (key) {
+    case 'f':
+        args->follow = true;
+        return 0;
+    case KEY_IDLE:
+        args->until_idle = true;
+        return 0;
+    case KEY_RUN_ID:
+        args->run_id = text;
+        return 0;
+    case 'q':
+        args->quiet = true;
+        return 0;
+    case 'o':
+    case ARGP_KEY_ARG:
+        if (args->out)
+            argp_error(state, "one directory only, and %s is too many", text);
+        args->out = text;
+        return 0;
+    case ARGP_KEY_END:
+        if (args->until_idle && !args->follow)
+            argp_error(state, "--exit-when-idle needs --follow");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
-    if (optind < argc && !args->out)
-        args->out = argv[optind++];
-    if (optind < argc || (args->until_idle && !args->follow)) {
-        fprintf(stderr, optind < argc ? "skewscope collect: one directory only, and %s is too many\n"
-                                      : "skewscope collect: --exit-when-idle needs --follow%s\n",
-                optind < argc ? argv[optind] : "");
-        return -1;
-    }
-    return 0;
 }
 
-static const char *default_out(char *buffer, size_t size)
+const struct argp *skew_argp_collect(void)
 {
-    const char *out = getenv("SKEWSCOPE_OUT"), *job = getenv("SLURM_JOB_ID");
-    if (out && *out)
-        return out;
-    if (!job || !*job)
-        return SKEW_DEFAULT_OUT;
-    snprintf(buffer, size, "skewscope-%s", job);
-    return buffer;
+    static const struct argp argp = {
+        options,
+        parse,
+        "[DIR]",
+        "Takes what processes left in their spools into DIR/trace.db, exactly once, also after a "
+        "crash. DIR is the output directory of the run."
+        "\vskewscope run does this by itself, and every command that reads a directory does it first. "
+        "Exit status: 0 done, 1 something could not be stored or published, 2 wrong usage.",
+        NULL,
+        NULL,
+        NULL};
+    return &argp;
 }
 
 /* Nothing of the job may be held open by its collector. */
@@ -165,14 +157,20 @@ static int once(const struct arguments *args)
 int skew_cmd_collect(int argc, char **argv)
 {
     struct arguments args = {0};
-    char buffer[128];
-    int bad = parse(argc, argv, &args);
-    if (bad)
-        return bad < 0 ? 2 : 0;
-    if (!args.out)
-        args.out = default_out(buffer, sizeof buffer);
+    char *out = NULL;
+
+    argp_parse(skew_argp_collect(), argc, argv, 0, NULL, &args);
+    if (!args.out) {
+        const char *variable = getenv("SKEWSCOPE_OUT");
+        if (skew_path_out(variable ? variable : "", &out) < 0)
+            return SKEW_EXIT_USAGE;
+        args.out = out;
+    }
     umask(077);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is an error of write(), not our end */
     skew_db_one_thread();
     unsetenv("DEBUGINFOD_URLS"); /* symbols come from this machine only */
-    return args.follow ? follow(&args) : once(&args);
+    int status = args.follow ? follow(&args) : once(&args);
+    free(out);
+    return status;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * skewscope doctor: can this command be traced, how, and what will not be seen? Looks at the machine and
- * at the command's file, then runs the command like `run` does, for a while, into a directory that is
- * thrown away, and tells what was seen.
+ * skewscope doctor: can this command be traced, how, and what will not be seen? Looks at the
+ * machine and at the command's file, then runs the command like `run` does, for a while, into a
+ * directory that is thrown away, and tells what was seen.
  */
 #include "command.h"
 #include "doctor.h"
@@ -27,13 +27,16 @@ struct arguments {
 
 enum { KEY_STATIC = 0x3000, KEY_FOR, KEY_STANDIN };
 
+/* clang-format off */
 static const struct argp_option options[] = {
     {"static-only", KEY_STATIC, NULL, 0, "look at files only; the command is not run", 1},
     {"for", KEY_FOR, "SECONDS", 0,
-     "let the command run this long, then ask it to end (default 30; 0: until it ends by itself)", 1},
+     "let the command run this long, then ask it to end (default 30; 0: until it ends by "
+     "itself)", 1},
     {"standin", KEY_STANDIN, NULL, 0, "run it on the stand-in NCCL, CUDA and CUPTI", 1},
     {"json", 'j', NULL, 0, "as JSON, for machines", 1},
     {0}};
+/* clang-format on */
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
@@ -48,8 +51,10 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_FOR:
         if (!skew_parse_int(text, 0, 1000000, &a->seconds))
-            argp_error(state, "--for: '%s' is not allowed; it takes a whole number from 0 to 1000000 "
-                              "(seconds)", text);
+            argp_error(state,
+                       "--for: '%s' is not allowed; it takes a whole number from 0 to 1000000 "
+                       "(seconds)",
+                       text);
         return 0;
     case KEY_STANDIN:
         a->job.with_standin = true;
@@ -67,23 +72,30 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 const struct argp *skew_argp_doctor(void)
 {
-    static struct argp_child children[] = {
-        {NULL, 0, "Recording (as in skewscope run):", 2}, {0}};
-    static const struct argp argp = {
-        options, parse, "[--] [COMMAND [ARGUMENT...]]",
-        "Tells whether a command can be traced: whether libskewscope.so gets into its processes, which NCCL "
-        "they use and by which route, which device-initiated backends are loaded, and what will not be seen. "
-        "Without a command it looks at this machine only."
-        "\vThe command is run for a while, its standard output goes to standard error, and what is recorded "
-        "goes to a directory that is removed again (but for --out). Exit status: 0 when the command can be "
-        "traced, 1 when not, 2 for a wrong command line.",
-        children, NULL, NULL};
+    static struct argp_child children[] = {{NULL, 0, "Recording (as in skewscope run):", 2}, {0}};
+    static const struct argp argp = {options,
+                                     parse,
+                                     "[--] [COMMAND [ARGUMENT...]]",
+                                     "Tells whether a command can be traced: whether "
+                                     "libskewscope.so gets into its processes, which NCCL "
+                                     "they use and by which route, which device-initiated backends "
+                                     "are loaded, and what will not be seen. "
+                                     "Without a command it looks at this machine only."
+                                     ""
+                                     "\vThe command is run for a while, its standard output goes "
+                                     "to standard error, and what is recorded "
+                                     "goes to a directory that is removed again (but for --out). "
+                                     "Exit status: 0 when the command can be "
+                                     "traced, 1 when not, 2 for a wrong command line.",
+                                     children,
+                                     NULL,
+                                     NULL};
 
     children[0].argp = skew_options_argp();
     return &argp;
 }
 
-/* ---- what was seen from outside ----------------------------------------------------------------------- */
+/* ---- what was seen from outside ------------------------------------------------------------ */
 
 /* How many processes share an executable and a state; counted at the first of them. */
 static size_t alike(const struct skew_watched *all, size_t count, size_t which, bool *first)
@@ -115,19 +127,22 @@ static void report_watched(struct skew_doctor *doctor, const struct skew_watch *
         if (!first)
             continue;
         if (all[i].unbound == SKEW_BOUND)
-            skew_doctor_add(doctor, SKEW_OK, "bound", NULL, "libskewscope.so is in %zu process%s of %s%s%s", same,
+            skew_doctor_add(doctor, SKEW_OK, "bound", NULL,
+                            "libskewscope.so is in %zu process%s of %s%s%s", same,
                             same == 1 ? "" : "es", all[i].exe, all[i].nccl ? ", with " : "",
                             all[i].nccl ? all[i].nccl : "");
         else if (all[i].unbound != SKEW_UNSEEN || all[i].nccl)
             skew_doctor_add(doctor, all[i].nccl ? SKEW_FAIL : SKEW_WARN, "not_bound",
                             all[i].nccl ? NULL : "nothing, unless it is to use NCCL",
                             "libskewscope.so is not in %zu process%s of %s%s: %s", same,
-                            same == 1 ? "" : "es", all[i].exe, all[i].nccl ? ", which uses NCCL" : "",
+                            same == 1 ? "" : "es", all[i].exe,
+                            all[i].nccl ? ", which uses NCCL" : "",
                             skew_unbound_text(all[i].unbound));
     }
     for (size_t i = 0; i < objects; i++) {
         if (object[i]->static_nccl)
-            skew_doctor_add(doctor, SKEW_FAIL, "static_nccl", "use a build with the shared libnccl.so.2",
+            skew_doctor_add(doctor, SKEW_FAIL, "static_nccl",
+                            "use a build with the shared libnccl.so.2",
                             "NCCL is linked statically into %s: its calls cannot be intercepted",
                             object[i]->path);
         if (object[i]->backend)
@@ -136,7 +151,7 @@ static void report_watched(struct skew_doctor *doctor, const struct skew_watch *
     }
 }
 
-/* ---- what was recorded ------------------------------------------------------------------------------------ */
+/* ---- what was recorded --------------------------------------------------------------------- */
 
 static void report_trace(struct skew_doctor *doctor, const char *path)
 {
@@ -149,19 +164,24 @@ static void report_trace(struct skew_doctor *doctor, const char *path)
         skew_doctor_add(doctor, SKEW_FAIL, "trace", NULL, "%s", error.text);
         return;
     }
-    json_t *nccl = skew_rows(trace, "SELECT printf('%d.%d.%d', nccl_version / 10000, nccl_version / 100 % 100,"
-                                    " nccl_version % 100) AS version, nccl_path, nccl_route, count(*) AS n"
-                                    " FROM process GROUP BY nccl_version, nccl_path, nccl_route", &error);
-    json_t *diagnostics = skew_rows(trace, "SELECT DISTINCT severity, code, text FROM diagnostic WHERE"
-                                           " process_id IS NOT NULL AND severity <> 'info'", &error);
-    json_array_foreach (nccl, i, row)
-        skew_doctor_add(doctor, SKEW_OK, "nccl", NULL,
-                        "NCCL %s is used by %" PRId64 " process%s, intercepted by the route \"%s\": %s",
-                        skew_row_text(row, "version"), skew_row_int(row, "n"),
-                        skew_row_int(row, "n") == 1 ? "" : "es", skew_row_text(row, "nccl_route"),
-                        skew_row_text(row, "nccl_path"));
-    json_array_foreach (diagnostics, i, row)
-        skew_doctor_add(doctor, SKEW_WARN, skew_row_text(row, "code"), NULL, "%s", skew_row_text(row, "text"));
+    json_t *nccl =
+        skew_rows(trace,
+                  "SELECT printf('%d.%d.%d', nccl_version / 10000, nccl_version / 100 % 100,"
+                  " nccl_version % 100) AS version, nccl_path, nccl_route, count(*) AS n"
+                  " FROM process GROUP BY nccl_version, nccl_path, nccl_route",
+                  &error);
+    json_t *diagnostics = skew_rows(trace,
+                                    "SELECT DISTINCT severity, code, text FROM diagnostic WHERE"
+                                    " process_id IS NOT NULL AND severity <> 'info'",
+                                    &error);
+    json_array_foreach(nccl, i, row) skew_doctor_add(
+        doctor, SKEW_OK, "nccl", NULL,
+        "NCCL %s is used by %" PRId64 " process%s, intercepted by the route \"%s\": %s",
+        skew_row_text(row, "version"), skew_row_int(row, "n"),
+        skew_row_int(row, "n") == 1 ? "" : "es", skew_row_text(row, "nccl_route"),
+        skew_row_text(row, "nccl_path"));
+    json_array_foreach(diagnostics, i, row) skew_doctor_add(
+        doctor, SKEW_WARN, skew_row_text(row, "code"), NULL, "%s", skew_row_text(row, "text"));
     json_decref(nccl);
     json_decref(diagnostics);
     skew_trace_close(&trace);
@@ -172,15 +192,19 @@ static void report_captured(struct skew_doctor *doctor, const struct skew_job *j
     const struct skew_run_found *f = &job->found;
 
     if (f->processes == 0)
-        skew_doctor_add(doctor, SKEW_WARN, "nothing_captured", "give it more time (--for), or see the lines above",
+        skew_doctor_add(doctor, SKEW_WARN, "nothing_captured",
+                        "give it more time (--for), or see the lines above",
                         "no communicator was made while it ran: nothing was captured");
     else if (f->stored_groups < f->returned_groups)
-        skew_doctor_add(doctor, SKEW_WARN, "captured", "raise --spool-mb, or give /dev/shm more room",
-                        "captured %" PRIu64 " of %" PRIu64 " NCCL groups", f->stored_groups, f->returned_groups);
+        skew_doctor_add(doctor, SKEW_WARN, "captured",
+                        "raise --spool-mb, or give /dev/shm more room",
+                        "captured %" PRIu64 " of %" PRIu64 " NCCL groups", f->stored_groups,
+                        f->returned_groups);
     else
         skew_doctor_add(doctor, SKEW_OK, "captured", NULL,
-                        "captured all %" PRIu64 " NCCL groups: %" PRIu64 " all-to-all exchanges, %" PRIu64
-                        " other operations", f->returned_groups, f->exchanges, f->operations);
+                        "captured all %" PRIu64 " NCCL groups: %" PRIu64
+                        " all-to-all exchanges, %" PRIu64 " other operations",
+                        f->returned_groups, f->exchanges, f->operations);
 }
 
 static void report_end(struct skew_doctor *doctor, const struct skew_job *job, uint64_t limit_ms,
@@ -189,17 +213,17 @@ static void report_end(struct skew_doctor *doctor, const struct skew_job *job, u
     int status = job->child.status;
 
     if (limit_ms && took_ms >= limit_ms)
-        skew_doctor_add(doctor, SKEW_OK, "ended", NULL, "the command was asked to end after %" PRIu64 " s",
-                        limit_ms / 1000);
+        skew_doctor_add(doctor, SKEW_OK, "ended", NULL,
+                        "the command was asked to end after %" PRIu64 " s", limit_ms / 1000);
     else if (WIFSIGNALED(status))
-        skew_doctor_add(doctor, SKEW_WARN, "ended", "try it without skewscope", "the command ended by signal %d",
-                        WTERMSIG(status));
+        skew_doctor_add(doctor, SKEW_WARN, "ended", "try it without skewscope",
+                        "the command ended by signal %d", WTERMSIG(status));
     else if (WEXITSTATUS(status))
         skew_doctor_add(doctor, SKEW_WARN, "ended", "try it without skewscope",
                         "the command ended with exit status %d", WEXITSTATUS(status));
 }
 
-/* ---- running it ---------------------------------------------------------------------------------------------- */
+/* ---- running it ---------------------------------------------------------------------------- */
 
 static int remove_one(const char *path, const struct stat *info, int type, struct FTW *where)
 {
@@ -216,10 +240,14 @@ static int run_command(struct skew_doctor *doctor, struct arguments *a)
     char *scratch = NULL;
     bool keep = *skew_setting(&job->settings, SKEW_OPT_OUT);
 
-    if (!keep && (asprintf(&scratch, "%s/skewscope-doctor-XXXXXX", root && *root == '/' ? root : "/tmp") < 0 ||
-                  !mkdtemp(scratch) || skew_settings_set(&job->settings, SKEW_OPT_OUT, scratch) < 0)) {
-        skew_doctor_add(doctor, SKEW_FAIL, "scratch", "set TMPDIR or --out", "no directory could be made for what is "
-                        "recorded: %s", strerror(errno));
+    if (!keep &&
+        (asprintf(&scratch, "%s/skewscope-doctor-XXXXXX", root && *root == '/' ? root : "/tmp") <
+             0 ||
+         !mkdtemp(scratch) || skew_settings_set(&job->settings, SKEW_OPT_OUT, scratch) < 0)) {
+        skew_doctor_add(doctor, SKEW_FAIL, "scratch", "set TMPDIR or --out",
+                        "no directory could be made for what is "
+                        "recorded: %s",
+                        strerror(errno));
         free(scratch);
         return -errno;
     }
@@ -248,7 +276,8 @@ static int run_command(struct skew_doctor *doctor, struct arguments *a)
             report_captured(doctor, job);
         }
     } else {
-        skew_doctor_add(doctor, SKEW_FAIL, "start", NULL, "the command could not be started under the profiler");
+        skew_doctor_add(doctor, SKEW_FAIL, "start", NULL,
+                        "the command could not be started under the profiler");
     }
     if (scratch)
         nftw(scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
@@ -256,16 +285,18 @@ static int run_command(struct skew_doctor *doctor, struct arguments *a)
     return result;
 }
 
-/* ---- telling --------------------------------------------------------------------------------------------------- */
+/* ---- telling ------------------------------------------------------------------------------- */
 
 static void print_text(const struct skew_doctor *doctor, bool command)
 {
-    static const char *const paint[][2] = {{"OK", "\033[32m"}, {"WARN", "\033[33m"}, {"FAIL", "\033[31m"}};
+    static const char *const paint[][2] = {
+        {"OK", "\033[32m"}, {"WARN", "\033[33m"}, {"FAIL", "\033[31m"}};
     bool colour = skew_colour(stdout, SKEW_COLOUR_AUTO);
     size_t i;
     json_t *check;
 
-    json_array_foreach (doctor->checks, i, check) {
+    json_array_foreach(doctor->checks, i, check)
+    {
         const char *level = skew_row_text(check, "level");
         for (size_t p = 0; colour && p < 3; p++)
             if (strcmp(level, paint[p][0]) == 0)
@@ -275,10 +306,12 @@ static void print_text(const struct skew_doctor *doctor, bool command)
             printf("     do: %s\n", skew_row_text(check, "advice"));
     }
     if (command)
-        printf("\n%s\n", doctor->failed ? "This command cannot be traced as it is." : "This command can be traced.");
+        printf("\n%s\n", doctor->failed ? "This command cannot be traced as it is."
+                                        : "This command can be traced.");
     else
-        printf("\n%s\n", doctor->failed ? "Nothing can be traced here as it is."
-                                        : "Commands can be traced here; give one to look at it too.");
+        printf("\n%s\n", doctor->failed
+                             ? "Nothing can be traced here as it is."
+                             : "Commands can be traced here; give one to look at it too.");
 }
 
 int skew_cmd_doctor(int argc, char **argv)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * skewscope info: what is in a trace, how much of what happened it holds, and why not all. Everything
- * is gathered as JSON first; the text is a rendering of that.
+ * skewscope info: what is in a trace, how much of what happened it holds, and why not all.
+ * Everything is gathered as JSON first; the text is a rendering of that.
  */
 #include "command.h"
 #include "reading.h"
@@ -22,10 +22,12 @@ struct arguments {
     bool all;
 };
 
+/* clang-format off */
 static const struct argp_option options[] = {
     {"json", 'j', NULL, 0, "as JSON, complete, for machines", 0},
     {"all", 'a', NULL, 0, "do not shorten lists of processes and communicators", 0},
     {0}};
+/* clang-format on */
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
@@ -55,45 +57,52 @@ static error_t parse(int key, char *text, struct argp_state *state)
 const struct argp *skew_argp_info(void)
 {
     static const struct argp argp = {
-        options, parse, "TRACE|DIR",
-        "Shows what is in a trace: runs and their labels, processes and their NCCL, communicators with "
-        "exchanges and bytes, how much was captured of what happened and what was lost for which reason, "
-        "CUDA graphs, and what went differently than planned."
-        "\vWhat is still in the spools of a directory is collected first. Exit status: 0, or 1 when there "
-        "is no trace or it cannot be read, or 2 for a wrong command line.",
-        NULL, NULL, NULL};
+        options,
+        parse,
+        "TRACE|DIR",
+        "Shows what is in a trace: runs and their labels, processes and their NCCL, communicators "
+        "with exchanges and bytes, how much was captured of what happened and what was lost for "
+        "which reason, CUDA graphs, and what went differently than planned."
+        "\vWhat is still in the "
+        "spools of a directory is collected first. Exit status: 0, or 1 when there is no trace or "
+        "it cannot be read, or 2 for a wrong command line.",
+        NULL,
+        NULL,
+        NULL};
     return &argp;
 }
 
-/* ---- gathering ------------------------------------------------------------------------------------ */
+/* ---- gathering ----------------------------------------------------------------------------- */
 
 static const struct {
     const char *key;
     const char *sql;
 } sections[] = {
     {"meta", "SELECT key, value FROM meta ORDER BY key"},
-    {"runs", "SELECT run_id, key, command, cwd, version, incarnation, started_real_ns, ended_real_ns,"
-             " exit_status, exit_signal FROM run ORDER BY run_id"},
+    {"runs",
+     "SELECT run_id, key, command, cwd, version, incarnation, started_real_ns, ended_real_ns,"
+     " exit_status, exit_signal FROM run ORDER BY run_id"},
     {"labels", "SELECT run_id, key, value FROM run_label ORDER BY run_id, key"},
     {"packages", "SELECT run_id, name, version, path FROM run_package ORDER BY run_id, name, path"},
     {"processes",
-     "SELECT p.process_id, p.run_id, p.pid, p.host, p.exe, p.world_rank, p.local_rank, p.world_size,"
-     " p.nccl_version, p.nccl_path, p.nccl_route, p.ended, p.returned_groups, p.stored_groups,"
-     " coalesce(l.groups, 0) AS lost_groups"
-     " FROM process p LEFT JOIN (SELECT process_id, sum(groups) AS groups FROM loss GROUP BY process_id)"
-     " l USING (process_id) ORDER BY p.world_rank IS NULL, p.world_rank, p.process_id"},
-    {"communicators",
-     "SELECT c.comm_id, c.key, c.kind, c.ranks, c.parent_id, c.color, count(m.member_id) AS ranks_here"
-     " FROM communicator c LEFT JOIN member m USING (comm_id) GROUP BY c.comm_id ORDER BY c.comm_id"},
+     "SELECT p.process_id, p.run_id, p.pid, p.host, p.exe, p.world_rank, p.local_rank, "
+     "p.world_size, p.nccl_version, p.nccl_path, p.nccl_route, p.ended, p.returned_groups, "
+     "p.stored_groups, coalesce(l.groups, 0) AS lost_groups FROM process p LEFT JOIN (SELECT "
+     "process_id, sum(groups) AS groups FROM loss GROUP BY process_id) l USING (process_id) "
+     "ORDER BY p.world_rank IS NULL, p.world_rank, p.process_id"},
+    {"communicators", "SELECT c.comm_id, c.key, c.kind, c.ranks, c.parent_id, c.color, "
+                      "count(m.member_id) AS ranks_here"
+                      " FROM communicator c LEFT JOIN member m USING (comm_id) GROUP BY c.comm_id "
+                      "ORDER BY c.comm_id"},
     {"exchanges",
-     "SELECT m.comm_id, o.name AS op, count(*) AS exchanges, CAST(total(e.send_unit * s.total) AS INTEGER) AS send_bytes,"
-     " CAST(total(e.recv_unit * r.total) AS INTEGER) AS recv_bytes, sum(e.flags & 1) AS captured,"
-     " sum(CASE WHEN e.flags & 1 THEN coalesce(l.launches, 0) ELSE 1 END) AS runs,"
-     " min(e.seq) AS first_seq, max(e.seq) AS last_seq"
-     " FROM exchange e JOIN member m USING (member_id) LEFT JOIN op_name o ON o.op = e.op"
-     " LEFT JOIN vector s ON s.vector_id = e.send_vector LEFT JOIN vector r ON r.vector_id = e.recv_vector"
-     " LEFT JOIN capture_launches l ON l.capture_id = e.capture_id"
-     " GROUP BY m.comm_id, e.op ORDER BY m.comm_id, e.op"},
+     "SELECT m.comm_id, o.name AS op, count(*) AS exchanges, CAST(total(e.send_unit * s.total) AS "
+     "INTEGER) AS send_bytes, CAST(total(e.recv_unit * r.total) AS INTEGER) AS recv_bytes, "
+     "sum(e.flags & 1) AS captured, sum(CASE WHEN e.flags & 1 THEN coalesce(l.launches, 0) ELSE "
+     "1 END) AS runs, min(e.seq) AS first_seq, max(e.seq) AS last_seq FROM exchange e JOIN "
+     "member m USING (member_id) LEFT JOIN op_name o ON o.op = e.op LEFT JOIN vector s ON "
+     "s.vector_id = e.send_vector LEFT JOIN vector r ON r.vector_id = e.recv_vector LEFT JOIN "
+     "capture_launches l ON l.capture_id = e.capture_id GROUP BY m.comm_id, e.op ORDER BY "
+     "m.comm_id, e.op"},
     {"operations",
      "SELECT m.comm_id, o.name AS op, count(*) AS calls, CAST(total(p.bytes) AS INTEGER) AS bytes"
      " FROM operation p JOIN member m USING (member_id) LEFT JOIN op_name o ON o.op = p.op"
@@ -105,11 +114,13 @@ static const struct {
                " (SELECT count(*) FROM graph_launch) AS launches"},
     {"diagnostics",
      "SELECT severity, code, text, count(*) AS times FROM diagnostic GROUP BY severity, code, text"
-     " ORDER BY CASE severity WHEN 'error' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END, min(diagnostic_id)"},
-    {"sizes", "SELECT (SELECT count(*) FROM exchange) AS exchanges,"
-              " (SELECT count(*) FROM operation) AS operations, (SELECT count(*) FROM vector) AS vectors,"
-              " (SELECT count(*) FROM callsite) AS callsites,"
-              " (SELECT count(*) FROM exchange_label) AS labelled"},
+     " ORDER BY CASE severity WHEN 'error' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END, "
+     "min(diagnostic_id)"},
+    {"sizes",
+     "SELECT (SELECT count(*) FROM exchange) AS exchanges,"
+     " (SELECT count(*) FROM operation) AS operations, (SELECT count(*) FROM vector) AS vectors,"
+     " (SELECT count(*) FROM callsite) AS callsites,"
+     " (SELECT count(*) FROM exchange_label) AS labelled"},
 };
 
 static json_t *gather(struct skew_trace *trace, struct skew_error *error)
@@ -137,21 +148,20 @@ static int64_t sum_of(const json_t *rows, const char *key)
     size_t i;
     json_t *row;
 
-    json_array_foreach (rows, i, row)
-        sum += skew_row_int(row, key);
+    json_array_foreach(rows, i, row) sum += skew_row_int(row, key);
     return sum;
 }
 
-/* ---- text ------------------------------------------------------------------------------------------- */
+/* ---- text ---------------------------------------------------------------------------------- */
 
 static const char *meta_of(const json_t *info, const char *key)
 {
     size_t i;
     json_t *row;
 
-    json_array_foreach (json_object_get(info, "meta"), i, row)
-        if (strcmp(skew_row_text(row, "key"), key) == 0)
-            return skew_row_text(row, "value");
+    json_array_foreach(json_object_get(info, "meta"), i,
+                       row) if (strcmp(skew_row_text(row, "key"), key) ==
+                                0) return skew_row_text(row, "value");
     return "unknown";
 }
 
@@ -163,7 +173,8 @@ static void print_command(const char *command)
 
     if (json_array_size(arguments) == 0)
         printf(" no command known (LD_PRELOAD without skewscope run)");
-    json_array_foreach (arguments, i, one) {
+    json_array_foreach(arguments, i, one)
+    {
         const char *text = json_string_value(one);
         bool quote = text && (!*text || strpbrk(text, " \t\n'\"\\$*?;&|<>()"));
         char *copy = strdup(text ? text : "?");
@@ -198,7 +209,8 @@ static void print_run(const json_t *info, const json_t *run)
         printf(", incarnation %" PRId64, skew_row_int(run, "incarnation"));
     putchar('\n');
     const char *lead = "  labels:";
-    json_array_foreach (json_object_get(info, "labels"), i, row) {
+    json_array_foreach(json_object_get(info, "labels"), i, row)
+    {
         if (skew_row_int(row, "run_id") != id)
             continue;
         printf("%s %s=%s", lead, skew_row_text(row, "key"), skew_row_text(row, "value"));
@@ -206,10 +218,10 @@ static void print_run(const json_t *info, const json_t *run)
     }
     if (!*lead)
         putchar('\n');
-    json_array_foreach (json_object_get(info, "packages"), i, row)
-        if (skew_row_int(row, "run_id") == id)
-            printf("  package %s %s: %s\n", skew_row_text(row, "name"),
-                   skew_row_text(row, "version"), skew_row_text(row, "path"));
+    json_array_foreach(json_object_get(info, "packages"), i,
+                       row) if (skew_row_int(row, "run_id") == id)
+        printf("  package %s %s: %s\n", skew_row_text(row, "name"), skew_row_text(row, "version"),
+               skew_row_text(row, "path"));
 }
 
 static void format_version(int64_t version, char *text, size_t size)
@@ -233,9 +245,10 @@ static void print_processes(const json_t *info, bool all)
 
     if (json_array_size(processes) == 0)
         return;
-    printf("\n%5s %8s %-10s %-8s %-7s %12s %12s %10s  %s\n", "rank", "pid", "NCCL", "route", "ended",
-           "groups", "captured", "lost", "executable");
-    json_array_foreach (processes, i, row) {
+    printf("\n%5s %8s %-10s %-8s %-7s %12s %12s %10s  %s\n", "rank", "pid", "NCCL", "route",
+           "ended", "groups", "captured", "lost", "executable");
+    json_array_foreach(processes, i, row)
+    {
         char rank[24] = "-";
         if (i == most) {
             printf("      … %zu more (--all)\n", json_array_size(processes) - most);
@@ -244,8 +257,8 @@ static void print_processes(const json_t *info, bool all)
         if (!skew_row_null(row, "world_rank"))
             snprintf(rank, sizeof rank, "%" PRId64, skew_row_int(row, "world_rank"));
         format_version(skew_row_int(row, "nccl_version"), version, sizeof version);
-        printf("%5s %8" PRId64 " %-10s %-8s %-7s %12" PRId64 " %12" PRId64 " %10" PRId64 "  %s\n", rank,
-               skew_row_int(row, "pid"), version, skew_row_text(row, "nccl_route"),
+        printf("%5s %8" PRId64 " %-10s %-8s %-7s %12" PRId64 " %12" PRId64 " %10" PRId64 "  %s\n",
+               rank, skew_row_int(row, "pid"), version, skew_row_text(row, "nccl_route"),
                skew_row_text(row, "ended"), skew_row_int(row, "returned_groups"),
                skew_row_int(row, "stored_groups"), skew_row_int(row, "lost_groups"),
                skew_row_text(row, "exe"));
@@ -259,7 +272,8 @@ static void print_traffic(const json_t *info, int64_t comm)
     size_t i;
     json_t *row;
 
-    json_array_foreach (json_object_get(info, "exchanges"), i, row) {
+    json_array_foreach(json_object_get(info, "exchanges"), i, row)
+    {
         if (skew_row_int(row, "comm_id") != comm)
             continue;
         const char *op = skew_row_text(row, "op");
@@ -272,11 +286,11 @@ static void print_traffic(const json_t *info, int64_t comm)
         printf(" (seq %" PRId64 "..%" PRId64 ")\n", skew_row_int(row, "first_seq"),
                skew_row_int(row, "last_seq"));
     }
-    json_array_foreach (json_object_get(info, "operations"), i, row)
-        if (skew_row_int(row, "comm_id") == comm)
-            printf("      %-14s %12s calls, %s\n", skew_row_text(row, "op"),
-                   skew_count_text(count, (uint64_t)skew_row_int(row, "calls")),
-                   skew_bytes_text(bytes, (uint64_t)skew_row_int(row, "bytes")));
+    json_array_foreach(json_object_get(info, "operations"), i,
+                       row) if (skew_row_int(row, "comm_id") == comm)
+        printf("      %-14s %12s calls, %s\n", skew_row_text(row, "op"),
+               skew_count_text(count, (uint64_t)skew_row_int(row, "calls")),
+               skew_bytes_text(bytes, (uint64_t)skew_row_int(row, "bytes")));
 }
 
 static void print_communicators(const json_t *info, bool all)
@@ -287,7 +301,8 @@ static void print_communicators(const json_t *info, bool all)
 
     if (json_array_size(comms))
         putchar('\n');
-    json_array_foreach (comms, i, row) {
+    json_array_foreach(comms, i, row)
+    {
         char ranks[24] = "?", parent[48] = "";
         if (i == most) {
             printf("… %zu more communicators (--all)\n", json_array_size(comms) - most);
@@ -296,7 +311,8 @@ static void print_communicators(const json_t *info, bool all)
         if (!skew_row_null(row, "ranks"))
             snprintf(ranks, sizeof ranks, "%" PRId64, skew_row_int(row, "ranks"));
         if (!skew_row_null(row, "parent_id"))
-            snprintf(parent, sizeof parent, " of communicator %" PRId64, skew_row_int(row, "parent_id"));
+            snprintf(parent, sizeof parent, " of communicator %" PRId64,
+                     skew_row_int(row, "parent_id"));
         printf("communicator %-3" PRId64 " key %s, %s ranks (%" PRId64 " here), %s%s\n",
                skew_row_int(row, "comm_id"), skew_row_text(row, "key"), ranks,
                skew_row_int(row, "ranks_here"), skew_row_text(row, "kind"), parent);
@@ -331,7 +347,7 @@ static void print_coverage(const json_t *info, bool colour)
            skew_count_text(b, returned), json_array_size(processes),
            json_array_size(processes) == 1 ? "" : "es");
     puts(colour ? "\033[0m" : "");
-    json_array_foreach (json_object_get(info, "losses"), i, row)
+    json_array_foreach(json_object_get(info, "losses"), i, row)
         printf("  lost %s groups (%s exchanges): %s, %s\n",
                skew_count_text(a, (uint64_t)skew_row_int(row, "groups")),
                skew_count_text(b, (uint64_t)skew_row_int(row, "exchanges")),
@@ -348,7 +364,8 @@ static void print_diagnostics(const json_t *info, bool colour)
 
     if (json_array_size(json_object_get(info, "diagnostics")))
         putchar('\n');
-    json_array_foreach (json_object_get(info, "diagnostics"), i, row) {
+    json_array_foreach(json_object_get(info, "diagnostics"), i, row)
+    {
         const char *severity = skew_row_text(row, "severity");
         const char *paint = strcmp(severity, "error") == 0     ? "\033[31m"
                             : strcmp(severity, "warning") == 0 ? "\033[33m"
@@ -373,8 +390,7 @@ static void print_text(const json_t *info, const struct arguments *a, bool colou
 
     printf("%s: %s, host %s, skewscope %s\n", json_string_value(json_object_get(info, "file")),
            skew_bytes_text(bytes, file_bytes), meta_of(info, "host"), meta_of(info, "version"));
-    json_array_foreach (json_object_get(info, "runs"), i, row)
-        print_run(info, row);
+    json_array_foreach(json_object_get(info, "runs"), i, row) print_run(info, row);
     print_processes(info, a->all);
     print_communicators(info, a->all);
     if (skew_row_int(graphs, "captures"))

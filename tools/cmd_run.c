@@ -11,17 +11,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the command line ----------------------------------------------------------------------------- */
+/* ---- the command line ---------------------------------------------------------------------- */
 
 enum { KEY_STANDIN = 0x2000 };
 
+/* clang-format off */
 static const struct argp_option options[] = {
     {"label", 'l', "KEY=VALUE", 0,
-     "name a property of this run in the trace, for comparisons (repeatable): model=…, data=…, ep=8", 1},
+     "name a property of this run in the trace, for comparisons (repeatable): model=…, "
+     "data=…, ep=8", 1},
     {"standin", KEY_STANDIN, NULL, 0,
-     "put the stand-in NCCL, CUDA and CUPTI in front of the command's own: no GPU is used, and the trace "
-     "is labelled standin=1", 1},
+     "put the stand-in NCCL, CUDA and CUPTI in front of the command's own: no GPU is used, "
+     "and the trace is labelled standin=1", 1},
     {0}};
+/* clang-format on */
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
@@ -46,7 +49,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
         run->arguments = state->argv + state->next;
         return 0;
     case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which command? For example: skewscope run -o trace/ -- torchrun train.py");
+        argp_error(state,
+                   "which command? For example: skewscope run -o trace/ -- torchrun train.py");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -55,23 +59,28 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 const struct argp *skew_argp_run(void)
 {
-    static struct argp_child children[] = {{NULL, 0, "Recording (each is also a variable and a key of the "
-                                                     "JSON file):", 2}, {0}};
+    static struct argp_child children[] = {
+        {NULL, 0, "Recording (each is also a variable and a key of the JSON file):", 2}, {0}};
     static const struct argp argp = {
-        options, parse, "[--] COMMAND [ARGUMENT...]",
+        options,
+        parse,
+        "[--] COMMAND [ARGUMENT...]",
         "Runs a command and traces the all-to-all traffic of every process below it."
-        "\vThe command keeps its terminal, its standard streams, its process group and its signals. run "
-        "ends as the command ended: with the same status, or by the same signal; with 126 when it could "
-        "not be executed, 127 when it was not found, 1 when the trace could not even be begun (nothing was "
-        "run then) and 2 for a wrong option. One line on standard error tells where the trace is; nothing "
-        "was captured: it tells why.",
-        children, NULL, NULL};
+        "\vThe command "
+        "keeps its terminal, its standard streams, its process group and its signals. run ends as "
+        "the command ended: with the same status, or by the same signal; with 126 when it could "
+        "not be executed, 127 when it was not found, 1 when the trace could not even be begun "
+        "(nothing was run then) and 2 for a wrong option. One line on standard error tells where "
+        "the trace is; nothing was captured: it tells why.",
+        children,
+        NULL,
+        NULL};
 
     children[0].argp = skew_options_argp();
     return &argp;
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------------------------- */
 
 static void say_captured(const struct skew_run_found *found)
 {
@@ -98,7 +107,8 @@ static void say_nothing(const struct skew_job *job)
     size_t i;
 
     for (size_t s = 0; s < 3; s++) {
-        json_array_foreach (notes, i, note) {
+        json_array_foreach(notes, i, note)
+        {
             size_t used = strlen(text);
             if (strcmp(json_string_value(json_object_get(note, "severity")), severities[s]) != 0)
                 continue;
@@ -117,12 +127,17 @@ static void conclude(struct skew_job *job, int result)
 
     if (result == 1) {
         if (!quiet)
-            skew_tell("nothing was collected (--collector=off); do it with: skewscope collect --out %s",
-                      job->out);
+            skew_tell(
+                "nothing was collected (--collector=off); do it with: skewscope collect --out %s",
+                job->out);
     } else if (result < 0) {
         skew_run_collector_message(&job->collector, message, sizeof message);
-        skew_tell("the trace is not complete: %s; what is left waits for: skewscope collect --out %s",
-                  result == -EINTR ? "interrupted" : *message ? message : strerror(-result), job->out);
+        skew_tell(
+            "the trace is not complete: %s; what is left waits for: skewscope collect --out %s",
+            result == -EINTR ? "interrupted"
+            : *message       ? message
+                             : strerror(-result),
+            job->out);
     } else if (job->found.exchanges + job->found.lost_exchanges > 0) {
         if (!quiet)
             say_captured(&job->found);
@@ -148,6 +163,7 @@ int skew_cmd_run(int argc, char **argv)
     if (job.exec_error)
         skew_tell("%s: %s", job.arguments[0],
                   job.exec_error == ENOENT ? "command not found" : strerror(job.exec_error));
+    skew_child_own_streams();
     skew_job_follow(&job, 0);
     conclude(&job, skew_job_end(&job));
     struct skew_child child = job.child;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The subcommands of `skewscope`. A subcommand is one file, cmd_<name>.c, and one line here; its help
- * and its part of the manual come from its own argp.
+ * The subcommands of `skewscope`. A subcommand is one file, cmd_<name>.c, and one line here; its
+ * help and its part of the manual come from its own argp.
  *
  *   X(name, "one line for --help")
  */
@@ -15,6 +15,7 @@
     X(doctor, "check that a command can be traced, and say what will not be seen")                 \
     X(info, "show what is in a trace and how much of it was captured")                             \
     X(matrix, "show the bytes from each rank to each rank")                                        \
+    X(whatif, "compute what another schedule of the same traffic would cost")                        \
     X(collect, "bring what processes left in their spools into the trace")                         \
     X(help, "show help on a command")
 
@@ -24,16 +25,16 @@ enum { SKEW_EXIT_OK = 0, SKEW_EXIT_FAILURE = 1, SKEW_EXIT_USAGE = 2 };
 struct skew_command {
     const char *name;
     const char *summary;
-    int (*main)(int argc, char **argv);     /* argv[0] is "skewscope <name>" */
-    const struct argp *(*argp)(void);       /* NULL: the manual refers to --help */
+    int (*main)(int argc, char **argv); /* argv[0] is "skewscope <name>" */
+    const struct argp *(*argp)(void);
 };
 
 extern const struct skew_command skew_commands[]; /* ends with a NULL name */
 
-/* The parser of one subcommand; weak, so that one without an argp of its own still has a main. */
+/* One subcommand: its main and its parser, which --help and the manual come from. */
 #define X(name, summary)                                                                           \
     int skew_cmd_##name(int argc, char **argv);                                                    \
-    const struct argp *skew_argp_##name(void) __attribute__((weak));
+    const struct argp *skew_argp_##name(void);
 SKEW_COMMAND_LIST(X)
 #undef X
 

@@ -22,8 +22,9 @@ struct skew_doctor {
 
 /** `advice` may be NULL. */
 __attribute__((format(printf, 5, 6))) void skew_doctor_add(struct skew_doctor *doctor,
-                                                           enum skew_verdict level, const char *code,
-                                                           const char *advice, const char *format, ...);
+                                                           enum skew_verdict level,
+                                                           const char *code, const char *advice,
+                                                           const char *format, ...);
 
 /** The library, the loader, the spool's place, limits, variables, NCCLs that could be used. */
 void skew_doctor_machine(struct skew_doctor *doctor);

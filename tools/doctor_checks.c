@@ -49,11 +49,11 @@ void skew_doctor_add(struct skew_doctor *doctor, enum skew_verdict level, const 
     free(text);
 }
 
-/* ---- asking the loader --------------------------------------------------------------------------------- */
+/* ---- asking the loader --------------------------------------------------------------------- */
 
 /*
- * Runs a program with the library preloaded and returns what it wrote to both of its outputs; NULL when
- * that failed. Only for programs that are known to do nothing else. Caller frees.
+ * Runs a program with the library preloaded and returns what it wrote to both of its outputs; NULL
+ * when that failed. Only for programs that are known to do nothing else. Caller frees.
  */
 static char *ask(const char *library, char *const arguments[], int *status)
 {
@@ -91,8 +91,10 @@ static void check_library(struct skew_doctor *doctor)
     int status = 0;
 
     if (skew_path_library(&doctor->library) < 0) {
-        skew_doctor_add(doctor, SKEW_FAIL, "library", "build or install skewscope completely, or set "
-                        "SKEWSCOPE_LIB", "libskewscope.so was not found, or cannot be used where it is");
+        skew_doctor_add(doctor, SKEW_FAIL, "library",
+                        "build or install skewscope completely, or set "
+                        "SKEWSCOPE_LIB",
+                        "libskewscope.so was not found, or cannot be used where it is");
         return;
     }
     char *said = ask(doctor->library, arguments, &status);
@@ -104,7 +106,7 @@ static void check_library(struct skew_doctor *doctor)
     free(said);
 }
 
-/* ---- the machine ------------------------------------------------------------------------------------------ */
+/* ---- the machine --------------------------------------------------------------------------- */
 
 /* The first place where the library would put its spool. */
 static void check_spool(struct skew_doctor *doctor)
@@ -117,7 +119,8 @@ static void check_spool(struct skew_doctor *doctor)
     if (*named && (access(named, W_OK | X_OK) != 0 || !skew_is_local(named)))
         skew_doctor_add(doctor, SKEW_WARN, "spool", "name a local directory that you may write to",
                         "%s (SKEWSCOPE_SPOOL) cannot be used: %s", named,
-                        access(named, W_OK | X_OK) != 0 ? strerror(errno) : "not a local file system");
+                        access(named, W_OK | X_OK) != 0 ? strerror(errno)
+                                                        : "not a local file system");
     for (size_t i = 0; i < sizeof roots / sizeof *roots; i++) {
         struct statvfs fs;
         if (!roots[i] || roots[i][0] != '/' || access(roots[i], W_OK | X_OK) != 0 ||
@@ -127,19 +130,25 @@ static void check_spool(struct skew_doctor *doctor)
         skew_bytes_text(free_text, quarter * 4);
         skew_bytes_text(cap_text, (uint64_t)cap);
         if (quarter < 8u << 20)
-            skew_doctor_add(doctor, SKEW_WARN, "spool",
-                            "give the container more (docker run --shm-size=1g) or name another place "
-                            "with --spool",
-                            "the spool goes to %s, which has only %s free, of which a quarter may be used: "
-                            "bursts would be lost (and counted)", roots[i], free_text);
+            skew_doctor_add(
+                doctor, SKEW_WARN, "spool",
+                "give the container more (docker run --shm-size=1g) or name another place "
+                "with --spool",
+                "the spool goes to %s, which has only %s free, of which a quarter may be used: "
+                "bursts would be lost (and counted)",
+                roots[i], free_text);
         else
-            skew_doctor_add(doctor, SKEW_OK, "spool", NULL,
-                            "the spool goes to %s, %s free; up to %s a process, at most a quarter of what "
-                            "is free", roots[i], free_text, cap_text);
+            skew_doctor_add(
+                doctor, SKEW_OK, "spool", NULL,
+                "the spool goes to %s, %s free; up to %s a process, at most a quarter of what "
+                "is free",
+                roots[i], free_text, cap_text);
         return;
     }
-    skew_doctor_add(doctor, SKEW_WARN, "spool", "make /dev/shm or /tmp writable, or name a local directory "
-                    "with --spool", "no local directory for the spool: it would lie in the output directory, "
+    skew_doctor_add(doctor, SKEW_WARN, "spool",
+                    "make /dev/shm or /tmp writable, or name a local directory "
+                    "with --spool",
+                    "no local directory for the spool: it would lie in the output directory, "
                     "which must then be local");
 }
 
@@ -152,8 +161,10 @@ static void check_limits(struct skew_doctor *doctor)
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < 1024) {
         fine = false;
         skew_doctor_add(doctor, SKEW_WARN, "limits", "ulimit -n 4096",
-                        "only %" PRIu64 " open files are allowed; when the job uses them up, the spool "
-                        "cannot grow", (uint64_t)files.rlim_cur);
+                        "only %" PRIu64
+                        " open files are allowed; when the job uses them up, the spool "
+                        "cannot grow",
+                        (uint64_t)files.rlim_cur);
     }
     if (getrlimit(RLIMIT_FSIZE, &size) == 0 && size.rlim_cur != RLIM_INFINITY) {
         fine = false;
@@ -162,7 +173,8 @@ static void check_limits(struct skew_doctor *doctor)
                         skew_bytes_text(text, size.rlim_cur));
     }
     if (fine)
-        skew_doctor_add(doctor, SKEW_OK, "limits", NULL, "open files and file sizes are not limited tightly");
+        skew_doctor_add(doctor, SKEW_OK, "limits", NULL,
+                        "open files and file sizes are not limited tightly");
 }
 
 static void check_named_nccl(struct skew_doctor *doctor, const char *variable)
@@ -175,12 +187,17 @@ static void check_named_nccl(struct skew_doctor *doctor, const char *variable)
         skew_doctor_add(doctor, SKEW_OK, "variables", NULL,
                         "%s=%s: calls through it are seen by answering dlsym()", variable, path);
     else if (*real)
-        skew_doctor_add(doctor, SKEW_OK, "variables", NULL, "%s names skewscope, and SKEWSCOPE_NCCL the real "
-                        "NCCL: %s", variable, real);
+        skew_doctor_add(doctor, SKEW_OK, "variables", NULL,
+                        "%s names skewscope, and SKEWSCOPE_NCCL the real "
+                        "NCCL: %s",
+                        variable, real);
     else
-        skew_doctor_add(doctor, SKEW_WARN, "variables", "set SKEWSCOPE_NCCL to the path of the real libnccl.so.2",
-                        "%s names skewscope, but SKEWSCOPE_NCCL does not say where the real NCCL is: the "
-                        "loader's own search decides", variable);
+        skew_doctor_add(
+            doctor, SKEW_WARN, "variables",
+            "set SKEWSCOPE_NCCL to the path of the real libnccl.so.2",
+            "%s names skewscope, but SKEWSCOPE_NCCL does not say where the real NCCL is: the "
+            "loader's own search decides",
+            variable);
 }
 
 static void check_variables(struct skew_doctor *doctor)
@@ -189,19 +206,22 @@ static void check_variables(struct skew_doctor *doctor)
     const char *connections = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
 
     if (!skew_setting_on(doctor->settings, SKEW_OPT_ENABLE))
-        skew_doctor_add(doctor, SKEW_WARN, "variables", "unset SKEWSCOPE_ENABLE", "recording is switched off");
+        skew_doctor_add(doctor, SKEW_WARN, "variables", "unset SKEWSCOPE_ENABLE",
+                        "recording is switched off");
     if (!skew_setting_on(doctor->settings, SKEW_OPT_DLSYM))
         skew_doctor_add(doctor, SKEW_WARN, "variables", "set SKEWSCOPE_DLSYM=on",
                         "dlsym() is not answered: vLLM, SGLang and JAX will not be seen");
     if (preload && *preload && !strstr(preload, "libskewscope"))
-        skew_doctor_add(doctor, SKEW_OK, "variables", NULL, "LD_PRELOAD has %s already; skewscope comes after it",
-                        preload);
+        skew_doctor_add(doctor, SKEW_OK, "variables", NULL,
+                        "LD_PRELOAD has %s already; skewscope comes after it", preload);
     if (audit && *audit)
         skew_doctor_add(doctor, SKEW_WARN, "variables", "unset LD_AUDIT for traced runs",
                         "LD_AUDIT=%s changes how symbols are bound", audit);
     if (connections && strcmp(connections, "1") == 0)
-        skew_doctor_add(doctor, SKEW_OK, "variables", NULL, "CUDA_DEVICE_MAX_CONNECTIONS=1: kernels of different "
-                        "streams queue in order of launch, so nothing is ever added to the job's streams");
+        skew_doctor_add(
+            doctor, SKEW_OK, "variables", NULL,
+            "CUDA_DEVICE_MAX_CONNECTIONS=1: kernels of different "
+            "streams queue in order of launch, so nothing is ever added to the job's streams");
     check_named_nccl(doctor, "VLLM_NCCL_SO_PATH");
     check_named_nccl(doctor, "SGLANG_NCCL_SO_PATH");
 }
@@ -224,7 +244,7 @@ void skew_doctor_machine(struct skew_doctor *doctor)
     skew_packages_find(take_package, doctor);
 }
 
-/* ---- the command's file ---------------------------------------------------------------------------------------- */
+/* ---- the command's file -------------------------------------------------------------------- */
 
 static bool find_in_path(const char *command, char *found)
 {
@@ -261,7 +281,8 @@ static bool interpreter(const char *line, char *program)
 }
 
 /* What `ld.so --list` says: nothing of the program runs. */
-static void check_loader(struct skew_doctor *doctor, const char *program, const struct skew_elf *elf)
+static void check_loader(struct skew_doctor *doctor, const char *program,
+                         const struct skew_elf *elf)
 {
     char *arguments[] = {(char *)elf->interp, (char *)"--list", (char *)program, NULL};
     int status = 0;
@@ -275,12 +296,14 @@ static void check_loader(struct skew_doctor *doctor, const char *program, const 
         skew_doctor_add(doctor, SKEW_FAIL, "binds", "LD_DEBUG=libs shows what the loader did",
                         "the loader does not put libskewscope.so into %s", program);
     else
-        skew_doctor_add(doctor, SKEW_OK, "binds", NULL, "the loader puts libskewscope.so into %s", program);
+        skew_doctor_add(doctor, SKEW_OK, "binds", NULL, "the loader puts libskewscope.so into %s",
+                        program);
     if (missing) {
         *missing = '\0';
         char *line = strrchr(said, '\n');
         skew_doctor_add(doctor, SKEW_WARN, "missing_library", "set LD_LIBRARY_PATH",
-                        "%s needs a library that is not found: %s", program, line ? line + 2 : said);
+                        "%s needs a library that is not found: %s", program,
+                        line ? line + 2 : said);
     } else if (nccl) {
         skew_doctor_add(doctor, SKEW_OK, "links_nccl", NULL, "it is linked against NCCL: %.*s",
                         (int)strcspn(nccl, "\n("), nccl);
@@ -294,29 +317,33 @@ void skew_doctor_file(struct skew_doctor *doctor, const char *command)
     struct skew_elf elf;
 
     if (!find_in_path(command, program)) {
-        skew_doctor_add(doctor, SKEW_FAIL, "command", "give its path", "%s: command not found", command);
+        skew_doctor_add(doctor, SKEW_FAIL, "command", "give its path", "%s: command not found",
+                        command);
         return;
     }
     if (skew_elf_read(&elf, program) == 0 && !elf.elf && *elf.script &&
         interpreter(elf.script, interpreted)) {
-        skew_doctor_add(doctor, SKEW_OK, "command", NULL, "%s is a script of %s", program, interpreted);
+        skew_doctor_add(doctor, SKEW_OK, "command", NULL, "%s is a script of %s", program,
+                        interpreted);
         strcpy(program, interpreted);
         if (skew_elf_read(&elf, program) < 0)
             elf.elf = false;
     }
     if (!elf.elf) {
         skew_doctor_add(doctor, SKEW_WARN, "command", "run doctor on the program that it starts",
-                        "%s is neither an ELF program nor a script that says its interpreter", program);
+                        "%s is neither an ELF program nor a script that says its interpreter",
+                        program);
         return;
     }
     enum skew_unbound why =
         doctor->library ? skew_unbound_by_file(program, doctor->library) : SKEW_BOUND;
     if (why != SKEW_BOUND)
-        skew_doctor_add(doctor, SKEW_FAIL, "binds", NULL, "libskewscope.so cannot get into %s: %s", program,
-                        skew_unbound_text(why));
+        skew_doctor_add(doctor, SKEW_FAIL, "binds", NULL, "libskewscope.so cannot get into %s: %s",
+                        program, skew_unbound_text(why));
     else
         check_loader(doctor, program, &elf);
     if (skew_elf_static_nccl(program, &elf, NULL))
         skew_doctor_add(doctor, SKEW_FAIL, "static_nccl", "link it against the shared libnccl.so.2",
-                        "NCCL is linked statically into %s: its calls cannot be intercepted", program);
+                        "NCCL is linked statically into %s: its calls cannot be intercepted",
+                        program);
 }

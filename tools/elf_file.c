@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an ELF file says about itself: see elf_file.h. Little-endian 64-bit files are read in full; of
- * any other only what kind it is. Runs on the watching thread of `run` as well: keeps no state.
+ * What an ELF file says about itself: see elf_file.h. Little-endian 64-bit files are read in full;
+ * of any other only what kind it is. Runs on the watching thread of `run` as well: keeps no state.
  */
 #include "elf_file.h"
 
@@ -61,7 +61,7 @@ static void each_section(int fd, const Elf64_Ehdr *head,
     free(table);
 }
 
-/* ---- headers ------------------------------------------------------------------------------------- */
+/* ---- headers ------------------------------------------------------------------------------- */
 
 static void take_needed(struct skew_elf *elf, const char *name)
 {
@@ -104,7 +104,8 @@ static bool take_section(void *user, int fd, const char *name, const Elf64_Shdr 
 
     (void)fd;
     (void)section;
-    elf->device_code |= strncmp(name, ".nv_fatbin", 10) == 0 || strncmp(name, ".hip_fatbin", 11) == 0;
+    elf->device_code |=
+        strncmp(name, ".nv_fatbin", 10) == 0 || strncmp(name, ".hip_fatbin", 11) == 0;
     return !elf->device_code;
 }
 
@@ -152,7 +153,8 @@ int skew_elf_read(struct skew_elf *elf, const char *path)
         return -errno;
     ssize_t got = pread(fd, start, sizeof start, 0);
     if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode))
-        elf->set_id = (info.st_mode & (S_ISUID | S_ISGID)) || fgetxattr(fd, "security.capability", NULL, 0) > 0;
+        elf->set_id = (info.st_mode & (S_ISUID | S_ISGID)) ||
+                      fgetxattr(fd, "security.capability", NULL, 0) > 0;
     if (got >= (ssize_t)sizeof head && memcmp(start, ELFMAG, SELFMAG) == 0) {
         memcpy(&head, start, sizeof head);
         elf->elf = true;
@@ -168,12 +170,12 @@ int skew_elf_read(struct skew_elf *elf, const char *path)
     return got < 0 ? -EIO : 0;
 }
 
-/* ---- what is inside -------------------------------------------------------------------------------- */
+/* ---- what is inside ------------------------------------------------------------------------ */
 
 struct hunt {
     const char *const *words; /* ends with NULL; the longest is far below OVERLAP */
     const bool *stop;
-    char *found;              /* what stands there from the word on, up to 63 characters */
+    char *found; /* what stands there from the word on, up to 63 characters */
     bool done;
 };
 
@@ -188,7 +190,8 @@ static bool hunt_section(void *user, int fd, const char *name, const Elf64_Shdr 
         return true;
     chunk = malloc(CHUNK + OVERLAP);
     for (uint64_t at = 0; chunk && at < section->sh_size && !hunt->done; at += CHUNK) {
-        uint64_t want = section->sh_size - at < CHUNK + OVERLAP ? section->sh_size - at : CHUNK + OVERLAP;
+        uint64_t want =
+            section->sh_size - at < CHUNK + OVERLAP ? section->sh_size - at : CHUNK + OVERLAP;
         ssize_t got = pread(fd, chunk, want, (off_t)(section->sh_offset + at));
         if (got <= 0 || (hunt->stop && __atomic_load_n(hunt->stop, __ATOMIC_RELAXED)))
             break;
@@ -196,8 +199,8 @@ static bool hunt_section(void *user, int fd, const char *name, const Elf64_Shdr 
             char *hit = memmem(chunk, (size_t)got, hunt->words[i], strlen(hunt->words[i]));
             hunt->done = hit != NULL;
             if (hit && hunt->found)
-                snprintf(hunt->found, 64, "%.*s", (int)(chunk + got - hit < 63 ? chunk + got - hit : 63),
-                         hit);
+                snprintf(hunt->found, 64, "%.*s",
+                         (int)(chunk + got - hit < 63 ? chunk + got - hit : 63), hit);
         }
     }
     free(chunk);
@@ -220,8 +223,10 @@ static bool hunt_file(const char *path, struct hunt *hunt)
 
 bool skew_elf_static_nccl(const char *path, const struct skew_elf *elf, const bool *stop)
 {
-    /* Whole names of kernels: profilers hold the beginnings. The first since NCCL 2.19, then before. */
-    static const char *const kernels[] = {"ncclDevKernel_SendRecv", "ncclKernel_SendRecv_RING_SIMPLE", NULL};
+    /* Whole names of kernels: profilers hold the beginnings. The first since NCCL 2.19, then
+     * before. */
+    static const char *const kernels[] = {"ncclDevKernel_SendRecv",
+                                          "ncclKernel_SendRecv_RING_SIMPLE", NULL};
     struct hunt hunt = {.words = kernels, .stop = stop};
 
     return elf->device_code && !elf->needs_nccl && hunt_file(path, &hunt);

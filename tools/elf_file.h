@@ -10,17 +10,17 @@
 #include <stdint.h>
 
 struct skew_elf {
-    bool elf;           /* false: a script, or anything else */
-    char script[256];   /* the interpreter line after #!, when it is a script */
-    uint8_t bits;       /* 32 or 64 */
-    uint16_t machine;   /* EM_… */
-    bool program;       /* has an entry that the kernel can start (ET_EXEC, or ET_DYN with one) */
-    bool loader;        /* has a PT_INTERP: is dynamically linked */
-    char interp[256];   /* it */
-    bool needs_nccl;    /* libnccl or librccl among DT_NEEDED */
-    bool needs_cuda;    /* libcudart or libcuda among DT_NEEDED */
-    bool device_code;   /* has CUDA device code (.nv_fatbin) or HIP's (.hip_fatbin) */
-    bool set_id;        /* runs with another identity: setuid, setgid or with capabilities */
+    bool elf;         /* false: a script, or anything else */
+    char script[256]; /* the interpreter line after #!, when it is a script */
+    uint8_t bits;     /* 32 or 64 */
+    uint16_t machine; /* EM_… */
+    bool program;     /* has an entry that the kernel can start (ET_EXEC, or ET_DYN with one) */
+    bool loader;      /* has a PT_INTERP: is dynamically linked */
+    char interp[256]; /* it */
+    bool needs_nccl;  /* libnccl or librccl among DT_NEEDED */
+    bool needs_cuda;  /* libcudart or libcuda among DT_NEEDED */
+    bool device_code; /* has CUDA device code (.nv_fatbin) or HIP's (.hip_fatbin) */
+    bool set_id;      /* runs with another identity: setuid, setgid or with capabilities */
 };
 
 /** 0, also for what is no ELF file; a negative errno when it cannot be read. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The heat map of `skewscope matrix`. Three ways to draw a cell, the first that fits the terminal: its
- * number on a background, a shade two characters wide, a shade one character wide. More than 64
+ * The heat map of `skewscope matrix`. Three ways to draw a cell, the first that fits the terminal:
+ * its number on a background, a shade two characters wide, a shade one character wide. More than 64
  * ranks, or fewer where even that is too wide, are folded into blocks of ranks.
  */
 #include "heatmap.h"
@@ -19,14 +19,14 @@ static const char ramp[] = " .:-=+*#%@";
 
 struct drawing {
     const struct skew_heatmap *map;
-    uint32_t n;      /* rows and columns drawn */
-    uint32_t fold;   /* ranks in each */
-    double *cells;   /* [n][n] */
+    uint32_t n;    /* rows and columns drawn */
+    uint32_t fold; /* ranks in each */
+    double *cells; /* [n][n] */
     double *rows, *cols;
     double max;
-    double least;    /* above zero */
+    double least; /* above zero */
     int cell_width;
-    int head_width;  /* of the row labels */
+    int head_width; /* of the row labels */
     int total_width;
     bool numbers;
 };
@@ -131,7 +131,10 @@ static void draw_cell(FILE *to, const struct drawing *d, double value)
 {
     if (d->map->colour) {
         size_t at = shade(d, value, SHADES);
-        fprintf(to, "\033[48;5;%um\033[38;5;%um", palette[at], at == 0 ? 240u : at > 9 ? 16u : 231u);
+        fprintf(to, "\033[48;5;%um\033[38;5;%um", palette[at],
+                at == 0  ? 240u
+                : at > 9 ? 16u
+                         : 231u);
     }
     if (d->numbers)
         print_number(to, d->map, value, d->cell_width);

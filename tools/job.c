@@ -18,7 +18,7 @@
 #define STEP_MS  500
 #define MERCY_MS 10000 /* from asking the command to end until it is killed */
 
-/* ---- before the command ----------------------------------------------------------------------------- */
+/* ---- before the command -------------------------------------------------------------------- */
 
 /* The library in the target accepts no state directory that others could write into. */
 static int check_state(const char *state)
@@ -28,8 +28,9 @@ static int check_state(const char *state)
     if (lstat(state, &info) != 0)
         return -errno;
     if (!S_ISDIR(info.st_mode) || info.st_uid != geteuid() || (info.st_mode & 077)) {
-        skew_tell("%s: must be a directory of your own with mode 0700; remove it or choose another --out",
-                  state);
+        skew_tell(
+            "%s: must be a directory of your own with mode 0700; remove it or choose another --out",
+            state);
         return -EPERM;
     }
     return access(state, W_OK | X_OK) == 0 ? 0 : -errno;
@@ -76,7 +77,7 @@ static int begin_record(struct skew_job *job)
     return result;
 }
 
-/* ---- the command's environment ------------------------------------------------------------------------ */
+/* ---- the command's environment ------------------------------------------------------------- */
 
 /* Appends to a list in the environment, unless it is in it. */
 static void append(const char *name, const char *what)
@@ -118,6 +119,23 @@ static void add_standin(const char *directory)
     }
 }
 
+/* The directory as a template that means just it: the library expands %h, %p and %r in it. */
+static void export_out(const char *out)
+{
+    char *text = malloc(strlen(out) * 2 + 1), *at = text;
+
+    for (; text && *out; out++) {
+        if (*out == '%')
+            *at++ = '%';
+        *at++ = *out;
+    }
+    if (!text)
+        return;
+    *at = '\0';
+    setenv(SKEW_ENV_PREFIX "OUT", text, 1);
+    free(text);
+}
+
 /* In the child, before exec. */
 static void set_up(void *user)
 {
@@ -126,7 +144,7 @@ static void set_up(void *user)
     if (job->stdout_to_stderr)
         dup2(STDERR_FILENO, STDOUT_FILENO);
     skew_settings_export(&job->settings);
-    setenv(SKEW_ENV_PREFIX "OUT", job->out, 1);
+    export_out(job->out);
     setenv(SKEW_ENV_PREFIX "RUN_ID", job->record.id, 1);
     if (skew_path_self())
         setenv(SKEW_ENV_PREFIX "HOME", skew_path_self(), 1);
@@ -165,7 +183,7 @@ int skew_job_begin(struct skew_job *job)
     return 0;
 }
 
-/* ---- while it runs ---------------------------------------------------------------------------------------- */
+/* ---- while it runs ------------------------------------------------------------------------- */
 
 static void other_ended(void *user, pid_t pid, int status)
 {
@@ -215,7 +233,7 @@ void skew_job_follow(struct skew_job *job, uint64_t limit_ms)
     }
 }
 
-/* ---- after the command --------------------------------------------------------------------------------------- */
+/* ---- after the command --------------------------------------------------------------------- */
 
 /* Waits for the collector, after it was told to finish. False when a person got tired of it. */
 static bool wait_for_collector(struct skew_job *job)
@@ -226,7 +244,8 @@ static bool wait_for_collector(struct skew_job *job)
     skew_progress_start(&progress, skew_setting_on(&job->settings, SKEW_OPT_QUIET));
     while (job->collector.pid > 0 && patient) {
         patient = skew_child_step(&job->child, 100, other_ended, job) == 0;
-        skew_progress_show(&progress, "collecting what the command left (%.0f s; Ctrl-C leaves it for later)",
+        skew_progress_show(&progress,
+                           "collecting what the command left (%.0f s; Ctrl-C leaves it for later)",
                            (double)(skew_clock_ns() - progress.started_ns) / 1e9);
     }
     skew_progress_end(&progress);

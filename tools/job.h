@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One traced command from beginning to end: what `run` and `doctor` have in common. The order of things
- * is here; what the command sees is run_child.c's, what the trace learns of it run_record.c's, what
- * is seen of it from outside run_watch.c's.
+ * One traced command from beginning to end: what `run` and `doctor` have in common. The order of
+ * things is here; what the command sees is run_child.c's, what the trace learns of it
+ * run_record.c's, what is seen of it from outside run_watch.c's.
  */
 #ifndef SKEW_JOB_H
 #define SKEW_JOB_H
@@ -25,9 +25,9 @@ struct skew_job {
 
     /* The rest is the job's own. */
     char *library;
-    char *standin; /* directory, NULL: not wanted */
-    char *out;     /* absolute and canonical */
-    char *state;   /* OUT/.skewscope */
+    char *standin;  /* directory, NULL: not wanted */
+    char *out;      /* absolute and canonical */
+    char *state;    /* OUT/.skewscope */
     int exec_error; /* errno when the command could not be executed */
     bool collecting;
     bool packages_taken;
@@ -45,13 +45,14 @@ struct skew_job {
  */
 int skew_job_begin(struct skew_job *job);
 
-/** Until the command has ended; after `limit_ms` (0: no limit) it is asked to end, and then made to. */
+/** Until the command has ended; after `limit_ms` (0: no limit) it is asked to end, and then made
+ * to. */
 void skew_job_follow(struct skew_job *job, uint64_t limit_ms);
 
 /**
  * Drains and fills `found`.
- * @return 0; 1 when collection is switched off; a negative errno when something is left, after which
- *         skew_run_collector_message() may tell why.
+ * @return 0; 1 when collection is switched off; a negative errno when something is left, after
+ * which skew_run_collector_message() may tell why.
  */
 int skew_job_end(struct skew_job *job);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes skewscope.1 from the same tables that parse the command line: the subcommands of command.h,
- * their argp parsers and schema/options.h. Run at build time (`skewscope help --man`).
+ * Writes skewscope.1 from the same tables that parse the command line: the subcommands of
+ * command.h, their argp parsers and schema/options.h. Run at build time (`skewscope help --man`).
  */
 #include "command.h"
 #include "settings.h"
@@ -109,31 +109,22 @@ static void paragraphs(const char *doc, bool after)
 
 static void command_section(const struct skew_command *command)
 {
-    const struct argp *argp = command->argp ? command->argp() : NULL;
+    const struct argp *argp = command->argp();
 
-    printf(".SS skewscope %s", command->name);
-    if (argp && argp->args_doc) {
-        fputs(" [OPTION...] ", stdout);
-        text(argp->args_doc);
-    }
+    printf(".SS skewscope %s [OPTION...] ", command->name);
+    text(argp->args_doc ? argp->args_doc : "");
     fputs("\n", stdout);
-    if (!argp) {
-        text(command->summary);
-        printf(" (see skewscope %s \\-\\-help).\n", command->name);
-        return;
-    }
-    paragraphs(argp->doc ? argp->doc : command->summary, false);
+    paragraphs(argp->doc, false);
     options_of(argp);
-    if (argp->doc)
-        paragraphs(argp->doc, true);
+    paragraphs(argp->doc, true);
 }
 
 static void environment_section(void)
 {
     fputs(".SH ENVIRONMENT\n"
-          "Every option of \\fBrun\\fR that concerns the recording is also a variable, and a key of the "
-          "JSON file that \\fB\\-\\-config\\fR names. A flag overrides the variable, the variable "
-          "overrides the file.\n",
+          "Every option of \\fBrun\\fR that concerns the recording is also a variable, and a key "
+          "of the JSON file that \\fB\\-\\-config\\fR names. A flag overrides the variable, the "
+          "variable overrides the file.\n",
           stdout);
     for (int o = 0; o < SKEW_OPT_COUNT; o++) {
         const struct skew_option_info *info = skew_option_info(o);
@@ -150,35 +141,45 @@ static void environment_section(void)
             fputs("; set by \\fBrun\\fR, not by you", stdout);
         fputs(".\n", stdout);
     }
-    fputs(".TP\n.B SKEWSCOPE_LIB\nThe path of libskewscope.so, when it is not where \\fBskewscope\\fR "
-          "was built or installed.\n"
+    fputs(".TP\n.B SKEWSCOPE_LIB\nThe path of libskewscope.so, when it is not where "
+          "\\fBskewscope\\fR was built or installed.\n"
           ".TP\n.B NO_COLOR\nNo colour, even on a terminal.\n",
           stdout);
 }
 
+/* clang-format off */
+static const char head[] =
+    ".TH SKEWSCOPE 1 \"\" \"skewscope " SKEW_VERSION "\" \"User Commands\"\n"
+    ".SH NAME\n"
+    "skewscope \\- who sends how much to whom in the all\\-to\\-alls of a Mixture\\-of\\-Experts job\n"
+    ".SH SYNOPSIS\n"
+    ".B skewscope\n"
+    ".I COMMAND\n"
+    "[\\fIOPTION\\fR...]\n"
+    ".SH DESCRIPTION\n"
+    "Runs an unmodified job, records every NCCL all\\-to\\-all of every rank with the exact bytes to\n"
+    "each peer, and stores them in an SQLite database (one a node) that plain \\fBsqlite3\\fR can\n"
+    "query.\n"
+    ".SH COMMANDS\n";
+
+static const char foot[] =
+    ".SH EXIT STATUS\n"
+    ".TP\n.B 0\nall went well\n"
+    ".TP\n.B 1\nit did not, and standard error says why\n"
+    ".TP\n.B 2\nthe command line, a variable or the configuration file is wrong\n"
+    ".P\n"
+    "\\fBrun\\fR ends as its command ended: with the same status, or by the same signal; with 126 when\n"
+    "the command could not be executed and 127 when it was not found.\n"
+    ".SH FILES\n"
+    ".TP\n.I DIR/trace.db\nthe trace (DIR/trace\\-HOST.db on further nodes)\n"
+    ".TP\n.I DIR/.skewscope/\nwhat is still to be collected\n";
+/* clang-format on */
+
 void skew_manual_write(void)
 {
-    fputs(".TH SKEWSCOPE 1 \"\" \"skewscope " SKEW_VERSION "\" \"User Commands\"\n"
-          ".SH NAME\nskewscope \\- who sends how much to whom in the all\\-to\\-alls of a "
-          "Mixture\\-of\\-Experts job\n"
-          ".SH SYNOPSIS\n.B skewscope\n.I COMMAND\n[\\fIOPTION\\fR...]\n"
-          ".SH DESCRIPTION\n"
-          "Runs an unmodified job, records every NCCL all\\-to\\-all of every rank with the exact bytes "
-          "to each peer, and stores them in an SQLite database (one a node) that plain \\fBsqlite3\\fR "
-          "can query.\n"
-          ".SH COMMANDS\n",
-          stdout);
+    fputs(head, stdout);
     for (const struct skew_command *c = skew_commands; c->name; c++)
         command_section(c);
     environment_section();
-    fputs(".SH EXIT STATUS\n"
-          ".TP\n.B 0\nall went well\n"
-          ".TP\n.B 1\nit did not, and standard error says why\n"
-          ".TP\n.B 2\nthe command line, a variable or the configuration file is wrong\n"
-          ".P\n\\fBrun\\fR ends as its command ended: with the same status, or by the same signal; with "
-          "126 when the command could not be executed and 127 when it was not found.\n"
-          ".SH FILES\n"
-          ".TP\n.I DIR/trace.db\nthe trace (DIR/trace\\-HOST.db on further nodes)\n"
-          ".TP\n.I DIR/.skewscope/\nwhat is still to be collected\n",
-          stdout);
+    fputs(foot, stdout);
 }

@@ -42,8 +42,8 @@ static int choose_scale(const struct skew_matrix_output *o, const struct skew_ma
 
     if (strcmp(o->unit, "tokens") == 0) {
         uint64_t bytes = o->token_bytes ? o->token_bytes : m->unit_gcd;
-        *scale = (struct scale){"tokens", bytes ? (double)bytes : 1,
-                                bytes && m->unit_gcd % bytes == 0};
+        *scale =
+            (struct scale){"tokens", bytes ? (double)bytes : 1, bytes && m->unit_gcd % bytes == 0};
         return 0;
     }
     bool choose = strcmp(o->unit, "auto") == 0;
@@ -78,11 +78,13 @@ static void print_value(const struct skew_matrix_output *o, const struct skew_ma
 {
     if (shown_whole(o, scale))
         printf("%" PRIu64, skew_matrix_at(s->matrix, from, to) / (uint64_t)scale->bytes);
+    else if (o->format == SKEW_FORMAT_NCCL_TESTS) /* which reads whole numbers only */
+        printf("%.0f", shown_value(o, s, scale, from, to));
     else
         printf("%.17g", shown_value(o, s, scale, from, to));
 }
 
-/* ---- text ------------------------------------------------------------------------------------- */
+/* ---- text ---------------------------------------------------------------------------------- */
 
 static const char *how_word(const struct skew_matrix_output *o)
 {
@@ -95,9 +97,10 @@ static void print_skew(const struct skew_matrix_output *o, const struct skew_mat
     char count[SKEW_COUNT_TEXT];
 
     if (o->members < o->comm->ranks) {
-        printf("skew: not known, since only %u of %u ranks are in this trace; the rows of the others are "
-               "empty\n", o->members,
-               o->comm->ranks);
+        printf("skew: not known, since only %u of %u ranks are in this trace; the rows of the "
+               "others are "
+               "empty\n",
+               o->members, o->comm->ranks);
         return;
     }
     if (isnan(y->median)) {
@@ -160,7 +163,8 @@ static int print_text(struct skew_matrix_output *o, const struct skew_matrix_sho
                s->summary->exchanges == 1 ? "" : "s");
     if (strcmp(scale->unit, "tokens") == 0)
         printf(", tokens of %.0f B%s\n", scale->bytes,
-               o->token_bytes ? "" : " (the greatest common divisor of all sizes; see --token-bytes)");
+               o->token_bytes ? ""
+                              : " (the greatest common divisor of all sizes; see --token-bytes)");
     else
         printf(", %s\n", scale->unit);
     skew_heatmap_print(stdout, &(struct skew_heatmap){.ranks = m->ranks,
@@ -176,7 +180,7 @@ static int print_text(struct skew_matrix_output *o, const struct skew_matrix_sho
     return 0;
 }
 
-/* ---- for machines --------------------------------------------------------------------------------- */
+/* ---- for machines -------------------------------------------------------------------------- */
 
 static void print_csv(const struct skew_matrix_output *o, const struct skew_matrix_shown *s,
                       const struct scale *scale)
@@ -251,7 +255,7 @@ static void print_json(const struct skew_matrix_output *o, const struct skew_mat
     fputs("   ]}", stdout);
 }
 
-/* ---- all ------------------------------------------------------------------------------------------ */
+/* ---- all ----------------------------------------------------------------------------------- */
 
 int skew_matrix_output_begin(struct skew_matrix_output *o)
 {
@@ -261,7 +265,8 @@ int skew_matrix_output_begin(struct skew_matrix_output *o)
         printf("{\"communicator\": {\"id\": %" PRId64 ", \"key\": ", o->comm->id);
         print_json_string(o->comm->key);
         printf(", \"ranks\": %u, \"ranks_here\": %u},\n \"groups\": {\"captured\": %" PRIu64
-               ", \"of\": %" PRIu64 ", \"lost\": %" PRIu64 "},\n \"how\": \"%s\",\n \"matrices\": [",
+               ", \"of\": %" PRIu64 ", \"lost\": %" PRIu64
+               "},\n \"how\": \"%s\",\n \"matrices\": [",
                o->comm->ranks, o->members, o->coverage.stored, o->coverage.returned,
                o->coverage.lost, hows[o->how]);
     }

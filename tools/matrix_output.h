@@ -8,7 +8,12 @@
 #include "term.h"
 #include "trace.h"
 
-enum skew_matrix_format { SKEW_FORMAT_TEXT, SKEW_FORMAT_CSV, SKEW_FORMAT_JSON, SKEW_FORMAT_NCCL_TESTS };
+enum skew_matrix_format {
+    SKEW_FORMAT_TEXT,
+    SKEW_FORMAT_CSV,
+    SKEW_FORMAT_JSON,
+    SKEW_FORMAT_NCCL_TESTS
+};
 
 /* How several exchanges become what is shown. */
 enum skew_matrix_how { SKEW_HOW_SUM, SKEW_HOW_MEAN, SKEW_HOW_EACH };
@@ -28,10 +33,10 @@ struct skew_matrix_output {
     const char *unit;     /* "auto", "B", "KiB", "MiB", "GiB", "tokens" */
     uint64_t token_bytes; /* 0: by the greatest common divisor of what is shown */
     const struct skew_comm *comm;
-    const char *chosen;   /* why this communicator; NULL: it was asked for */
-    uint32_t members;     /* of it, in all databases that were read */
+    const char *chosen; /* why this communicator; NULL: it was asked for */
+    uint32_t members;   /* of it, in all databases that were read */
     struct skew_coverage coverage;
-    uint64_t printed;     /* matrices so far */
+    uint64_t printed; /* matrices so far */
 };
 
 /** What one matrix is about. */
@@ -43,7 +48,8 @@ struct skew_matrix_shown {
 
 /* Each 0 or a negative errno after one sentence. */
 int skew_matrix_output_begin(struct skew_matrix_output *output);
-int skew_matrix_output_add(struct skew_matrix_output *output, const struct skew_matrix_shown *shown);
+int skew_matrix_output_add(struct skew_matrix_output *output,
+                           const struct skew_matrix_shown *shown);
 void skew_matrix_output_end(struct skew_matrix_output *output);
 
 #define SKEW_SKEW_FORMULA "max over ranks of bytes received / mean over ranks"

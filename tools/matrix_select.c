@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- which communicator ----------------------------------------------------------------------------- */
+/* ---- which communicator -------------------------------------------------------------------- */
 
 static struct skew_candidate *candidate_of(struct skew_candidates *c, const struct skew_comm *comm)
 {
@@ -81,7 +81,8 @@ int skew_candidates_collect(struct skew_candidates *c, const struct skew_reading
 }
 
 /* By key, then by the beginning of a key, then, in a single database, by number. */
-static const struct skew_candidate *named(const struct skew_candidates *c, const char *name, size_t databases)
+static const struct skew_candidate *named(const struct skew_candidates *c, const char *name,
+                                          size_t databases)
 {
     const struct skew_candidate *found = NULL;
     size_t length = strlen(name), matches = 0;
@@ -105,14 +106,15 @@ static const struct skew_candidate *named(const struct skew_candidates *c, const
     if (matches)
         skew_tell("--comm: '%s' is the beginning of %zu keys; give more of it", name, matches);
     else
-        skew_tell("--comm: there is no communicator '%s' in this trace; skewscope info lists them%s",
-                 name, databases > 1 ? " (with several nodes, name it by its key)" : "");
+        skew_tell(
+            "--comm: there is no communicator '%s' in this trace; skewscope info lists them%s",
+            name, databases > 1 ? " (with several nodes, name it by its key)" : "");
     return NULL;
 }
 
-const struct skew_candidate *skew_candidates_choose(const struct skew_candidates *c, const char *path,
-                                                    const char *name, size_t databases, char *why,
-                                                    size_t size)
+const struct skew_candidate *skew_candidates_choose(const struct skew_candidates *c,
+                                                    const char *path, const char *name,
+                                                    size_t databases, char *why, size_t size)
 {
     const struct skew_candidate *best = NULL;
     size_t with_traffic = 0;
@@ -134,7 +136,7 @@ const struct skew_candidate *skew_candidates_choose(const struct skew_candidates
     return best;
 }
 
-/* ---- all together ----------------------------------------------------------------------------------------- */
+/* ---- all together -------------------------------------------------------------------------- */
 
 int skew_coverage_read(struct skew_coverage *coverage, const struct skew_reading *reading)
 {
@@ -143,8 +145,8 @@ int skew_coverage_read(struct skew_coverage *coverage, const struct skew_reading
         sqlite3_stmt *s = NULL;
         if (sqlite3_prepare_v2(skew_trace_db(reading->traces[t]),
                                "SELECT sum(returned_groups), sum(stored_groups),"
-                               " (SELECT sum(groups) FROM loss) FROM process", -1, &s,
-                               NULL) != SQLITE_OK ||
+                               " (SELECT sum(groups) FROM loss) FROM process",
+                               -1, &s, NULL) != SQLITE_OK ||
             sqlite3_step(s) != SQLITE_ROW) {
             int result = skew_trace_sql_error(reading->traces[t], &error);
             skew_tell("%s", error.text);
@@ -178,11 +180,14 @@ int skew_labels_check(const struct skew_filter *f, const char *path,
     if (all)
         return 0;
     if (f->role)
-        skew_tell("%s: no exchange has a role yet (table exchange_label is empty); select by --seq, --op "
-                 "or --layers", path);
+        skew_tell(
+            "%s: no exchange has a role yet (table exchange_label is empty); select by --seq, --op "
+            "or --layers",
+            path);
     else
-        skew_tell("%s: no exchange has a layer or step yet (table exchange_label is empty); give --layers "
-                 "L, the number of MoE layers, to count calls instead, or select by --seq", path);
+        skew_tell("%s: no exchange has a layer or step yet (table exchange_label is empty); give "
+                  "--layers "
+                  "L, the number of MoE layers, to count calls instead, or select by --seq",
+                  path);
     return -ENOENT;
 }
-

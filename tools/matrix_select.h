@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which communicator `skewscope matrix` shows, over all databases of a trace, and whether what was asked
- * for can be told at all.
+ * Which communicator `skewscope matrix` shows, over all databases of a trace, and whether what was
+ * asked for can be told at all.
  */
 #ifndef SKEW_MATRIX_SELECT_H
 #define SKEW_MATRIX_SELECT_H

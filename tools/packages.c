@@ -21,15 +21,40 @@
 
 /* Shared objects, by the beginning of their names. */
 static const char *const libraries[] = {
-    "libnccl.so", "libnccl_ep", "libnccl-net", "libnccl-profiler", "librccl.so", "libnvshmem",
-    "libuccl", "libnixl", "libmori", "libmscclpp", "libucc.so", "librocshmem", NULL};
+    "libnccl.so", "libnccl_ep",  "libnccl-net", "libnccl-profiler", "librccl.so",
+    "libnvshmem", "libuccl",     "libnixl",     "libmori",          "libmscclpp",
+    "libucc.so",  "librocshmem", NULL};
 
 /* Python distributions, by name with '-' and '.' as '_', in lower case; a trailing '*' is open. */
-static const char *const distributions[] = {
-    "nvidia_nccl*", "nvidia_nvshmem*", "nccl4py", "deep_ep*", "hybrid_ep*", "uccl*", "pplx*", "flashinfer*",
-    "nixl*", "mori*", "mscclpp*", "torch", "torchtitan", "megatron_core", "transformer_engine*",
-    "deepspeed*", "tutel", "fastmoe", "colossalai", "vllm", "sglang*", "sgl_kernel", "tensorrt_llm",
-    "jax", "jaxlib", "jax_cuda*", "cupy*", "deep_gemm", NULL};
+static const char *const distributions[] = {"nvidia_nccl*",
+                                            "nvidia_nvshmem*",
+                                            "nccl4py",
+                                            "deep_ep*",
+                                            "hybrid_ep*",
+                                            "uccl*",
+                                            "pplx*",
+                                            "flashinfer*",
+                                            "nixl*",
+                                            "mori*",
+                                            "mscclpp*",
+                                            "torch",
+                                            "torchtitan",
+                                            "megatron_core",
+                                            "transformer_engine*",
+                                            "deepspeed*",
+                                            "tutel",
+                                            "fastmoe",
+                                            "colossalai",
+                                            "vllm",
+                                            "sglang*",
+                                            "sgl_kernel",
+                                            "tensorrt_llm",
+                                            "jax",
+                                            "jaxlib",
+                                            "jax_cuda*",
+                                            "cupy*",
+                                            "deep_gemm",
+                                            NULL};
 
 struct search {
     skew_package_fn *take;
@@ -51,7 +76,7 @@ static bool told_before(struct search *s, const char *path)
     return s->told[s->count] ? s->count++, false : true;
 }
 
-/* ---- shared objects --------------------------------------------------------------------------------- */
+/* ---- shared objects ------------------------------------------------------------------------ */
 
 static bool is_library(const char *name)
 {
@@ -71,7 +96,8 @@ static void tell_library(struct search *s, const char *path)
     char real[PATH_MAX], name[NAME_MAX + 1];
     struct stat info;
 
-    if (!realpath(path, real) || stat(real, &info) != 0 || !S_ISREG(info.st_mode) || told_before(s, real))
+    if (!realpath(path, real) || stat(real, &info) != 0 || !S_ISREG(info.st_mode) ||
+        told_before(s, real))
         return;
     const char *base = strrchr(real, '/') + 1;
     const char *so = strstr(base, ".so");
@@ -103,7 +129,8 @@ static void search_directory(struct search *s, const char *directory)
         closedir(open);
 }
 
-static void each_of_path(struct search *s, const char *list, void (*visit)(struct search *, const char *))
+static void each_of_path(struct search *s, const char *list,
+                         void (*visit)(struct search *, const char *))
 {
     char *copy = list && *list ? strdup(list) : NULL, *rest = copy, *one;
 
@@ -113,18 +140,28 @@ static void each_of_path(struct search *s, const char *list, void (*visit)(struc
     free(copy);
 }
 
-/* /etc/ld.so.cache: a header, entries, and strings at offsets from the header (glibc, dl-cache.h). */
+/* /etc/ld.so.cache: a header, entries, and strings at offsets from the header (glibc, dl-cache.h).
+ */
 static void search_loader_cache(struct search *s)
 {
     static const char magic[] = "glibc-ld.so.cache1.1";
-    struct header { char magic[20]; uint32_t count, string_bytes; uint32_t unused[5]; };
-    struct entry { int32_t flags; uint32_t key, value, os; uint64_t hwcap; };
+    struct header {
+        char magic[20];
+        uint32_t count, string_bytes;
+        uint32_t unused[5];
+    };
+    struct entry {
+        int32_t flags;
+        uint32_t key, value, os;
+        uint64_t hwcap;
+    };
     struct stat info;
     int fd = open("/etc/ld.so.cache", O_RDONLY | O_CLOEXEC);
 
     if (fd < 0)
         return;
-    char *cache = fstat(fd, &info) == 0 && info.st_size > 0 ? malloc((size_t)info.st_size + 1) : NULL;
+    char *cache =
+        fstat(fd, &info) == 0 && info.st_size > 0 ? malloc((size_t)info.st_size + 1) : NULL;
     size_t size = cache ? (size_t)info.st_size : 0;
     if (cache && read(fd, cache, size) != (ssize_t)size)
         size = 0;
@@ -136,7 +173,8 @@ static void search_loader_cache(struct search *s)
         size_t room = (size_t)(cache + size - start);
         cache[size] = '\0';
         memcpy(&head, start, sizeof head);
-        for (size_t i = 0; i < head.count && sizeof head + (i + 1) * sizeof(struct entry) <= room; i++) {
+        for (size_t i = 0; i < head.count && sizeof head + (i + 1) * sizeof(struct entry) <= room;
+             i++) {
             struct entry entry;
             memcpy(&entry, start + sizeof head + i * sizeof entry, sizeof entry);
             if (entry.key < room && entry.value < room && is_library(start + entry.key))
@@ -146,7 +184,7 @@ static void search_loader_cache(struct search *s)
     free(cache);
 }
 
-/* ---- Python ------------------------------------------------------------------------------------------- */
+/* ---- Python -------------------------------------------------------------------------------- */
 
 static bool is_distribution(const char *name)
 {
@@ -176,7 +214,8 @@ static void take_distribution(struct search *s, const char *site, const char *en
         *dash = '\0';
     for (char *c = name; *c; c++)
         *c = *c == '.' ? '_' : *c;
-    if (is_distribution(name) && snprintf(path, sizeof path, "%s/%s", site, entry) < (int)sizeof path &&
+    if (is_distribution(name) &&
+        snprintf(path, sizeof path, "%s/%s", site, entry) < (int)sizeof path &&
         !told_before(s, path))
         s->take(s->user, name, dash ? dash + 1 : NULL, path);
 }
@@ -265,7 +304,8 @@ void skew_packages_find(skew_package_fn *take, void *user)
     each_of_path(&search, getenv("VIRTUAL_ENV"), search_prefix);
     each_of_path(&search, getenv("CONDA_PREFIX"), search_prefix);
     search_python_in_path(&search);
-    if (getenv("HOME") && snprintf(local, sizeof local, "%s/.local", getenv("HOME")) < (int)sizeof local)
+    if (getenv("HOME") &&
+        snprintf(local, sizeof local, "%s/.local", getenv("HOME")) < (int)sizeof local)
         search_prefix(&search, local);
     for (size_t i = 0; i < search.count; i++)
         free(search.told[i]);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which communication libraries and MoE frameworks a job could use: found by names of files, nothing
- * is loaded or run.
+ * Which communication libraries and MoE frameworks a job could use: found by names of files,
+ * nothing is loaded or run.
  */
 #ifndef SKEW_PACKAGES_H
 #define SKEW_PACKAGES_H

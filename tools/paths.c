@@ -85,15 +85,17 @@ static char *find_part(const char *relative, const char *name)
 static int check_library(const char *path)
 {
     if (strstr(path, "libnccl")) {
-        skew_tell("%s: the path of %s must not contain \"libnccl\": DeepEP refuses to start when such a "
-                 "file is loaded; move or rename the directory",
-                 path, LIBRARY);
+        skew_tell(
+            "%s: the path of %s must not contain \"libnccl\": DeepEP refuses to start when such a "
+            "file is loaded; move or rename the directory",
+            path, LIBRARY);
         return -EINVAL;
     }
     if (strpbrk(path, " \t:")) {
-        skew_tell("%s: the path of %s must not contain blanks or colons: LD_PRELOAD cannot express it; "
-                 "move or rename the directory",
-                 path, LIBRARY);
+        skew_tell(
+            "%s: the path of %s must not contain blanks or colons: LD_PRELOAD cannot express it; "
+            "move or rename the directory",
+            path, LIBRARY);
         return -EINVAL;
     }
     return 0;
@@ -111,7 +113,7 @@ int skew_path_library(char **path)
         *path = find_part("../interpose/" LIBRARY, LIBRARY);
         if (!*path)
             skew_tell("%s was not found beside %s; set SKEWSCOPE_LIB to its path", LIBRARY,
-                     skew_path_self() ? skew_path_self() : "skewscope");
+                      skew_path_self() ? skew_path_self() : "skewscope");
     }
     if (!*path)
         return -ENOENT;
@@ -128,9 +130,10 @@ int skew_path_standin(char **path)
     *path = find_part("../tests/standin/lib", "standin");
     if (*path)
         return 0;
-    skew_tell("the stand-in libraries were not found beside %s; build them (ninja -C build) or install "
-             "them",
-             skew_path_self() ? skew_path_self() : "skewscope");
+    skew_tell(
+        "the stand-in libraries were not found beside %s; build them (ninja -C build) or install "
+        "them",
+        skew_path_self() ? skew_path_self() : "skewscope");
     return -ENOENT;
 }
 
@@ -169,14 +172,16 @@ static bool expand_one(char which, const char *dir, char *text, size_t size)
             snprintf(text, size, "%s", rank);
             return true;
         }
-        skew_tell("--out: '%s': the rank (%%r) is not known here, since ranks start below this command; "
-                 "leave %%r out: one trace holds all ranks of a node",
-                 dir);
+        skew_tell(
+            "--out: '%s': the rank (%%r) is not known here, since ranks start below this command; "
+            "leave %%r out: one trace holds all ranks of a node",
+            dir);
         return false;
     default:
-        skew_tell("--out: '%s': %%%c means nothing; there are %%h (host), %%p (process id), %%r (rank) "
-                 "and %%%%",
-                 dir, which ? which : ' ');
+        skew_tell(
+            "--out: '%s': %%%c means nothing; there are %%h (host), %%p (process id), %%r (rank) "
+            "and %%%%",
+            dir, which ? which : ' ');
         return false;
     }
 }
@@ -233,7 +238,7 @@ int skew_path_make(const char *dir)
     if (strlen(dir) >= sizeof path)
         return -ENAMETOOLONG;
     strcpy(path, dir);
-    for (char *slash = path + 1; slash; ) {
+    for (char *slash = path + 1; slash;) {
         slash = strchr(slash, '/');
         if (slash)
             *slash = '\0';

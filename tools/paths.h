@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Where the parts of skewscope lie, found from where this executable lies: in the build tree or after
- * `meson install`, wherever that was moved to.
+ * Where the parts of skewscope lie, found from where this executable lies: in the build tree or
+ * after `meson install`, wherever that was moved to.
  */
 #ifndef SKEW_PATHS_H
 #define SKEW_PATHS_H
@@ -12,8 +12,8 @@
 const char *skew_path_self(void);
 
 /**
- * libskewscope.so: $SKEWSCOPE_LIB, else beside this executable. Explains itself on standard error when
- * there is none, or when it lies where it would not work.
+ * libskewscope.so: $SKEWSCOPE_LIB, else beside this executable. Explains itself on standard error
+ * when there is none, or when it lies where it would not work.
  * @return 0 with *path owned by the caller, or a negative errno.
  */
 int skew_path_library(char **path);

@@ -12,15 +12,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Brings left-over spools of a directory into its trace; a file is left alone. Failure has been told by
- * then and is no reason not to read what there is. */
+/* Brings left-over spools of a directory into its trace; a file is left alone. Failure has been
+ * told by then and is no reason not to read what there is. */
 static void drain(const char *path)
 {
     struct stat info;
 
     if (stat(path, &info) == 0 && S_ISDIR(info.st_mode) &&
         skew_collect_left(path, stderr, isatty(STDERR_FILENO), NULL) < 0)
-        skew_tell("%s: what is left in spools could not be collected; what follows is without it", path);
+        skew_tell("%s: what is left in spools could not be collected; what follows is without it",
+                  path);
 }
 
 int skew_reading_open(struct skew_reading *reading, const char *path)

@@ -2,10 +2,10 @@
 /*
  * A command in the foreground, as if `run` were not there: see run_child.h.
  *
- * What the terminal or `kill -- -PGID` sends goes to the command as well as to us; passing it on would
- * deliver it twice, and a second SIGTERM ends the clean-up of torchrun. siginfo cannot tell a signal
- * for us alone from one for the group. So a second process of the group, the sentinel, does nothing but
- * hold all signals pending: what it got too was for everybody.
+ * What the terminal or `kill -- -PGID` sends goes to the command as well as to us; passing it on
+ * would deliver it twice, and a second SIGTERM ends the clean-up of torchrun. siginfo cannot tell a
+ * signal for us alone from one for the group. So a second process of the group, the sentinel, does
+ * nothing but count signals: what it got too was for everybody.
  */
 #include "run_child.h"
 
@@ -23,8 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How long a signal to the whole group may take to reach all of it: `timeout` and slurmstepd send to
- * one process after the other. */
+/* How long a signal to the whole group may take to reach all of it: `timeout` and slurmstepd send
+ * to one process after the other. */
 #define GROUP_NS 20000000
 
 #define SIGNALS SKEW_CHILD_SIGNALS
@@ -38,7 +38,7 @@ static void all_signals(sigset_t *set)
         sigdelset(set, synchronous[i]);
 }
 
-/* ---- the sentinel ------------------------------------------------------------------------------- */
+/* ---- the sentinel -------------------------------------------------------------------------- */
 
 /* Counts signals as they come, and answers every byte with the counts since the last one. */
 static _Noreturn void sentinel(int fd, int signals, pid_t parent)
@@ -81,7 +81,7 @@ static bool group_got(struct skew_child *child, int number)
         ;
     if (got != sizeof counts)
         return false;
-    /* What we did not get ourselves within a second, because signals merge, says nothing any more. */
+    /* Signals merge, so some may never be met here: after a second they say nothing any more. */
     clock_gettime(CLOCK_MONOTONIC, &now);
     if (now.tv_sec - child->group_second > 1)
         memset(child->group_counts, 0, sizeof child->group_counts);
@@ -125,7 +125,7 @@ int skew_child_signals(struct skew_child *child)
     return 0;
 }
 
-/* ---- starting ----------------------------------------------------------------------------------- */
+/* ---- starting ------------------------------------------------------------------------------ */
 
 static _Noreturn void become(struct skew_child *child, char **arguments, skew_child_setup *setup,
                              void *user, int report)
@@ -140,7 +140,8 @@ static _Noreturn void become(struct skew_child *child, char **arguments, skew_ch
     _exit(error == ENOENT ? 127 : 126);
 }
 
-int skew_child_start(struct skew_child *child, char **arguments, skew_child_setup *setup, void *user)
+int skew_child_start(struct skew_child *child, char **arguments, skew_child_setup *setup,
+                     void *user)
 {
     int report[2], error = 0, status;
 
@@ -169,10 +170,23 @@ int skew_child_start(struct skew_child *child, char **arguments, skew_child_setu
     return error;
 }
 
-/* ---- stopping and continuing ---------------------------------------------------------------------- */
+void skew_child_own_streams(void)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-/* Both we and the command got a stop signal, and the command has stopped: stop too, so that the shell
- * sees its job stopped. Comes back when somebody continues us. */
+    if (null < 0)
+        return;
+    for (int fd = STDIN_FILENO; fd <= STDOUT_FILENO; fd++)
+        if (fd != null)
+            dup2(null, fd);
+    if (null > STDERR_FILENO)
+        close(null);
+}
+
+/* ---- stopping and continuing --------------------------------------------------------------- */
+
+/* Both we and the command got a stop signal, and the command has stopped: stop too, so that the
+ * shell sees its job stopped. Comes back when somebody continues us. */
 static void stop_too(struct skew_child *child)
 {
     struct sigaction old;
@@ -210,7 +224,7 @@ static void reap(struct skew_child *child, skew_child_other *other, void *user)
         stop_too(child);
 }
 
-/* ---- signals ---------------------------------------------------------------------------------------- */
+/* ---- signals ------------------------------------------------------------------------------- */
 
 static bool is_stop(int number)
 {
@@ -235,7 +249,8 @@ static void pass_on(struct skew_child *child, const struct signalfd_siginfo *inf
         child->pending_stop = number;
     nanosleep(&moment, NULL);
     bool group = group_got(child, number);
-    bool terminal = info->ssi_code > 0; /* SI_KERNEL: the terminal's signals go to the whole group */
+    bool terminal =
+        info->ssi_code > 0; /* SI_KERNEL: the terminal's signals go to the whole group */
     bool own = (pid_t)info->ssi_pid == child->pid; /* the command's message to its parent */
     if (!group && !terminal && !own)
         kill(child->pid, number);
@@ -255,7 +270,8 @@ int skew_child_step(struct skew_child *child, int timeout_ms, skew_child_other *
             reap(child, other, user);
         if (!child->ended)
             pass_on(child, &info);
-        else if (!asked && (number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT))
+        else if (!asked &&
+                 (number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT))
             asked = number;
     }
     reap(child, other, user);

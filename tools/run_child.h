@@ -19,20 +19,22 @@
 
 struct skew_child {
     pid_t pid;
-    int signal_fd;      /* all signals that can be waited for */
-    int sentinel_fd;    /* see skew_child_signals() */
+    int signal_fd;   /* all signals that can be waited for */
+    int sentinel_fd; /* see skew_child_signals() */
     pid_t sentinel;
-    uint16_t group_counts[SKEW_CHILD_SIGNALS]; /* signals that the whole group got, not yet met here */
-    time_t group_second;                       /* when they were last asked for */
-    sigset_t old_mask;  /* what the command starts with */
+    uint16_t
+        group_counts[SKEW_CHILD_SIGNALS]; /* signals that the whole group got, not yet met here */
+    time_t group_second;                  /* when they were last asked for */
+    sigset_t old_mask;                    /* what the command starts with */
     struct sigaction old_chld;
-    int pending_stop;   /* a stop signal that came to us, until the command stops too; 0: none */
-    bool stopped;       /* the command is */
+    int pending_stop; /* a stop signal that came to us, until the command stops too; 0: none */
+    bool stopped;     /* the command is */
     bool ended;
-    int status;         /* of waitpid, when it has ended */
+    int status; /* of waitpid, when it has ended */
 };
 
-/** Blocks signals and prepares to read them. Call before any thread or child. 0 or negative errno. */
+/** Blocks signals and prepares to read them. Call before any thread or child. 0 or negative errno.
+ */
 int skew_child_signals(struct skew_child *child);
 
 /** Runs first thing in the child, before exec: puts its environment in place. */
@@ -43,7 +45,12 @@ typedef void skew_child_setup(void *user);
  * @return 0; a positive errno when it could not be executed (the child is gone); a negative errno
  *         when no process could be made.
  */
-int skew_child_start(struct skew_child *child, char **arguments, skew_child_setup *setup, void *user);
+int skew_child_start(struct skew_child *child, char **arguments, skew_child_setup *setup,
+                     void *user);
+
+/** Lets go of standard input and output, so that they are the command's alone: whoever reads what
+ * it writes sees its end when it closes it. */
+void skew_child_own_streams(void);
 
 /** Told of any other child of ours that ended. */
 typedef void skew_child_other(void *user, pid_t pid, int status);

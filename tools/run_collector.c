@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -19,20 +20,40 @@
 
 extern char **environ;
 
-void skew_run_collector_init(struct skew_run_collector *collector, const char *out, const char *run_id,
-                             const sigset_t *mask)
+void skew_run_collector_init(struct skew_run_collector *collector, const char *out,
+                             const char *run_id, const sigset_t *mask)
 {
-    *collector = (struct skew_run_collector){
-        .out = out, .run_id = run_id, .mask = mask, .pid = -1};
+    *collector = (struct skew_run_collector){.out = out, .run_id = run_id, .mask = mask, .pid = -1};
     collector->messages = memfd_create("skewscope-collector", MFD_CLOEXEC);
+}
+
+/* Inside another run our own environment has LD_PRELOAD; the collector is not to be profiled. */
+static char **own_environment(void)
+{
+    size_t count = 0, kept = 0;
+
+    while (environ[count])
+        count++;
+    char **copy = malloc((count + 1) * sizeof *copy);
+    for (size_t i = 0; copy && i < count; i++)
+        if (strncmp(environ[i], "LD_PRELOAD=", 11) != 0)
+            copy[kept++] = environ[i];
+    if (copy)
+        copy[kept] = NULL;
+    return copy;
 }
 
 int skew_run_collector_start(struct skew_run_collector *collector, bool follow)
 {
     const char *self = skew_path_self();
-    char *arguments[] = {(char *)self, (char *)"collect", (char *)"--out", (char *)collector->out,
-                         (char *)"--run-id", (char *)collector->run_id,
-                         follow ? (char *)"--follow" : NULL, NULL};
+    char *arguments[] = {(char *)self,
+                         (char *)"collect",
+                         (char *)"--out",
+                         (char *)collector->out,
+                         (char *)"--run-id",
+                         (char *)collector->run_id,
+                         follow ? (char *)"--follow" : NULL,
+                         NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
 
@@ -46,7 +67,11 @@ int skew_run_collector_start(struct skew_run_collector *collector, bool follow)
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK);
     posix_spawnattr_setsigmask(&attributes, collector->mask);
-    int error = posix_spawn(&collector->pid, self, &actions, &attributes, arguments, environ);
+    char **environment = own_environment();
+    int error = environment ? posix_spawn(&collector->pid, self, &actions, &attributes, arguments,
+                                          environment)
+                            : ENOMEM;
+    free(environment);
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     collector->started_ns = skew_clock_ns();

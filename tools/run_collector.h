@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The collector as a child of `run`: in a session of its own, without a terminal and without what the
- * job's environment adds, so that nothing meant for the job reaches it.
+ * The collector as a child of `run`: in a session of its own, without a terminal and without what
+ * the job's environment adds, so that nothing meant for the job reaches it.
  */
 #ifndef SKEW_RUN_COLLECTOR_H
 #define SKEW_RUN_COLLECTOR_H
@@ -22,8 +22,8 @@ struct skew_run_collector {
     uint64_t started_ns;
 };
 
-void skew_run_collector_init(struct skew_run_collector *collector, const char *out, const char *run_id,
-                             const sigset_t *mask);
+void skew_run_collector_init(struct skew_run_collector *collector, const char *out,
+                             const char *run_id, const sigset_t *mask);
 
 /** `skewscope collect --out OUT`, with --follow or once. 0 or a negative errno. */
 int skew_run_collector_start(struct skew_run_collector *collector, bool follow);
@@ -35,7 +35,8 @@ bool skew_run_collector_ended(struct skew_run_collector *collector, pid_t pid, i
 void skew_run_collector_revive(struct skew_run_collector *collector);
 
 /** What it had to say, at most `size` bytes, one line; "" when nothing. */
-void skew_run_collector_message(const struct skew_run_collector *collector, char *text, size_t size);
+void skew_run_collector_message(const struct skew_run_collector *collector, char *text,
+                                size_t size);
 
 void skew_run_collector_free(struct skew_run_collector *collector);
 

@@ -23,22 +23,72 @@
 
 extern char **environ;
 
-/* ---- which variables ------------------------------------------------------------------------------ */
+/* ---- which variables ----------------------------------------------------------------------- */
 
 /* Beginnings of names; a name that ends here is meant whole. */
-static const char *const wanted[] = {
-    "NCCL_", "RCCL_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "TORCH_", "TORCHELASTIC_", "PYTORCH_",
-    "TORCHDYNAMO_", "MEGATRON_", "NVTE_", "MOE_", "EP_", "DEEPEP_", "DEEP_EP_", "HYBRID_EP_", "HYBRIDEP_",
-    "NVSHMEM_", "UCCL_", "PPLX_", "FLASHINFER_", "NIXL_", "MORI_", "VLLM_", "SGLANG_", "SGL_", "TRTLLM_",
-    "TLLM_", "DEEPSPEED_", "DS_", "XLA_", "JAX_", "FI_", "UCX_", "OMPI_", "PMI_", "PMIX_RANK", "SLURM_",
-    "OMP_NUM_THREADS", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "LD_LIBRARY_PATH",
-    "LD_PRELOAD", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "SKEWSCOPE_", NULL};
+static const char *const wanted[] = {"NCCL_",
+                                     "RCCL_",
+                                     "CUDA_",
+                                     "NVIDIA_",
+                                     "HIP_",
+                                     "ROCR_",
+                                     "HSA_",
+                                     "TORCH_",
+                                     "TORCHELASTIC_",
+                                     "PYTORCH_",
+                                     "TORCHDYNAMO_",
+                                     "MEGATRON_",
+                                     "NVTE_",
+                                     "MOE_",
+                                     "EP_",
+                                     "DEEPEP_",
+                                     "DEEP_EP_",
+                                     "HYBRID_EP_",
+                                     "HYBRIDEP_",
+                                     "NVSHMEM_",
+                                     "UCCL_",
+                                     "PPLX_",
+                                     "FLASHINFER_",
+                                     "NIXL_",
+                                     "MORI_",
+                                     "VLLM_",
+                                     "SGLANG_",
+                                     "SGL_",
+                                     "TRTLLM_",
+                                     "TLLM_",
+                                     "DEEPSPEED_",
+                                     "DS_",
+                                     "XLA_",
+                                     "JAX_",
+                                     "FI_",
+                                     "UCX_",
+                                     "OMPI_",
+                                     "PMI_",
+                                     "PMIX_RANK",
+                                     "SLURM_",
+                                     "OMP_NUM_THREADS",
+                                     "MASTER_ADDR",
+                                     "MASTER_PORT",
+                                     "RANK",
+                                     "WORLD_SIZE",
+                                     "LOCAL_RANK",
+                                     "LOCAL_WORLD_SIZE",
+                                     "GROUP_RANK",
+                                     "NODE_RANK",
+                                     "GROUP_WORLD_SIZE",
+                                     "ROLE_RANK",
+                                     "LD_LIBRARY_PATH",
+                                     "LD_PRELOAD",
+                                     "PYTHONPATH",
+                                     "VIRTUAL_ENV",
+                                     "CONDA_PREFIX",
+                                     "SKEWSCOPE_",
+                                     NULL};
 
 static const char *const whole[] = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", NULL};
 
 /* Parts of names that mean: nobody else's business. */
-static const char *const secrets[] = {"TOKEN", "KEY",  "SECRET", "PASSW", "PASSPHRASE",
+static const char *const secrets[] = {"TOKEN", "KEY",  "SECRET", "PASSW",     "PASSPHRASE",
                                       "CRED",  "AUTH", "COOKIE", "SIGNATURE", NULL};
 
 bool skew_run_record_wants(const char *name)
@@ -89,7 +139,7 @@ static json_t *environment(void)
     return object;
 }
 
-/* ---- the record -------------------------------------------------------------------------------------- */
+/* ---- the record ---------------------------------------------------------------------------- */
 
 static json_int_t real_ns(void)
 {
@@ -169,7 +219,8 @@ bool skew_run_record_label(struct skew_run_record *record, const char *label)
         return false;
     memcpy(key, label, (size_t)(equals - label));
     key[equals - label] = '\0';
-    return json_object_set_new(json_object_get(record->root, "labels"), key, json_text(equals + 1)) == 0;
+    return json_object_set_new(json_object_get(record->root, "labels"), key,
+                               json_text(equals + 1)) == 0;
 }
 
 void skew_run_record_package(struct skew_run_record *record, const char *name, const char *version,
@@ -196,7 +247,8 @@ void skew_run_record_note(struct skew_run_record *record, const char *code, cons
     va_end(arguments);
     if (length < 0)
         return;
-    json_array_foreach (notes, i, one) {
+    json_array_foreach(notes, i, one)
+    {
         if (strcmp(json_string_value(json_object_get(one, "text")), text) == 0) {
             free(text);
             return;
@@ -224,8 +276,9 @@ int skew_run_record_write(const struct skew_run_record *record, bool durable)
     char *temporary = NULL, *text = json_dumps(record->root, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
     int fd = -1, result = 0;
 
-    if (!text || asprintf(&temporary, "%.*s.tmp-%s", (int)(strrchr(record->path, '/') - record->path + 1),
-                          record->path, record->id) < 0) {
+    if (!text ||
+        asprintf(&temporary, "%.*s.tmp-%s", (int)(strrchr(record->path, '/') - record->path + 1),
+                 record->path, record->id) < 0) {
         free(text);
         return -ENOMEM;
     }

@@ -17,7 +17,8 @@ struct skew_run_record {
     json_t *root;
 };
 
-/** Starts a record of a run of `arguments` in `state_dir`; not yet written. 0 or a negative errno. */
+/** Starts a record of a run of `arguments` in `state_dir`; not yet written. 0 or a negative errno.
+ */
 int skew_run_record_create(struct skew_run_record *record, const char *state_dir, char **arguments);
 void skew_run_record_free(struct skew_run_record *record);
 

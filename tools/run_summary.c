@@ -31,7 +31,8 @@ static int look(struct skew_run_found *found, const char *file, const char *id)
     if (result < 0)
         return result;
     if (sqlite3_prepare_v2(skew_trace_db(trace), sql, -1, &s, NULL) != SQLITE_OK ||
-        sqlite3_bind_text(s, 1, id, -1, SQLITE_STATIC) != SQLITE_OK || sqlite3_step(s) != SQLITE_ROW) {
+        sqlite3_bind_text(s, 1, id, -1, SQLITE_STATIC) != SQLITE_OK ||
+        sqlite3_step(s) != SQLITE_ROW) {
         result = skew_trace_sql_error(trace, &error);
     } else if (sqlite3_column_int(s, 0) > 0) {
         found->in_trace = true;

@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 struct skew_run_found {
-    bool in_trace;       /* the run is in one of the databases */
-    char path[4200];     /* the database that holds it, or the output directory */
+    bool in_trace;   /* the run is in one of the databases */
+    char path[4200]; /* the database that holds it, or the output directory */
     uint64_t processes;
     uint64_t exchanges;  /* stored */
     uint64_t operations; /* stored, that are no exchanges */

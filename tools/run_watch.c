@@ -24,17 +24,17 @@
 
 #define FIRST_MS   50
 #define LONGEST_MS 300000
-#define MOST_LOOKS 6       /* at one process in which nothing is missing */
+#define MOST_LOOKS 6 /* at one process in which nothing is missing */
 #define MOST_TEXT  (16u << 20)
 
 struct skew_watch {
     pthread_t thread;
     pthread_mutex_t lock; /* with `wake`, for the sleep */
     pthread_cond_t wake;
-    bool stop;            /* read and written with __atomic by both threads */
-    bool packages_done;   /* likewise; `packages` is complete when it is set */
+    bool stop;          /* read and written with __atomic by both threads */
+    bool packages_done; /* likewise; `packages` is complete when it is set */
     pid_t root;
-    char marker[80];      /* SKEWSCOPE_RUN_ID=… as it stands in an environment */
+    char marker[80]; /* SKEWSCOPE_RUN_ID=… as it stands in an environment */
     char library[PATH_MAX];
     struct stat library_file;
     /* The thread's until it has ended. */
@@ -46,7 +46,7 @@ struct skew_watch {
     size_t package_count;
 };
 
-/* ---- reading /proc ------------------------------------------------------------------------------------ */
+/* ---- reading /proc ------------------------------------------------------------------------- */
 
 /* All of a file of /proc, with a NUL behind it. Caller frees. */
 static char *read_all(const char *path, size_t *length)
@@ -98,8 +98,10 @@ static bool read_stat(pid_t pid, struct seen *seen)
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     char *text = read_all(path, &length);
     const char *close = text ? strrchr(text, ')') : NULL;
-    bool read = close && sscanf(close + 1, " %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d"
-                                           " %*d %*d %*d %llu", &parent, &start) == 2;
+    bool read = close && sscanf(close + 1,
+                                " %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d"
+                                " %*d %*d %*d %llu",
+                                &parent, &start) == 2;
     free(text);
     if (read)
         *seen = (struct seen){.pid = pid, .parent = parent, .start = start};
@@ -187,7 +189,7 @@ static void mark_ours(struct skew_watch *w, struct seen *all, size_t count)
     }
 }
 
-/* ---- one process ------------------------------------------------------------------------------------------ */
+/* ---- one process --------------------------------------------------------------------------- */
 
 static struct skew_watched_object *object_of(struct skew_watch *w, pid_t pid, const char *path,
                                              uint64_t dev, uint64_t ino)
@@ -236,7 +238,8 @@ static bool look_at_maps(struct skew_watch *w, struct skew_watched *p, char *map
         next = strchr(line, '\n');
         if (next)
             *next++ = '\0';
-        if (sscanf(line, "%*x-%*x %4s %*x %x:%x %" SCNu64 " %n", rights, &major, &minor, &ino, &at) < 4 ||
+        if (sscanf(line, "%*x-%*x %4s %*x %x:%x %" SCNu64 " %n", rights, &major, &minor, &ino,
+                   &at) < 4 ||
             at == 0 || line[at] != '/' || ino == last_ino)
             continue;
         last_ino = ino;
@@ -325,7 +328,8 @@ static void look(struct skew_watch *w, struct skew_watched *p)
     ssize_t got = readlink(path, exe, sizeof exe - 1);
     snprintf(path, sizeof path, "/proc/%d/maps", (int)p->pid);
     char *maps = read_all(path, &length);
-    if (got > 0 && maps && length) { /* else it has ended, or is another user's: what was known stays */
+    if (got > 0 && maps &&
+        length) { /* else it has ended, or is another user's: what was known stays */
         exe[got] = '\0';
         free(p->exe);
         p->exe = strdup(exe);
@@ -334,7 +338,7 @@ static void look(struct skew_watch *w, struct skew_watched *p)
     free(maps);
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------------- */
+/* ---- the thread ---------------------------------------------------------------------------- */
 
 static struct skew_watched *add(struct skew_watch *w, const struct seen *seen)
 {
@@ -382,8 +386,8 @@ static void take_package(void *user, const char *name, const char *version, cons
     if (!bigger)
         return;
     w->packages = bigger;
-    w->packages[w->package_count] = (struct skew_watched_package){
-        strdup(name), version ? strdup(version) : NULL, strdup(path)};
+    w->packages[w->package_count] =
+        (struct skew_watched_package){strdup(name), version ? strdup(version) : NULL, strdup(path)};
     w->package_count++;
 }
 
@@ -446,7 +450,8 @@ int skew_watch_start(struct skew_watch **out, pid_t root, const char *run_id, co
     return 0;
 }
 
-bool skew_watch_packages(struct skew_watch *w, const struct skew_watched_package **all, size_t *count)
+bool skew_watch_packages(struct skew_watch *w, const struct skew_watched_package **all,
+                         size_t *count)
 {
     if (!__atomic_load_n(&w->packages_done, __ATOMIC_ACQUIRE))
         return false;
@@ -470,7 +475,8 @@ const struct skew_watched *skew_watch_processes(const struct skew_watch *w, size
     return w->processes;
 }
 
-const struct skew_watched_object *const *skew_watch_objects(const struct skew_watch *w, size_t *count)
+const struct skew_watched_object *const *skew_watch_objects(const struct skew_watch *w,
+                                                            size_t *count)
 {
     *count = w->object_count;
     return (const struct skew_watched_object *const *)w->objects;
@@ -510,22 +516,24 @@ const char *skew_unbound_text(enum skew_unbound why)
     case SKEW_UNSEEN:
         return "it ended too soon to be looked at, or belongs to another user";
     case SKEW_STATIC:
-        return "it is statically linked, so the loader and LD_PRELOAD never come into play; link it "
-               "dynamically";
+        return "it is statically linked, so the loader and LD_PRELOAD never come into play; link "
+               "it dynamically";
     case SKEW_SET_ID:
-        return "it runs setuid, setgid or with file capabilities, where the loader ignores LD_PRELOAD; "
-               "start it without them";
+        return "it runs setuid, setgid or with file capabilities, where the loader ignores "
+               "LD_PRELOAD; start it without them";
     case SKEW_MACHINE:
-        return "it was built for another architecture than libskewscope.so; build skewscope for that one";
+        return "it was built for another architecture than libskewscope.so; build skewscope for "
+               "that one";
     case SKEW_MUSL:
-        return "it uses the musl C library, and libskewscope.so needs glibc; use a glibc build of it";
+        return "it uses the musl C library, and libskewscope.so needs glibc; use a glibc build of "
+               "it";
     case SKEW_ENVIRONMENT:
-        return "LD_PRELOAD was taken from its environment on the way (sudo, env -i, a container runtime, "
-               "srun --export); pass LD_PRELOAD and the SKEWSCOPE_ variables on, or put skewscope run "
-               "inside";
-    case SKEW_HIDDEN:
-        return "libskewscope.so does not exist in its container; bind-mount it at the same path, or put "
+        return "LD_PRELOAD was taken from its environment on the way (sudo, env -i, a container "
+               "runtime, srun --export); pass LD_PRELOAD and the SKEWSCOPE_ variables on, or put "
                "skewscope run inside";
+    case SKEW_HIDDEN:
+        return "libskewscope.so does not exist in its container; bind-mount it at the same path, "
+               "or put skewscope run inside";
     case SKEW_UNKNOWN:
         break;
     }

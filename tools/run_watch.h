@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the processes of a run have loaded, seen from outside through /proc: whether our library is in
- * them, which NCCL, which device-initiated backends, NCCL linked in statically. This is where the
- * reasons come from when nothing, or not everything, was captured.
+ * What the processes of a run have loaded, seen from outside through /proc: whether our library is
+ * in them, which NCCL, which device-initiated backends, NCCL linked in statically. This is where
+ * the reasons come from when nothing, or not everything, was captured.
  *
- * One thread of `run`, which looks now and then (each time after twice the time) and writes into memory
- * of its own; the results are read after skew_watch_stop(). It also searches the packages, since a
- * slow file system must not hold up signals.
+ * One thread of `run`, which looks now and then (each time after twice the time) and writes into
+ * memory of its own; the results are read after skew_watch_stop(). It also searches the packages,
+ * since a slow file system must not hold up signals.
  */
 #ifndef SKEW_RUN_WATCH_H
 #define SKEW_RUN_WATCH_H
@@ -67,14 +67,16 @@ void skew_watch_stop(struct skew_watch *watch);
 
 /* After skew_watch_stop(). Borrowed. */
 const struct skew_watched *skew_watch_processes(const struct skew_watch *watch, size_t *count);
-const struct skew_watched_object *const *skew_watch_objects(const struct skew_watch *watch, size_t *count);
+const struct skew_watched_object *const *skew_watch_objects(const struct skew_watch *watch,
+                                                            size_t *count);
 
 void skew_watch_free(struct skew_watch **watch);
 
 /** The reason in words, ready to follow "not loaded into it: "; "" when bound. */
 const char *skew_unbound_text(enum skew_unbound reason);
 
-/** Why our library could not enter `exe`, by the file alone; SKEW_BOUND: nothing speaks against it. */
+/** Why our library could not enter `exe`, by the file alone; SKEW_BOUND: nothing speaks against it.
+ */
 enum skew_unbound skew_unbound_by_file(const char *exe, const char *library);
 
 #endif

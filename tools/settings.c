@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+extern char **environ;
+
 #define FLAG_KEY 0x1000 /* argp keys of the flags: FLAG_KEY + enum skew_option */
 
 static struct skew_option_info infos[SKEW_OPT_COUNT] = {
@@ -50,7 +52,7 @@ static bool is_switch(const struct skew_option_info *info)
            strcmp(info->def, "off") == 0;
 }
 
-/* ---- values ------------------------------------------------------------------------------------- */
+/* ---- values -------------------------------------------------------------------------------- */
 
 static bool allowed(const struct skew_option_info *info, const char *value)
 {
@@ -104,7 +106,7 @@ int skew_settings_set(struct skew_settings *settings, enum skew_option option, c
     return set(settings, option, value, SKEW_FROM_FLAG);
 }
 
-/* ---- the JSON file ------------------------------------------------------------------------------ */
+/* ---- the JSON file ------------------------------------------------------------------------- */
 
 static int unknown_key(const char *file, const char *key)
 {
@@ -131,7 +133,8 @@ static char *value_text(const struct skew_option_info *info, const json_t *value
     if (json_is_string(value))
         return strdup(json_string_value(value));
     if (json_is_integer(value) && info->type == SKEW_OPT_INT)
-        return asprintf(&text, "%" JSON_INTEGER_FORMAT, json_integer_value(value)) < 0 ? NULL : text;
+        return asprintf(&text, "%" JSON_INTEGER_FORMAT, json_integer_value(value)) < 0 ? NULL
+                                                                                       : text;
     if (json_is_boolean(value) && info->type == SKEW_OPT_ENUM)
         return strdup(json_is_true(value) ? "on" : "off");
     return NULL;
@@ -158,7 +161,7 @@ static int take_key(struct skew_settings *settings, const char *file, const char
             describe_values(info, values, sizeof values);
         char *shown = json_dumps(value, JSON_ENCODE_ANY);
         skew_tell("%s: \"%s\": %s is not allowed; it takes %s", file, key, shown ? shown : "this",
-                 values);
+                  values);
         free(shown);
         free(text);
         return -EINVAL;
@@ -187,7 +190,8 @@ static int read_file(struct skew_settings *settings, const char *file)
         skew_tell("%s: must hold one JSON object, such as {\"spool_mb\": 128}", file);
         result = -EINVAL;
     } else {
-        json_object_foreach (root, key, value) {
+        json_object_foreach(root, key, value)
+        {
             result = take_key(settings, file, key, value);
             if (result < 0)
                 break;
@@ -197,7 +201,7 @@ static int read_file(struct skew_settings *settings, const char *file)
     return result;
 }
 
-/* ---- all together ------------------------------------------------------------------------------- */
+/* ---- all together -------------------------------------------------------------------------- */
 
 static const char *from_environment(enum skew_option option)
 {
@@ -220,14 +224,42 @@ static int check(const struct skew_settings *settings, enum skew_option option)
     if (setting->source == SKEW_FROM_FLAG)
         skew_tell("--%s: '%s' is not allowed; it takes %s", info->flag, setting->value, values);
     else
-        skew_tell(SKEW_ENV_PREFIX "%s: '%s' is not allowed; it takes %s", info->name, setting->value,
-                 values);
+        skew_tell(SKEW_ENV_PREFIX "%s: '%s' is not allowed; it takes %s", info->name,
+                  setting->value, values);
     return -EINVAL;
+}
+
+/* A variable with our prefix that means nothing, but nearly something: its owner believes it works.
+ */
+static void warn_of_misspelt(void)
+{
+    const char *names[SKEW_OPT_COUNT + 1];
+    const size_t prefix = strlen(SKEW_ENV_PREFIX);
+
+    for (int o = 0; o < SKEW_OPT_COUNT; o++)
+        names[o] = skew_option_info(o)->name;
+    names[SKEW_OPT_COUNT] = NULL;
+    for (char **variable = environ; *variable; variable++) {
+        char name[64];
+        size_t length = strcspn(*variable, "=");
+        if (strncmp(*variable, SKEW_ENV_PREFIX, prefix) != 0 || length - prefix >= sizeof name)
+            continue;
+        memcpy(name, *variable + prefix, length - prefix);
+        name[length - prefix] = '\0';
+        const char *nearest = strcmp(name, "LIB") == 0 ? NULL : skew_nearest(name, names);
+        if (nearest && strcmp(nearest, name) != 0)
+            skew_tell("warning: " SKEW_ENV_PREFIX "%s means nothing; did you mean " SKEW_ENV_PREFIX
+                      "%s?",
+                      name, nearest);
+    }
 }
 
 int skew_settings_resolve(struct skew_settings *settings)
 {
     int result = 0;
+
+    if (!from_environment(SKEW_OPT_RUN_ID)) /* else an outer run has said it */
+        warn_of_misspelt();
 
     /* An empty flag means the default, as an empty variable does. */
     for (int o = 0; o < SKEW_OPT_COUNT && result == 0; o++) {
@@ -278,7 +310,7 @@ bool skew_setting_on(const struct skew_settings *settings, enum skew_option opti
     return strcmp(skew_setting(settings, option), "on") == 0;
 }
 
-/* ---- flags -------------------------------------------------------------------------------------- */
+/* ---- flags --------------------------------------------------------------------------------- */
 
 static error_t parse_flag(int key, char *argument, struct argp_state *state)
 {
@@ -296,7 +328,8 @@ static char *flag_help(const struct skew_option_info *info)
     char *text = NULL, remark[200] = "";
 
     if (info->type == SKEW_OPT_INT)
-        snprintf(remark, sizeof remark, " (%s %s, default %s)", info->values, info->unit, info->def);
+        snprintf(remark, sizeof remark, " (%s %s, default %s)", info->values, info->unit,
+                 info->def);
     else if (*info->def)
         snprintf(remark, sizeof remark, " (default %s)", info->def);
     if (asprintf(&text, "%s%s [" SKEW_ENV_PREFIX "%s]", info->help, remark, info->name) < 0)
@@ -325,12 +358,13 @@ const struct argp *skew_options_argp(void)
         const struct skew_option_info *info = skew_option_info(o);
         if (info->scope == SKEW_SCOPE_INTERNAL)
             continue;
-        options[count++] = (struct argp_option){
-            .name = info->flag,
-            .key = o == SKEW_OPT_OUT ? 'o' : o == SKEW_OPT_QUIET ? 'q' : FLAG_KEY + o,
-            .arg = flag_argument(info),
-            .flags = is_switch(info) ? OPTION_ARG_OPTIONAL : 0,
-            .doc = flag_help(info)};
+        options[count++] = (struct argp_option){.name = info->flag,
+                                                .key = o == SKEW_OPT_OUT     ? 'o'
+                                                       : o == SKEW_OPT_QUIET ? 'q'
+                                                                             : FLAG_KEY + o,
+                                                .arg = flag_argument(info),
+                                                .flags = is_switch(info) ? OPTION_ARG_OPTIONAL : 0,
+                                                .doc = flag_help(info)};
     }
     return &argp;
 }

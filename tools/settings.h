@@ -36,13 +36,14 @@ struct skew_option_info {
 };
 const struct skew_option_info *skew_option_info(enum skew_option option);
 
-/** A parser of all flags for use as a child of a subcommand's; its input is a struct skew_settings. */
+/** A parser of all flags for use as a child of a subcommand's; its input is a struct skew_settings.
+ */
 const struct argp *skew_options_argp(void);
 
 /**
- * Completes what the flags have set from the environment, the JSON file and the defaults, and checks
- * everything. @return 0, or -EINVAL after one sentence on standard error that names flag, variable
- * or key.
+ * Completes what the flags have set from the environment, the JSON file and the defaults, and
+ * checks everything. @return 0, or -EINVAL after one sentence on standard error that names flag,
+ * variable or key.
  */
 int skew_settings_resolve(struct skew_settings *settings);
 
@@ -54,7 +55,8 @@ void skew_settings_free(struct skew_settings *settings);
 /** Sets a value as if by a flag. */
 int skew_settings_set(struct skew_settings *settings, enum skew_option option, const char *value);
 
-static inline const char *skew_setting(const struct skew_settings *settings, enum skew_option option)
+static inline const char *skew_setting(const struct skew_settings *settings,
+                                       enum skew_option option)
 {
     return settings->of[option].value;
 }

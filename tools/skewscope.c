@@ -6,9 +6,11 @@
 #include "command.h"
 #include "term.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define X(name, summary) {#name, summary, skew_cmd_##name, skew_argp_##name},
 const struct skew_command skew_commands[] = {SKEW_COMMAND_LIST(X){NULL, NULL, NULL, NULL}};
@@ -76,7 +78,7 @@ static int help_on(const char *name)
     return call(command, 2, arguments);
 }
 
-/* ---- skewscope help ----------------------------------------------------------------------------- */
+/* ---- skewscope help ------------------------------------------------------------------------ */
 
 struct help_arguments {
     const char *command;
@@ -103,10 +105,12 @@ static error_t help_parse(int key, char *argument, struct argp_state *state)
 
 const struct argp *skew_argp_help(void)
 {
-    static const struct argp_option options[] = {
+    /* clang-format off */
+static const struct argp_option options[] = {
         {"man", 'm', NULL, OPTION_HIDDEN, "write the manual page skewscope.1", 0}, {0}};
-    static const struct argp argp = {options, help_parse, "[COMMAND]",
-                                     "Shows help on a command.", NULL, NULL, NULL};
+    /* clang-format on */
+    static const struct argp argp = {options, help_parse, "[COMMAND]", "Shows help on a command.",
+                                     NULL,    NULL,       NULL};
     return &argp;
 }
 
@@ -124,13 +128,27 @@ int skew_cmd_help(int argc, char **argv)
     return SKEW_EXIT_OK;
 }
 
+/* Descriptors 0, 1 and 2 must be something, or the next file that is opened becomes one of them.
+ * What is closed stays closed for a command that is run. */
+static void fill_streams(void)
+{
+    int fd;
+
+    while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd <= STDERR_FILENO)
+        ;
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    fill_streams();
     if (argc < 2) {
         print_help(stderr);
         return SKEW_EXIT_USAGE;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "-?") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "-?") == 0) {
         print_help(stdout);
         return fflush(stdout) ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;
     }

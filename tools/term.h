@@ -17,7 +17,8 @@ __attribute__((format(printf, 1, 2))) void skew_tell(const char *format, ...);
 
 enum skew_colour_when { SKEW_COLOUR_AUTO, SKEW_COLOUR_ALWAYS, SKEW_COLOUR_NEVER };
 
-/** Whether to colour what goes to `file`: a terminal that can, and no NO_COLOR in the environment. */
+/** Whether to colour what goes to `file`: a terminal that can, and no NO_COLOR in the environment.
+ */
 bool skew_colour(FILE *file, enum skew_colour_when when);
 
 /** "auto", "always", "never"; false for anything else. */
@@ -32,7 +33,8 @@ int skew_columns(FILE *file);
  */
 const char *skew_nearest(const char *word, const char *const *candidates);
 
-/** A line that is redrawn while long work goes on: only on a terminal, and not in the first moment. */
+/** A line that is redrawn while long work goes on: only on a terminal, and not in the first moment.
+ */
 struct skew_progress {
     bool shown;
     bool off;

@@ -30,10 +30,12 @@ static int print(void *user, const struct skew_exchange *e)
     uint64_t *count = user;
 
     ++*count;
-    printf("{\"id\": %" PRId64 ", \"comm\": \"%s\", \"ranks\": %u, \"rank\": %d, \"world_rank\": %d, \"seq\": %" PRId64
+    printf("{\"id\": %" PRId64
+           ", \"comm\": \"%s\", \"ranks\": %u, \"rank\": %d, \"world_rank\": %d, \"seq\": %" PRId64
            ", \"op\": %d, \"start_ns\": %" PRId64 ", \"sent\": %" PRIu64 ", \"received\": %" PRIu64,
-           e->id, e->member->comm->key, e->member->comm->ranks, e->member->rank, e->member->world_rank, e->seq, e->op,
-           e->start_ns, skew_exchange_send_bytes(e), skew_exchange_recv_bytes(e));
+           e->id, e->member->comm->key, e->member->comm->ranks, e->member->rank,
+           e->member->world_rank, e->seq, e->op, e->start_ns, skew_exchange_send_bytes(e),
+           skew_exchange_recv_bytes(e));
     print_side("send", e->send, e->send_unit);
     print_side("recv", e->recv, e->recv_unit);
     printf("}\n");
@@ -47,7 +49,8 @@ static void take_filter(struct skew_filter *f, const char *text)
     if (strncmp(text, "comm=", 5) == 0)
         f->comm_key = text + 5;
     else if (sscanf(text, "seq=%" SCNd64 "..%" SCNd64, &a, &b) == 2)
-        *f = (struct skew_filter){.comm_key = f->comm_key, .by_seq = true, .seq_from = a, .seq_to = b};
+        *f = (struct skew_filter){
+            .comm_key = f->comm_key, .by_seq = true, .seq_from = a, .seq_to = b};
     else if (sscanf(text, "ops=%" SCNd64, &a) == 1)
         f->ops = (uint32_t)a;
     else if (sscanf(text, "layer=%" SCNd64, &a) == 1)
@@ -75,7 +78,8 @@ int main(int argc, char **argv)
         take_filter(&filter, argv[i]);
     int result = skew_trace_open(&trace, argv[1], &error);
     if (result == 0)
-        result = skew_trace_each(trace, &filter, strcmp(argv[2], "seq") == 0 ? SKEW_ORDER_SEQ : SKEW_ORDER_STORED,
+        result = skew_trace_each(trace, &filter,
+                                 strcmp(argv[2], "seq") == 0 ? SKEW_ORDER_SEQ : SKEW_ORDER_STORED,
                                  print, &count, &error);
     if (result < 0)
         fprintf(stderr, "%d %s\n", result, error.text);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Matrices and loads: what is added in pieces and merged in any order equals what is added at once, and
- * both equal sums made here.
+ * Matrices and loads: what is added in pieces and merged in any order equals what is added at once,
+ * and both equal sums made here.
  */
 #undef NDEBUG
 #include <assert.h>
@@ -104,7 +104,8 @@ static void test_merge(void)
 
     assert(skew_matrix_create(&whole, RANKS) == 0 && skew_loads_create(&all, RANKS) == 0);
     for (int p = 0; p < 3; p++)
-        assert(skew_matrix_create(&parts[p], RANKS) == 0 && skew_loads_create(&pieces[p], RANKS) == 0);
+        assert(skew_matrix_create(&parts[p], RANKS) == 0 &&
+               skew_loads_create(&pieces[p], RANKS) == 0);
     for (int seq = SEQS - 1; seq >= 0; seq--) {
         for (int rank = 0; rank < RANKS; rank++) {
             struct made made;
@@ -117,8 +118,10 @@ static void test_merge(void)
         }
     }
     check_summary(all);
-    assert(skew_matrix_merge(parts[2], parts[0]) == 0 && skew_matrix_merge(parts[1], parts[2]) == 0);
-    assert(skew_loads_merge(pieces[0], pieces[1]) == 0 && skew_loads_merge(pieces[2], pieces[0]) == 0);
+    assert(skew_matrix_merge(parts[2], parts[0]) == 0 &&
+           skew_matrix_merge(parts[1], parts[2]) == 0);
+    assert(skew_loads_merge(pieces[0], pieces[1]) == 0 &&
+           skew_loads_merge(pieces[2], pieces[0]) == 0);
     check_summary(pieces[2]);
     assert(parts[1]->exchanges == whole->exchanges && parts[1]->unit_gcd == whole->unit_gcd);
     for (uint32_t i = 0; i < RANKS; i++) {

@@ -58,7 +58,7 @@ def children(pid):
             continue
         try:
             stat = pathlib.Path(f"/proc/{entry}/stat").read_text()
-            arguments = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes().decode().split("\0")[:-1]
+            arguments = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
         except OSError:
             continue
         if int(stat.rsplit(")", 1)[1].split()[1]) == pid:
@@ -72,7 +72,13 @@ class CliTest(unittest.TestCase):
     def setUp(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="skew-cli-"))
         self.out = str(self.dir / "out")
-        self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
+        self.addCleanup(self.clean_up)
+
+    def clean_up(self):
+        """Also what a test that failed half way has left in spools."""
+        for pointer in self.dir.glob("**/.skewscope/spool-*"):
+            shutil.rmtree(pointer.read_text(encoding="utf-8").strip(), ignore_errors=True)
+        shutil.rmtree(self.dir, ignore_errors=True)
 
     def skewscope(self, *arguments, env=None, **kwargs):
         """Runs skewscope to its end; text in and out."""

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an object with NCCL linked into it looks like from outside: device code, and the names of NCCL's
- * kernels among the constants.
+ * What an object with NCCL linked into it looks like from outside: device code, and the names of
+ * NCCL's kernels among the constants.
  */
 extern const char fake_kernel_name[];
 extern const char fake_device_code[];

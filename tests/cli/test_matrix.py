@@ -69,6 +69,9 @@ class Matrix(CliTest):
         for row, expected in zip(mean, add(matrices)):
             for value, bytes_ in zip(row, expected):
                 self.assertAlmostEqual(value, bytes_ / 9, places=6)
+        plain = self.show(self.trace, "--mean", "--format", "nccl-tests").stdout
+        self.assertEqual([[int(x) for x in line.split()] for line in plain.splitlines()],
+                         [[round(x) for x in row] for row in mean])
         each = self.as_csv(self.trace, "--each")
         self.assertEqual(each, {str(i): m for i, m in enumerate(matrices)})
         shown = self.as_json(self.trace, "--each", "--seq", "2..3")["matrices"]

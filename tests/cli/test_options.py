@@ -54,6 +54,13 @@ class Options(CliTest):
         self.refused(env=clean_environment(SKEWSCOPE_SPOOL_MB="2000"), says=["SKEWSCOPE_SPOOL_MB", "'2000'", "1024"])
         self.refused(env=clean_environment(SKEWSCOPE_COLLECTOR="no"), says=["SKEWSCOPE_COLLECTOR", "auto or off"])
 
+    def test_misspelt_variable(self):
+        env = clean_environment(SKEWSCOPE_SPOL_MB="9", SKEWSCOPE_STANDIN_CLOCK="real", SKEWSCOPE_LIB=LIBRARY)
+        done = self.run_command("true", options=["-q"], env=env)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stderr, "skewscope: warning: SKEWSCOPE_SPOL_MB means nothing; did you mean "
+                                      "SKEWSCOPE_SPOOL_MB?\n")
+
     def test_wrong_files(self):
         def config(text):
             return "--config", self.write("bad.json", text)
@@ -80,9 +87,17 @@ class Options(CliTest):
     def test_templates(self):
         env = clean_environment(RANK="3")
         out = str(self.dir / "t-%h-%r-%%")
-        done = self.skewscope("run", "-q", "-o", out, "--", "sh", "-c", "echo $SKEWSCOPE_OUT", env=env)
+        env["LD_LIBRARY_PATH"] = NULL_NCCL
+        done = self.skewscope("run", "-o", out, "--", EXCHANGES, "2", "4", env=env)
         host = os.uname().nodename
-        self.assertEqual(done.stdout.strip(), os.path.realpath(self.dir / f"t-{host}-3-%"))
+        self.assertIn("captured 4 of 4 exchanges", done.stderr) # library and collector mean the same one
+        self.assertTrue((self.dir / f"t-{host}-3-%" / "trace.db").exists())
+        percent = self.dir / "50%hello"
+        done = self.skewscope("run", "-o", self.dir / "50%%hello", "--", EXCHANGES, "2", "4", env=env)
+        self.assertIn(f"-> {os.path.realpath(percent)}/trace.db", done.stderr)
+        self.assertIn("captured 4 of 4 exchanges", done.stderr)
+        left = self.skewscope("collect", env=clean_environment(SKEWSCOPE_OUT=str(self.dir / "50%%hello")))
+        self.assertEqual((left.returncode, left.stderr), (0, ""))
         for bad, text in (("x%r", "rank"), ("x%q", "%q means nothing"), ("x%", "means nothing")):
             done = self.skewscope("run", "-o", self.dir / bad, "true")
             self.assertEqual(done.returncode, 2, bad)

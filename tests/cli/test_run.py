@@ -35,6 +35,27 @@ class Status(CliTest):
         self.assertEqual((done.returncode, done.stdout), (0, "from a script\n"))
 
 
+class Installed(CliTest):
+    def test_anywhere(self):
+        """The installed layout, in a place that the build knows nothing of."""
+        prefix = self.dir / "moved prefix"
+        (prefix / "bin").mkdir(parents=True)
+        libdir = prefix / os.environ["SKEW_LIBDIR"] / "skewscope"
+        libdir.mkdir(parents=True)
+        shutil.copy(SKEWSCOPE, prefix / "bin" / "skewscope")
+        shutil.copy(LIBRARY, libdir)
+        tool = str(prefix / "bin" / "skewscope")
+        done = subprocess.run([tool, "run", "-o", self.out, "true"], capture_output=True, text=True,
+                              env=clean_environment(), check=False)
+        self.assertIn("must not contain blanks", done.stderr)
+        os.rename(prefix, self.dir / "moved")
+        tool = str(self.dir / "moved" / "bin" / "skewscope")
+        done = subprocess.run([tool, "run", "-o", self.out, EXCHANGES, "2", "3"], capture_output=True, text=True,
+                              env=self.nccl_env(), check=False)
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("captured 3 of 3 exchanges", done.stderr)
+
+
 class Streams(CliTest):
     def test_untouched(self):
         data = "".join(chr(33 + i % 90) for i in range(200_000)) + "\n"
@@ -54,10 +75,26 @@ class Streams(CliTest):
             done = self.run_command("sh", "-c", "echo err >&2", options=quiet)
             self.assertEqual(done.stderr, "err\n")
 
+    def test_end_of_output_is_seen(self):
+        """A command that closes its output and goes on: its reader sees the end at once."""
+        process = self.start("run", "-q", "-o", self.out, "--", "sh", "-c", "echo x; exec >&-; read y; exit 2",
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.assertEqual(process.stdout.read(), "x\n")
+        self.assertIsNone(process.poll())
+        process.communicate("\n")
+        self.assertEqual(process.returncode, 2)
+
     def test_closed_streams(self):
-        done = self.start("run", "-o", self.out, "--", "sh", "-c", "exit 3", stdin=subprocess.DEVNULL,
+        show = ("import os, sys; open(sys.argv[1], 'w').write(str([fd for fd in range(9) if"
+                " os.path.exists(f'/proc/self/fd/{fd}')])); os._exit(3)")
+        seen = self.dir / "seen"
+        done = self.start("run", "-o", self.out, "--", PYTHON, "-c", show, seen, stdin=subprocess.DEVNULL,
                           preexec_fn=lambda: (os.close(0), os.close(1), os.close(2)))
         self.assertEqual(done.wait(120), 3)
+        plain = self.dir / "plain"
+        subprocess.run([PYTHON, "-c", show, plain], check=False, stdin=subprocess.DEVNULL,
+                       preexec_fn=lambda: (os.close(0), os.close(1), os.close(2)))
+        self.assertEqual(seen.read_text(), plain.read_text())
         self.assertEqual(self.query("SELECT exit_status FROM run"), [(3,)])
 
 

@@ -49,6 +49,14 @@ class Several(CliTest):
                           " JOIN member USING (process_id) JOIN exchange USING (member_id) GROUP BY l.key")
         self.assertEqual(rows, [("inner", 3), ("outer", 2)])
 
+    def test_inner_collector_is_not_profiled(self):
+        show = ("import os, sys\nfor p in os.listdir('/proc'):\n  try:\n    a = open(f'/proc/{p}/cmdline').read().split('\\0')\n"
+                "    if 'collect' in a and sys.argv[1] in a: print(b'LD_PRELOAD=' in open(f'/proc/{p}/environ', 'rb').read())\n"
+                "  except OSError: pass")
+        done = self.run_command(SKEWSCOPE, "run", "-q", "--", PYTHON, "-c", show, os.path.realpath(self.dir) + "/out",
+                                options=["-q"])
+        self.assertEqual(done.stdout.split(), ["False", "False"])
+
     def test_inner_settings(self):
         script = f"{SKEWSCOPE} run -q --spool-mb 9 -- sh -c 'echo $SKEWSCOPE_SPOOL_MB $SKEWSCOPE_SEGMENT_KB $LD_PRELOAD'"
         done = self.run_command("sh", "-c", script, options=["-q", "--spool-mb", "7", "--segment-kb", "32"])

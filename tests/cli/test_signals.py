@@ -118,6 +118,33 @@ class Forwarding(CliTest):
         self.assertIn("captured 120 of 120 exchanges in 2 processes", err)
 
 
+    def test_tired_of_waiting(self):
+        """An interrupt after the command has ended: run ends, and the collector still does its work."""
+        process = self.start("run", "-o", self.out, "--", "sh", "-c", f"{EXCHANGES} 4 30; echo made; read x; exit 3",
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env=self.nccl_env())
+        self.assertEqual(process.stdout.readline(), "made\n")
+        (collector,) = [pid for pid, arguments in children(process.pid).items() if "collect" in arguments]
+        os.kill(collector, signal.SIGSTOP)
+        self.addCleanup(lambda: alive(collector) and os.kill(collector, signal.SIGCONT))
+        process.stdin.write("\n")
+        process.stdin.close()
+
+        def ended():
+            os.kill(process.pid, signal.SIGINT)
+            return process.poll() is not None
+        until(lambda: not [a for a in children(process.pid).values() if a and a[0] == "sh"], "the command's end")
+        until(ended, "the end of run")
+        self.assertEqual(process.returncode, 3)
+        self.assertIn("the trace is not complete: interrupted; what is left waits for: skewscope collect",
+                      process.stderr.read())
+        process.stderr.close()
+        process.stdout.close()
+        os.kill(collector, signal.SIGCONT)
+        until(lambda: not alive(collector), "the collector's end")
+        self.assertEqual(self.query("SELECT count(*) FROM exchange"), [(30,)])
+
+
 class Terminal(CliTest):
     """A terminal and a shell with job control around it."""
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A command that lasts until `skewscope run` has looked at it: the record of its run names the packages
- * only after the first look. The test puts one where it is found. usage: until_looked [RECORD_DIR]
+ * A command that lasts until `skewscope run` has looked at it: the record of its run names the
+ * packages only after the first look. The test puts one where it is found. usage: until_looked
+ * [RECORD_DIR]
  */
 #include <glob.h>
 #include <stdio.h>

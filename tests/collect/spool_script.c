@@ -133,8 +133,14 @@ static void put_many(void)
         uint32_t bytes = (uint32_t)(sizeof(struct skew_rec_group) + 2 * peers * sizeof(struct skew_cell) +
                                     sizeof(struct skew_lane));
         struct skew_rec_group *rec;
-        while (!(rec = gen_reserve(&gen, stream, bytes, SKEW_REC_GROUP)))
-            usleep(1000); /* until a collector gives segments back */
+        /* Until a collector gives segments back. */
+        for (int i = 0; !(rec = gen_reserve(&gen, stream, bytes, SKEW_REC_GROUP)); i++) {
+            if (i > 120 * 1000) {
+                fprintf(stderr, "spool_script: the spool stays full\n");
+                exit(5);
+            }
+            usleep(1000);
+        }
         struct skew_cell *cell = (void *)(rec + 1);
         for (uint32_t i = 0; i < 2 * peers; i++)
             cell[i] = (struct skew_cell){.op = i & 1 ? SKEW_OP_RECV : SKEW_OP_SEND, .peer = i / 2,

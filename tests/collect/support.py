@@ -14,9 +14,16 @@ import tempfile
 import time
 import unittest
 
-TOOL = os.environ.get("SKEWSCOPE_TOOL", "build/tools/skewscope")
-SCRIPT = os.environ.get("SPOOL_SCRIPT", "build/tests/collect/spool_script")
-BOOT = open("/proc/sys/kernel/random/boot_id").read().strip().replace("-", "")
+TOOL = os.path.abspath(os.environ.get("SKEWSCOPE_TOOL", "build/tools/skewscope"))
+SCRIPT = os.path.abspath(os.environ.get("SPOOL_SCRIPT", "build/tests/collect/spool_script"))
+
+
+def read(path, mode="r"):
+    with open(path, mode) as f:
+        return f.read()
+
+
+BOOT = read("/proc/sys/kernel/random/boot_id").strip().replace("-", "")
 # enum skew_op
 (SEND, RECV, ALLTOALL, A2AV_SEND, A2AV_RECV, ALLGATHER, REDUCESCATTER, ALLREDUCE, BROADCAST, REDUCE,
  GATHER, SCATTER, PUT, SIGNAL, WAITSIGNAL) = range(15)
@@ -116,6 +123,14 @@ class Place(unittest.TestCase):
                                  start_new_session=True, text=True)
         self.children.append(child)
         self.addCleanup(child.stderr.close)
+
+        def catches_signals():
+            if child.poll() is not None:
+                return True
+            caught = [line for line in read(f"/proc/{child.pid}/status").splitlines() if line.startswith("SigCgt")]
+            return int(caught[0].split()[1], 16) >> (signal.SIGTERM - 1) & 1
+
+        wait_for(catches_signals, "the collector to begin")
         return child
 
     def stop(self, child, status=0):

@@ -215,6 +215,26 @@ class Exchanges(Place):
         self.assertEqual([b for b, in self.rows("SELECT bytes FROM edges")], counts)
         self.assertEqual(self.rows("SELECT count(*) FROM exchange"), [(1,)])
 
+    def test_parts_over_collectors(self):
+        """Every step is seen by another collector; what comes between the parts is stored once."""
+        writer = Writer(self.spools)
+        steps = ["head seg_bytes=16384 cap=9\ncomm id=1 key=1 ranks=4 rank=0\npart group=0 cells=0:0:1:0",
+                 "launch call=5 exec=1", "seal 1", "part group=0 cells=0:1:2:0\nlaunch call=6 exec=1", "seal 1\nlaunch call=7 exec=1",
+                 "group group=0 lanes=1:7:0:0 cells=0:2:3:0", "part group=1 cells=0:0:77:0", "launch call=8 exec=1\nseal 1",
+                 exchange(1, [5], [], group=2), "part group=3 cells=0:0:78:0", "part group=4 cells=0:0:6:0",
+                 "group group=4 lanes=1:7:2:0 cells=0:1:7:0"]
+        for step in steps:
+            writer.tell(step)
+            writer.sync()
+            self.collect()
+        writer.end()
+        self.collect()
+        self.assertEqual(self.rows("SELECT seq, bytes FROM edges ORDER BY seq, ordinal"),
+                         [(0, 1), (0, 2), (0, 3), (1, 5), (2, 6), (2, 7)])
+        self.assertEqual(self.rows("SELECT ns FROM graph_launch"), [(5,), (6,), (7,), (8,)])
+        self.assertEqual(self.rows("SELECT count(*) FROM diagnostic"), [(0,)])
+        self.assertFalse(os.path.exists(self.spools))
+
     def test_many_threads_and_segments(self):
         script = ["head seg_bytes=16384 cap=512", "comm id=1 key=1 ranks=8 rank=3"]
         for stream in range(1, 9):
@@ -237,6 +257,32 @@ class Operations(Place):
     def test_huge_count(self):
         self.collected("comm id=1 key=1 ranks=2 rank=0\ngroup lanes=1:7:0:0 cells=0:0:0xffffffffffffffff:4")
         self.assertEqual(self.rows("SELECT flags FROM exchange"), [(4,)])
+
+
+class Documented(Place):
+    def test_examples_of_the_page(self):
+        """What docs/schema.md shows is true, in SQL and in Python."""
+        self.collected("comm id=1 key=1 ranks=4 rank=0\n" + exchange(0, [n * 5760 for n in (512, 3, 300, 0)], [1, 2, 3, 4]))
+        page = read(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/schema.md"))
+        db = self.db()
+        self.assertEqual(db.execute("SELECT v.cells, v.size_width, v.size_stride, hex(v.sizes), v.peers, e.send_unit FROM exchange e "
+                                    "JOIN vector v ON v.vector_id = e.send_vector").fetchall(),
+                         [(4, 2, 2, "02000003012C0000", None, 5760)])
+        self.assertIn("4|2|2|02000003012C0000||5760", page)
+        results, count = [], 0
+        for block in page.split("```sql\n")[1:]:
+            lines = [line.split("--")[0] for line in block.split("```")[0].splitlines()]
+            for statement in "\n".join(lines).split(";"):
+                if statement.strip():
+                    results += db.execute(statement).fetchall()
+                    count += 1
+        self.assertGreater(count, 6)
+        self.assertIn((1728000,), results)
+        db.row_factory = sqlite3.Row
+        names = {"db": db}
+        exec(page.split("```python\n")[1].split("```")[0], names)
+        self.assertEqual(names["sizes"], [512 * 5760, 3 * 5760, 300 * 5760, 0])
+        self.assertEqual(list(names["peers"]), [0, 1, 2, 3])
 
 
 if __name__ == "__main__":

@@ -122,7 +122,8 @@ def check(seen, counters, exact):
     lost = seen.lost()
     demand(missing <= lost <= missing + between, name, missing, "exchanges are not stored, and", lost,
            "are counted as lost:", seen.loss)
-    demand(seen.lost(0) == lost, name, "groups and exchanges lost differ:", seen.loss)
+    # Four counters are moved one after the other: one a thread may be in between.
+    demand(abs(seen.lost(0) - lost) <= (0 if exact else len(counters)), name, "groups and exchanges lost differ:", seen.loss)
     demand(seen.lost(2) == 0, name, "operations lost, of which there are none:", seen.loss)
     if exact:
         demand(seen.lost(3) == missing_cells, name, missing_cells, "calls are not stored, counted:", seen.loss)

@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -55,19 +54,20 @@ class Counters:
         with open(path, "wb") as file:
             file.truncate(SHARED_BYTES)
         with open(path, "r+b") as file:
-            self.memory = mmap.mmap(file.fileno(), SHARED_BYTES)
+            # Whole words are read and written at once; struct would go byte by byte, through zero.
+            self.memory = memoryview(mmap.mmap(file.fileno(), SHARED_BYTES)).cast("Q")
         self.set("gate", gate)
         self.set("limit", limit)
 
     def get(self, word):
-        return struct.unpack_from("<Q", self.memory, 8 * WORDS.index(word))[0]
+        return self.memory[WORDS.index(word)]
 
     def set(self, word, value):
-        struct.pack_into("<Q", self.memory, 8 * WORDS.index(word), value)
+        self.memory[WORDS.index(word)] = value
 
     def pairs(self):
         """[(begun, returned), ...] by thread."""
-        return [struct.unpack_from("<QQ", self.memory, 512 + 64 * t) for t in range(self.threads)]
+        return [(self.memory[64 + 8 * t], self.memory[65 + 8 * t]) for t in range(self.threads)]
 
     def returned(self):
         return sum(pair[1] for pair in self.pairs())
@@ -232,6 +232,17 @@ def processes():
 def collectors(out):
     """Process ids of the collectors of an output directory."""
     return [pid for pid, words in processes() if "collect" in words and out in words]
+
+
+def links(pid):
+    """Where the descriptors of a process lead."""
+    found = []
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except OSError:
+        pass  # it, or one of them, has gone
+    return found
 
 
 def end_collectors(out):

@@ -46,6 +46,11 @@ def kill_many(job, kills, rng, **environment):
         time.sleep(0.0001)
 
 
+def check_ended(job):
+    how = {one.ended for one in job.trace()}
+    demand(how == {"killed"}, "the trace says of killed processes:", how)
+
+
 def say(job, stored, lost):
     nowhere = sum(rank.counters.get("phase") < 2 for rank in job.ranks)
     between = sum(b - r for rank in job.ranks for b, r in rank.counters.pairs())
@@ -68,6 +73,7 @@ def test_collected_afterwards():
             kill_many(job, min(left, 50), rng)
             job.collect()
             say(job, *job.check())
+            check_ended(job)
             job.check_clean()
         left -= 50
 
@@ -85,6 +91,7 @@ def test_collected_meanwhile():
                    collector.stderr.read())
             job.collect()
             say(job, *job.check())
+            check_ended(job)
             job.check_clean()
         left -= 50
 

@@ -15,6 +15,7 @@
  *   as_kb=K         likewise: only K KiB of address space are left, from before the first communicator
  *   subreaper=1     orphans of this process become its children
  *   end=exit        the main thread calls exit() while the others still exchange
+ *   end=thread      the main thread ends by itself, and the process with its last thread
  *   late=N          N more exchanges on communicator 0 by a destructor that runs after skewscope's own
  *
  * The sizes follow from (communicator, exchange, source, destination); facts.py computes the same.
@@ -62,7 +63,7 @@ struct shared {
 
 static volatile struct shared *shared;
 static int rank, ranks = 2, threads = 1, late;
-static bool sparse, exit_early;
+static bool sparse, exit_early, leave_early;
 static ncclComm_t comms[THREADS_MAX];
 static int hoard[65536], hoarded;
 static struct rlimit as_before;
@@ -291,7 +292,7 @@ static void take_option(struct options *options, const char *name, const char *v
     else if (!strcmp(name, "subreaper"))
         options->subreaper = number;
     else if (!strcmp(name, "end"))
-        exit_early = !strcmp(value, "exit");
+        exit_early = !strcmp(value, "exit"), leave_early = !strcmp(value, "thread");
     else if (!strcmp(name, "late"))
         late = number;
     else {
@@ -358,10 +359,10 @@ int main(int argc, char **argv)
     for (intptr_t t = 1; t < threads; t++)
         if (pthread_create(&running[t], NULL, exchange_all, (void *)t))
             return 4;
-    if (exit_early) {
-        while (shared->gate != UINT64_MAX)
+    if (exit_early || leave_early) {
+        while (exit_early && shared->gate != UINT64_MAX)
             pause_us(200);
-        exit(0);
+        exit_early ? exit(0) : pthread_exit(NULL);
     }
     exchange_all((void *)0);
     for (int t = 1; t < threads; t++)

@@ -78,23 +78,20 @@ static ncclResult_t null_data(const char *name)
     return result;
 }
 
-static void null_store_late(ncclComm_t *only)
+static void null_store_late(void)
 {
+    if (!__atomic_load_n(&null_lates, __ATOMIC_ACQUIRE))
+        return; /* without the lock, which a forked child might find taken */
     pthread_mutex_lock(&null_lock);
-    int kept = 0;
-    for (int i = 0; i < null_lates; i++) {
-        if (only && null_late[i].where != only)
-            null_late[kept++] = null_late[i];
-        else
-            __atomic_store_n(null_late[i].where, null_late[i].comm, __ATOMIC_SEQ_CST);
-    }
-    null_lates = kept;
+    for (int i = 0; i < null_lates; i++)
+        __atomic_store_n(null_late[i].where, null_late[i].comm, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&null_lates, 0, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&null_lock);
 }
 
 static void *null_store_thread(void *unused)
 {
-    null_store_late(NULL);
+    null_store_late();
     return unused;
 }
 
@@ -108,8 +105,10 @@ static void null_finish(void)
 
 static void null_forget(void)
 {
+    if (!__atomic_load_n(&null_lates, __ATOMIC_ACQUIRE))
+        return;
     pthread_mutex_lock(&null_lock);
-    null_lates = 0;
+    __atomic_store_n(&null_lates, 0, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&null_lock);
 }
 
@@ -163,8 +162,10 @@ static ncclResult_t null_derive(const char *name, ncclComm_t *where, bool member
         return ncclSuccess;
     }
     pthread_mutex_lock(&null_lock);
-    if (null_lates < NULL_LATE_MAX)
-        null_late[null_lates++] = (struct null_late){where, comm};
+    if (null_lates < NULL_LATE_MAX) {
+        null_late[null_lates] = (struct null_late){where, comm};
+        __atomic_store_n(&null_lates, null_lates + 1, __ATOMIC_RELEASE);
+    }
     pthread_mutex_unlock(&null_lock);
     return later ? ncclInProgress : ncclSuccess;
 }
@@ -209,7 +210,7 @@ static ncclResult_t null_group_ended(const char *name, bool simulated)
     if (failed)
         null_forget();
     else if (!simulated)
-        null_store_late(NULL);
+        null_store_late();
     return failed ? failed : (ncclResult_t)null_nccl.group_result;
 }
 

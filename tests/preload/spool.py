@@ -15,17 +15,24 @@ from pathlib import Path
 HEAD_BYTES = 64 << 10
 SEG_HEAD = struct.Struct("<IIQQQQ")
 REC = struct.Struct("<IHH")
-OPS = ("send recv alltoall alltoallv_send alltoallv_recv allgather reducescatter allreduce broadcast reduce "
-       "gather scatter put signal waitsignal").split()
+HEADER = (Path(__file__).resolve().parents[2] / "schema/spool.h").read_text()
+
+
+def names(macro):
+    """The names of one X-macro list of schema/spool.h, in order."""
+    body = re.search(rf"#define {macro}\(X\)(.*?)\n\n", HEADER, re.S).group(1)
+    return re.findall(r"X\(\w+, \"(\w+)\"", body)
+
+
+OPS = names("SKEW_OP_LIST")
+LOSS = names("SKEW_LOSS_LIST")
+COMM_KINDS = names("SKEW_COMM_KIND_LIST")
+GRAPH = ["none"] + names("SKEW_GRAPH_EVENT_LIST")
+DIAGS = names("SKEW_DIAG_LIST")
 TYPES = "int8 uint8 int32 uint32 int64 uint64 float16 float32 float64 bfloat16 float8e4m3 float8e5m2".split()
-LOSS = "spool_full no_space io_error too_large unknown_comm".split()
 SEG_STATES = "absent free active full claimed".split()
-COMM_KINDS = "unknown init_rank init_all init_rank_scalable split shrink grow".split()
 ENDS = {1: "finalize", 2: "destroy", 3: "abort", 4: "revoke"}
 TEXTS = {1: "exe", 2: "cmdline", 3: "host", 4: "env", 5: "out", 6: "nccl", 7: "version", 8: "cwd"}
-GRAPH = "none captured instantiated updated cloned child graph_destroyed exec_destroyed".split()
-DIAGS = re.findall(r"^    X\([A-Z_]+, \"(\w+)\", \"\w+\"\)",
-                   (Path(__file__).resolve().parents[2] / "schema/spool.h").read_text(), re.M)
 
 
 class Corrupt(Exception):

@@ -46,6 +46,31 @@ static int read_stat(uint32_t pid, char *state, uint64_t *start)
     return 0;
 }
 
+/* A process whose first thread has ended looks like a zombie while its other threads go on. */
+static bool has_threads(uint32_t pid)
+{
+    char path[64], text[1024];
+    bool found = false;
+    struct dirent *entry;
+    snprintf(path, sizeof path, "/proc/%u/task", pid);
+    DIR *list = opendir(path);
+    while (list && !found && (entry = readdir(list))) {
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        snprintf(path, sizeof path, "/proc/%u/task/%.12s/stat", pid, entry->d_name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+        if (fd >= 0)
+            close(fd);
+        text[got > 0 ? got : 0] = 0;
+        const char *state = strrchr(text, ')');
+        found = state && state[1] == ' ' && state[2] != 'Z' && state[2] != 'X';
+    }
+    if (list)
+        closedir(list);
+    return found;
+}
+
 /* Whether the process that /proc calls `pid` is the one that started then. */
 static enum skew_alive same_start(uint32_t pid, uint64_t start_ticks)
 {
@@ -56,7 +81,9 @@ static enum skew_alive same_start(uint32_t pid, uint64_t start_ticks)
         return SKEW_GONE;
     if (error)
         return SKEW_UNKNOWN;
-    return start == start_ticks && state != 'Z' && state != 'X' ? SKEW_ALIVE : SKEW_GONE;
+    if (start != start_ticks || state == 'X' || (state == 'Z' && !has_threads(pid)))
+        return SKEW_GONE;
+    return SKEW_ALIVE;
 }
 
 /* The number of a process in its innermost pid namespace, 0 when it cannot be told. */

@@ -55,6 +55,9 @@ static int to_errno(int code)
     case SQLITE_READONLY:
     case SQLITE_CANTOPEN:
         return -EACCES;
+    case SQLITE_CONSTRAINT:
+    case SQLITE_MISMATCH:
+        return -EBADMSG; /* content that no process can have written */
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
         return -EBUSY;
@@ -259,6 +262,21 @@ static int scalar(sqlite3 *sql, const char *query, int64_t *value)
     return code == SQLITE_ROW ? 0 : code == SQLITE_DONE ? -ENOENT : to_errno(code);
 }
 
+int skew_db_raw_open(sqlite3 **sql, const char *path, int flags, const char *vfs)
+{
+    /* SQLite refuses links anywhere in the path; those on the way to the directory are the user's own. */
+    char real[PATH_MAX], full[2 * PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    *sql = NULL;
+    if (strcmp(path, ":memory:") == 0)
+        return sqlite3_open_v2(path, sql, flags | SQLITE_OPEN_NOMUTEX, vfs);
+    snprintf(full, sizeof full, "%.*s", slash ? (int)(slash - path) + 1 : 2, slash ? path : "./");
+    if (!realpath(full, real))
+        return SQLITE_CANTOPEN;
+    snprintf(full, sizeof full, "%s/%s", real, slash ? slash + 1 : path);
+    return sqlite3_open_v2(full, sql, flags | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX, vfs);
+}
+
 /* Every table of the schema must be there with every column; nothing may run by itself. */
 static int check_tables(sqlite3 *sql, char *why, size_t why_size)
 {
@@ -300,8 +318,7 @@ int skew_db_check(const char *path, char *why, size_t why_size)
 {
     sqlite3 *sql = NULL;
     int64_t application = 0, version = 0, damage = 0;
-    int code = sqlite3_open_v2(path, &sql, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX,
-                               NULL);
+    int code = skew_db_raw_open(&sql, path, SQLITE_OPEN_READONLY, NULL);
     int error = to_errno(code);
     if (!error) {
         sqlite3_db_config(sql, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
@@ -417,9 +434,7 @@ int skew_db_open(struct skew_db **out, const char *path, char *why, size_t why_s
     snprintf(db->path, sizeof db->path, "%s", path);
     if (skew_vector_set_init(&db->vectors, VECTORS_REMEMBERED))
         goto out;
-    if (sqlite3_open_v2(path, &db->sql,
-                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX,
-                        NULL) != SQLITE_OK) {
+    if (skew_db_raw_open(&db->sql, path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK) {
         error = skew_db_fail(db, "the database");
         goto out;
     }

@@ -24,7 +24,8 @@
     X(OPERATION, "INSERT INTO operation(member_id, seq, op, start_ns, enqueue_ns, dtype, count, "  \
                  "bytes, root, stream_id, site_id, thread, group_seq, flags, capture_id) "         \
                  "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")                                          \
-    X(PROGRESS, "REPLACE INTO spool_progress(process_id, stream, seq, offset) VALUES(?,?,?,?)")    \
+    X(PROGRESS, "REPLACE INTO spool_progress(process_id, stream, seq, offset, parts_seq, "         \
+                "parts_offset) VALUES(?,?,?,?,?,?)")                                               \
     X(STORED, "UPDATE process SET stored_groups = stored_groups + ?2, returned_groups = ?3 "       \
               "WHERE process_id = ?1")                                                             \
     X(ENDED, "UPDATE process SET ended = ?2, ended_ns = ?3 WHERE process_id = ?1")                 \
@@ -120,6 +121,9 @@ void skew_db_one_thread(void);
 /** Opens for writing an existing database of ours at `path`, or makes a new one. The caller owns *out. */
 int skew_db_open(struct skew_db **out, const char *path, char *why, size_t why_size);
 void skew_db_close(struct skew_db **db);
+
+/** sqlite3_open_v2() that follows no link in the last part of the path. @return SQLite's code */
+int skew_db_raw_open(sqlite3 **sql, const char *path, int flags, const char *vfs);
 
 /**
  * Whether a database is a whole trace of this schema that rows can be added to. Changes nothing.

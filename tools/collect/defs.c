@@ -65,7 +65,8 @@ static int set_rank(struct skew_proc *proc, const char *name, size_t name_length
         int written = snprintf(sql, sizeof sql,
                                "UPDATE process SET %s = %ld WHERE process_id = %" PRId64
                                " AND NOT EXISTS (SELECT 1 FROM process_env e WHERE e.process_id = "
-                               "process.process_id AND e.name IN (''",
+                               "process.process_id AND e.value NOT GLOB '*[^0-9]*' AND e.value <> '' AND "
+                               "e.name IN (''",
                                sources[i].column, number, proc->id);
         for (size_t j = i + 1; j < sizeof sources / sizeof *sources; j++)
             if (strcmp(sources[j].column, sources[i].column) == 0)

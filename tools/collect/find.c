@@ -185,8 +185,8 @@ static int reach_namespace(struct skew_node *c, uint64_t mnt_ns, const char *pat
         close(root);
         if (fd >= 0)
             result = add_dir(c, fd, &st, path, pointer);
-        else
-            result = -EACCES;
+        else if (fd != -ENOENT)
+            result = -EACCES; /* numbers of namespaces come again: not to be found is not to be refused */
     }
     if (proc)
         closedir(proc);
@@ -236,7 +236,7 @@ static int follow_pointer(struct skew_node *c, int state, const char *name)
         skew_node_say(c, "error", "spool_unreachable",
                  "Spool directory %s on host %s lies in another mount namespace (%" PRIu64
                  ", a container) that %s: what it holds is not in this trace. Run `skewscope collect` "
-                 "inside that container, or while it runs; %s/%s is kept for that.",
+                 "inside that container, or while it runs; %s/%s is kept for that, remove it when the container has gone.",
                  path, c->host, mnt_ns,
                  error == -ENOENT ? "no running process gives access to" : "cannot be entered",
                  SKEW_STATE_DIR, name);

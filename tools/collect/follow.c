@@ -40,7 +40,6 @@ static void catch_signals(sigset_t *before)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
     sigaction(SIGHUP, &ignore, NULL);
-    sigaction(SIGXFSZ, &ignore, NULL); /* a file size limit is an error of write(), not an end */
     sigemptyset(&block);
     sigaddset(&block, SIGTERM);
     sigaddset(&block, SIGINT);
@@ -56,28 +55,37 @@ static void doze(uint64_t ns, const sigset_t *signals)
     ppoll(NULL, 0, &time, signals);
 }
 
+/* Asks the collector that has the lock, and waits until it has done so or has gone.
+ * @return 0 the lock is ours, 1 it is done, negative errno */
+static int ask_holder(struct skew_node *c, const char *what, const sigset_t *signals)
+{
+    uint64_t start = skew_node_now_ns();
+    int error = skew_node_request(c, what);
+    if (error)
+        return skew_node_lock(c) == 0 ? 0 : error; /* it went with its directory: our turn */
+    while (!error && skew_node_requested(c, what) && skew_node_now_ns() - start < ANSWER_WAIT) {
+        doze(POLL_NORMAL / 2, signals);
+        error = skew_node_lock(c);
+        if (!error)
+            return 0;
+        error = error == -EWOULDBLOCK ? 0 : error;
+    }
+    return error ? error : 1;
+}
+
 /* @return 0 the lock is ours, 1 told to end before that, negative errno */
 static int stand_by(struct skew_node *c, bool until_idle, const sigset_t *signals)
 {
     int error;
     while ((error = skew_node_lock(c)) == -EWOULDBLOCK) {
+        /* One that ends by itself has nothing to wait for once the other one knows the spool for which it was started:
+         * that one may be about to end, or needs us to get into our mount namespace. */
         if (until_idle)
-            return 1; /* one that ends by itself has nothing to wait for: the other one sees our spool */
-        if (!stop)
-            doze(POLL_STANDBY, signals);
-        if (!stop)
-            continue;
+            return ask_holder(c, SKEW_ASK_LOOK, signals);
         /* Our run is over: what it left must be in the trace before we end. */
-        uint64_t start = skew_node_now_ns();
-        error = skew_node_request(c);
-        while (!error && skew_node_requested(c) && skew_node_now_ns() - start < ANSWER_WAIT) {
-            doze(POLL_NORMAL / 2, signals);
-            error = skew_node_lock(c);
-            if (!error)
-                return 0;
-            error = error == -EWOULDBLOCK ? 0 : error;
-        }
-        return error ? error : 1;
+        if (stop)
+            return ask_holder(c, SKEW_ASK_PUBLISH, signals);
+        doze(POLL_STANDBY, signals);
     }
     return error;
 }
@@ -111,6 +119,20 @@ static bool is_idle(const struct skew_node *c, uint64_t now, uint64_t start, uin
     return ever ? now - *idle_since > IDLE_GRACE : now - start > FIRST_GRACE;
 }
 
+/* One round, and what others have asked for before it began. Whoever asks later, and finds nobody, does it. */
+static int serve(struct skew_node *c, bool publish)
+{
+    bool asked = skew_node_requested(c, SKEW_ASK_PUBLISH), look = skew_node_requested(c, SKEW_ASK_LOOK);
+    int error = skew_node_round(c);
+    if (look)
+        skew_node_answer(c, SKEW_ASK_LOOK);
+    if (!error && (asked || publish ? c->changed : publish_due(c, skew_node_now_ns())))
+        error = skew_node_publish(c);
+    if (asked && !error)
+        skew_node_answer(c, SKEW_ASK_PUBLISH);
+    return error;
+}
+
 int skew_node_follow(struct skew_node *c, bool until_idle)
 {
     sigset_t signals;
@@ -124,13 +146,8 @@ int skew_node_follow(struct skew_node *c, bool until_idle)
         return error < 0;
     start = c->published_ns = skew_node_now_ns();
     while (!stop) {
-        bool asked = skew_node_requested(c);
-        error = skew_node_round(c);
+        error = serve(c, false);
         uint64_t now = skew_node_now_ns();
-        if (!error && (asked ? c->changed : publish_due(c, now)))
-            error = skew_node_publish(c);
-        if (asked)
-            skew_node_answer(c);
         /* Started by a `skewscope run` that was killed since: nobody will tell us to end. */
         bool orphan = by_run && getppid() != parent;
         if (!error && (until_idle || orphan) && is_idle(c, now, start, &idle_since))
@@ -140,10 +157,7 @@ int skew_node_follow(struct skew_node *c, bool until_idle)
              &signals);
     }
     c->last_round = true;
-    error = skew_node_round(c);
-    if (!error && c->changed)
-        error = skew_node_publish(c);
-    skew_node_answer(c);
+    error = serve(c, true);
     skew_node_finish(c);
     return error != 0;
 }

@@ -259,7 +259,7 @@ static int store_operation(struct skew_proc *proc, const struct group *group, st
     skew_bind(stmt, bound, 4, (int64_t)group->rec->call_ns);
     skew_bind(stmt, bound, 5, (int64_t)(group->rec->return_ns - group->rec->call_ns));
     skew_bind(stmt, bound, 6, cell->dtype == 255 ? -1 : cell->dtype);
-    skew_bind(stmt, bound, 7, (int64_t)cell->count);
+    skew_bind(stmt, bound, 7, cell->count < INT64_MAX ? (int64_t)cell->count : INT64_MAX);
     skew_bind(stmt, bound, 8, (int64_t)bytes);
     skew_bind(stmt, bound, 9, has_root(cell->op) ? cell->peer : SKEW_BIND_NULL);
     int error = bind_tail(proc, stmt, bound, 10, group, lane, flags);
@@ -411,6 +411,8 @@ static int keep_part(struct skew_stream *stream, const struct skew_rec_group *re
     if (stream->part_count && stream->part_group != rec->group)
         stream->part_count = 0; /* its group was lost */
     stream->part_group = rec->group;
+    if (!rec->cells)
+        return 0;
     int error = ensure((void **)&stream->parts, &stream->part_room, stream->part_count + rec->cells,
                        sizeof *stream->parts);
     if (!error)
@@ -426,7 +428,8 @@ int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const 
     uint64_t need = sizeof *rec + (uint64_t)rec->cells * sizeof(struct skew_cell) +
                     (uint64_t)rec->lanes * sizeof(struct skew_lane);
     uint64_t known, cells = rec->cells;
-    if (head->bytes < sizeof *rec || head->bytes < need || rec->return_ns < rec->call_ns)
+    if (head->bytes < sizeof *rec || head->bytes < need || rec->return_ns < rec->call_ns ||
+        rec->return_ns > INT64_MAX || rec->group > INT64_MAX)
         return -EBADMSG;
     if (head->type == SKEW_REC_GROUP_PART)
         return rec->lanes ? -EBADMSG : keep_part(stream, rec);
@@ -446,6 +449,9 @@ int skew_group_record(struct skew_proc *proc, struct skew_stream *stream, const 
     }
     for (uint64_t i = 0; i < cells; i++)
         if (group.cells[i].lane >= rec->lanes)
+            return -EBADMSG;
+    for (uint32_t i = 0; i < rec->lanes; i++)
+        if (group.lanes[i].exchange_seq > INT64_MAX - cells || group.lanes[i].op_seq > INT64_MAX - cells)
             return -EBADMSG;
     proc->stored++;
     return store_group(proc, &group, (uint32_t)cells);

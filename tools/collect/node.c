@@ -28,6 +28,21 @@ uint64_t skew_node_now_ns(void)
     return (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
 }
 
+/* Whether a collector before us has told the trace the same. */
+static bool is_told(struct skew_node *c, const char *code, const char *text)
+{
+    sqlite3_stmt *stmt;
+    bool told = false;
+    if (sqlite3_prepare_v2(c->db->sql, "SELECT 1 FROM diagnostic WHERE process_id IS NULL AND code = ? AND text = ?",
+                           -1, &stmt, NULL) != SQLITE_OK)
+        return false;
+    sqlite3_bind_text(stmt, 1, code, -1, SQLITE_STATIC);
+    sqlite3_bind_text(stmt, 2, text, -1, SQLITE_STATIC);
+    told = sqlite3_step(stmt) == SQLITE_ROW;
+    sqlite3_finalize(stmt);
+    return told;
+}
+
 void skew_node_say(struct skew_node *c, const char *severity, const char *code, const char *format, ...)
 {
     char text[PATH_MAX * 2] = "";
@@ -46,7 +61,8 @@ void skew_node_say(struct skew_node *c, const char *severity, const char *code, 
     }
     if (c->messages && (!c->follow || strcmp(severity, "error") == 0))
         fprintf(c->messages, "skewscope: %s\n", text);
-    if (code && c->db && skew_db_diag(c->db, 0, 0, severity, code, (int64_t)skew_node_now_ns(), text) == 0)
+    if (code && c->db && !is_told(c, code, text) &&
+        skew_db_diag(c->db, 0, 0, severity, code, (int64_t)skew_node_now_ns(), text) == 0)
         c->changed = true;
 }
 
@@ -145,6 +161,8 @@ static int try_lock(struct skew_node *c)
     struct stat held, named;
     for (;;) {
         int fd = open(c->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0 && errno == ENOENT && (mkdir(c->out, 0777) == 0 || mkdir(c->state, 0700) == 0))
+            continue; /* the one before us has just removed the directory too */
         if (fd < 0)
             return -errno;
         if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
@@ -283,24 +301,25 @@ static int tend(struct skew_node *c, struct skew_proc *proc, uint64_t now)
     if (bytes < 0)
         return (int)bytes;
     c->result.bytes += (uint64_t)bytes;
-    if (bytes) {
-        c->changed = true;
-        c->moved += (uint64_t)bytes;
-    }
+    c->moved += (uint64_t)bytes;
+    c->changed |= proc->touched;
+    proc->touched = false;
     bool exited = proc->file->head.state == SKEW_SPOOL_EXITED;
-    if (proc->gone || (c->follow && !exited && now - proc->checked_ns < SECOND))
+    if (proc->gone || (c->follow && !c->last_round && !exited && now - proc->checked_ns < SECOND))
         return 0;
     proc->checked_ns = now;
     enum skew_alive alive = skew_process_alive(&proc->file->head, proc->dir, proc->name);
     proc->gone = alive == SKEW_GONE;
-    if (proc->ended || !(proc->gone || exited || (alive == SKEW_UNKNOWN && c->last_round)))
+    if (!proc->gone && (proc->ended || !(exited || (alive == SKEW_UNKNOWN && c->last_round))))
         return 0;
-    /* What it wrote between our look and its end. */
+    /* What it wrote between our look and its end, also after its exit handlers: threads may go on. */
     bytes = skew_proc_drain(proc);
     if (bytes < 0)
         return (int)bytes;
     c->result.bytes += (uint64_t)bytes;
     c->changed = true;
+    if (proc->ended)
+        return 0;
     exited = proc->file->head.state == SKEW_SPOOL_EXITED;
     return skew_proc_end(proc, exited ? "exited" : proc->gone ? "killed" : "unknown");
 }
@@ -324,9 +343,10 @@ static int try_round(struct skew_node *c)
     uint64_t now = skew_node_now_ns();
     int error = 0;
     c->moved = 0;
-    skew_find_dirs(c);
     if (!c->db)
         error = skew_work_open(c);
+    if (!error)
+        skew_find_dirs(c); /* after the database: it may have something to say to the trace */
     for (size_t i = 0; !error && i < c->dir_count; i++)
         error = scan_dir(c, &c->dirs[i]);
     for (size_t i = 0; !error && i < c->proc_count; i++) {

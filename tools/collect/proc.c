@@ -40,7 +40,7 @@ static struct skew_stream *stream_of(struct skew_proc *proc, uint32_t number)
     if (!stream)
         return NULL;
     stream->stream = number;
-    stream->offset = stream->read_offset = sizeof(struct skew_seg_head);
+    stream->offset = sizeof(struct skew_seg_head);
     if (skew_map_put(&proc->streams, number, (uintptr_t)stream)) {
         free(stream);
         return NULL;
@@ -52,8 +52,8 @@ static int load_progress(struct skew_proc *proc)
 {
     sqlite3_stmt *stmt;
     int error = 0, found = 0;
-    if (sqlite3_prepare_v2(proc->db->sql, "SELECT stream, seq, offset FROM spool_progress WHERE process_id = ?",
-                           -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(proc->db->sql, "SELECT stream, seq, offset, parts_seq, parts_offset FROM spool_progress "
+                           "WHERE process_id = ?", -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(proc->db, "the database");
     sqlite3_bind_int64(stmt, 1, proc->id);
     while (!error && (found = skew_db_row(proc->db, stmt)) == 1) {
@@ -62,8 +62,15 @@ static int load_progress(struct skew_proc *proc)
             error = -ENOMEM;
             break;
         }
-        stream->seq = stream->read_seq = (uint64_t)sqlite3_column_int64(stmt, 1);
-        stream->offset = stream->read_offset = (uint64_t)sqlite3_column_int64(stmt, 2);
+        stream->seq = (uint64_t)sqlite3_column_int64(stmt, 1);
+        stream->offset = (uint64_t)sqlite3_column_int64(stmt, 2);
+        if (sqlite3_column_type(stmt, 3) == SQLITE_NULL)
+            continue;
+        stream->replay = stream->parts_wait = true;
+        stream->replay_seq = stream->seq;
+        stream->replay_offset = stream->offset;
+        stream->seq = stream->parts_seq = (uint64_t)sqlite3_column_int64(stmt, 3);
+        stream->offset = stream->parts_offset = (uint64_t)sqlite3_column_int64(stmt, 4);
     }
     sqlite3_finalize(stmt);
     return error ? error : found;
@@ -204,12 +211,30 @@ static int damage_at(struct skew_proc *proc, const struct skew_seg_view *view, u
     return skew_proc_damage(proc, text);
 }
 
+/* Moves on to a position, and sees whether everything before it may be forgotten. `at`: where the
+ * record just read began. */
+static void advance(struct skew_stream *stream, uint64_t at, uint64_t seq, uint64_t offset, bool had_parts)
+{
+    if (stream->part_count && (!had_parts || !stream->parts_wait)) {
+        stream->parts_seq = stream->seq;
+        stream->parts_offset = at;
+    }
+    stream->parts_wait = stream->part_count || stream->replay;
+    stream->seq = seq;
+    stream->offset = offset;
+    if (stream->replay && (seq > stream->replay_seq || (seq == stream->replay_seq && offset >= stream->replay_offset))) {
+        stream->replay = false;
+        stream->parts_wait = stream->part_count != 0;
+    }
+    stream->dirty = true;
+}
+
 /* Records of one segment that are not read yet. A record whose length cannot be right ends the reading
  * of the segment, one whose content cannot be right is left out. @return bytes, or negative errno. */
 static int64_t read_segment(struct skew_proc *proc, struct skew_stream *stream,
                             const struct skew_seg_view *view)
 {
-    uint64_t from = stream->read_offset, at = from, end = view->committed;
+    uint64_t from = stream->offset, at = from, end = view->committed;
     int error = skew_spool_file_read(proc->file, view, from, end, proc->buffer);
     if (error) {
         stream->stuck = true;
@@ -223,46 +248,45 @@ static int64_t read_segment(struct skew_proc *proc, struct skew_stream *stream,
             error = damage_at(proc, view, at, "a record of impossible length");
             break;
         }
-        error = record(proc, stream, rec);
+        size_t parts = stream->part_count;
+        uint64_t group = stream->part_group;
+        if (!stream->replay || rec->type == SKEW_REC_GROUP_PART)
+            error = record(proc, stream, rec);
         if (error == -EBADMSG)
             error = damage_at(proc, view, at, "a record of impossible content");
+        advance(stream, at, view->seq, at + rec->bytes, parts && group == stream->part_group);
         at += rec->bytes;
-        stream->read_offset = at;
-        if (!stream->part_count) {
-            stream->seq = view->seq;
-            stream->offset = at;
-            stream->dirty = true;
-        }
     }
     return error ? error : (int64_t)(at - from);
 }
 
 static bool has_news(const struct skew_stream *stream, const struct skew_seg_view *view)
 {
-    if (view->seq != stream->read_seq)
-        return view->seq > stream->read_seq;
-    return view->state == SKEW_SEG_FULL || (!stream->stuck && view->committed > stream->read_offset);
+    if (view->seq != stream->seq)
+        return view->seq > stream->seq;
+    return view->state == SKEW_SEG_FULL || (!stream->stuck && view->committed > stream->offset);
 }
 
 /* Reads a segment from where its stream is. @return bytes read, or negative errno. */
 static int64_t take_segment(struct skew_proc *proc, struct skew_stream *stream,
                             const struct skew_seg_view *view)
 {
-    if (view->seq > stream->read_seq) {
+    if (view->seq > stream->seq) {
         /* Never by a race: the earlier segment would be in the same snapshot. */
         char text[128];
         snprintf(text, sizeof text, "segments %" PRIu64 " to %" PRIu64 " of stream %u are missing",
-                 stream->read_seq, view->seq - 1, view->stream);
+                 stream->seq, view->seq - 1, view->stream);
         int error = skew_proc_damage(proc, text);
         if (error)
             return error;
-        stream->read_seq = view->seq;
-        stream->read_offset = sizeof(struct skew_seg_head);
+        stream->seq = view->seq;
+        stream->offset = sizeof(struct skew_seg_head);
         stream->part_count = 0;
+        stream->replay = stream->replay && view->seq <= stream->replay_seq;
         stream->stuck = false;
     }
-    if (stream->read_offset == sizeof(struct skew_seg_head) && view->committed > stream->read_offset &&
-        !stream->part_count && !stream->stuck) {
+    if (stream->offset == sizeof(struct skew_seg_head) && view->committed > stream->offset &&
+        !stream->stuck && !stream->replay) {
         sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_ANCHOR];
         sqlite3_bind_int64(stmt, 1, proc->id);
         sqlite3_bind_int64(stmt, 2, (int64_t)view->opened_ns);
@@ -272,20 +296,14 @@ static int64_t take_segment(struct skew_proc *proc, struct skew_stream *stream,
             return error;
     }
     int64_t bytes = 0;
-    if (!stream->stuck && stream->read_offset < view->committed)
+    if (!stream->stuck && stream->offset < view->committed)
         bytes = read_segment(proc, stream, view);
     if (bytes < 0 || view->state != SKEW_SEG_FULL)
         return bytes;
-    stream->read_seq = view->seq + 1;
-    stream->read_offset = sizeof(struct skew_seg_head);
     if (stream->stuck)
         stream->part_count = 0;
     stream->stuck = false;
-    if (!stream->part_count) {
-        stream->seq = stream->read_seq;
-        stream->offset = stream->read_offset;
-        stream->dirty = true;
-    }
+    advance(stream, stream->offset, view->seq + 1, sizeof(struct skew_seg_head), true);
     return bytes;
 }
 
@@ -334,13 +352,20 @@ static int store_progress(struct skew_proc *proc)
         if (!proc->streams.used[i])
             continue;
         struct skew_stream *stream = (void *)(uintptr_t)proc->streams.values[i];
-        if (!stream->dirty)
+        if (!stream->dirty || stream->replay)
             continue;
         stream->dirty = false;
         sqlite3_bind_int64(stmt, 1, proc->id);
         sqlite3_bind_int64(stmt, 2, stream->stream);
         sqlite3_bind_int64(stmt, 3, (int64_t)stream->seq);
         sqlite3_bind_int64(stmt, 4, (int64_t)stream->offset);
+        if (stream->parts_wait) {
+            sqlite3_bind_int64(stmt, 5, (int64_t)stream->parts_seq);
+            sqlite3_bind_int64(stmt, 6, (int64_t)stream->parts_offset);
+        } else {
+            sqlite3_bind_null(stmt, 5);
+            sqlite3_bind_null(stmt, 6);
+        }
         error = skew_db_run(proc->db, stmt);
     }
     return error;
@@ -352,17 +377,37 @@ static int commit(struct skew_proc *proc)
     int error = store_progress(proc);
     if (!error)
         error = store_counters(proc);
+    proc->touched |= proc->db->in_transaction;
     if (!error)
         error = skew_db_commit(proc->db);
     for (size_t i = 0; !error && !proc->damaged && i < proc->file->views; i++) {
         struct skew_seg_view *view = &proc->file->view[i];
         struct skew_stream *stream = stream_of(proc, view->stream);
-        if (!stream || view->state != SKEW_SEG_FULL || view->seq >= stream->seq)
+        if (!stream || view->state != SKEW_SEG_FULL ||
+            view->seq >= (stream->parts_wait ? stream->parts_seq : stream->seq))
             continue;
         if (skew_spool_file_release(proc->file, view) == 0)
             view->state = SKEW_SEG_FREE;
     }
     skew_spool_file_released(proc->file);
+    return error;
+}
+
+/* Segments that cannot be read at all. A head that looks wrong twice is no race. */
+static int check_segments(struct skew_proc *proc)
+{
+    const struct skew_spool_file *file = proc->file;
+    char text[128];
+    int error = 0;
+    if (file->cut_off) {
+        snprintf(text, sizeof text, "the last %u of its segments are cut off", file->cut_off);
+        error = skew_proc_damage(proc, text);
+    }
+    if (!error && file->bad_heads && (proc->bad_heads || proc->gone)) {
+        snprintf(text, sizeof text, "%u of its segments have a head that cannot be right", file->bad_heads);
+        error = skew_proc_damage(proc, text);
+    }
+    proc->bad_heads = file->bad_heads;
     return error;
 }
 
@@ -378,6 +423,7 @@ int64_t skew_proc_drain(struct skew_proc *proc)
     }
     if (proc->unreadable)
         return error;
+    error = check_segments(proc);
     for (size_t i = 0; !error && i < proc->file->views; i++) {
         const struct skew_seg_view *view = &proc->file->view[i];
         struct skew_stream *stream = stream_of(proc, view->stream);
@@ -405,12 +451,6 @@ int skew_proc_end(struct skew_proc *proc, const char *how)
     int error = skew_db_begin(proc->db);
     if (error)
         return error;
-    if (proc->file->bad_segments) {
-        char text[128];
-        snprintf(text, sizeof text, "%u of its segments are cut off or have a head that cannot be right",
-                 proc->file->bad_segments);
-        error = skew_proc_damage(proc, text);
-    }
     if (!error && proc->unknown_records) {
         char text[200];
         snprintf(text, sizeof text, "%" PRIu64 " records of a type that this version does not know were skipped.",

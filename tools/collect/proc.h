@@ -41,13 +41,17 @@ struct skew_local_comm {
     uint32_t slot;
 };
 
+/* A position is a segment of the stream and a byte in it. */
 struct skew_stream {
     uint32_t stream;
-    uint64_t seq, offset;         /* stored up to here, once the transaction is durable */
-    uint64_t read_seq, read_offset; /* read up to here: further where a group's parts are waiting */
-    struct skew_cell *parts;
+    uint64_t seq, offset; /* read up to here; stored too, once the transaction is durable */
+    struct skew_cell *parts; /* of the group whose end has not come yet */
     size_t part_count, part_room;
     uint64_t part_group;
+    bool parts_wait;                   /* from here on nothing may be given back: */
+    uint64_t parts_seq, parts_offset;
+    bool replay;                       /* after a restart, while the parts are read again up to here: */
+    uint64_t replay_seq, replay_offset;
     bool dirty;
     bool stuck; /* the open segment is damaged; wait until it is sealed, then go on behind it */
 };
@@ -82,7 +86,9 @@ struct skew_proc {
     uint64_t stored;       /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
+    uint32_t bad_heads;    /* in the snapshot before */
     bool damaged;          /* from now on the file is only read, and kept at the end */
+    bool touched;          /* rows of it were written; whoever publishes clears it */
     bool ended;            /* process.ended is final */
     bool said_type, said_device;
     char *buffer;          /* one segment */

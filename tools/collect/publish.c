@@ -86,8 +86,7 @@ static int write_copy(struct skew_node *c, sqlite3 *from, const char *path, cons
         snprintf(c->db ? c->db->error : (char[512]){0}, 512, "%s: %s", path, strerror(-error));
         return error;
     }
-    int code = sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW,
-                               "unix-none");
+    int code = skew_db_raw_open(&to, path, SQLITE_OPEN_READWRITE, "unix-none");
     if (code == SQLITE_OK)
         code = sqlite3_exec(to, "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA mmap_size = 0;"
                                 "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;",
@@ -112,15 +111,43 @@ static int write_copy(struct skew_node *c, sqlite3 *from, const char *path, cons
 
 /* ---- the work database ------------------------------------------------------------------------ */
 
+/*
+ * A writer that was killed (an analysis that labels exchanges) leaves a journal, without which the database
+ * is not whole and cannot be opened for reading only. Played back if the file itself says it is ours.
+ */
+static void play_back(struct skew_node *c, const char *path)
+{
+    char side[PATH_MAX + 16], uri[3 * PATH_MAX + 32], node[64] = "";
+    struct stat st;
+    sqlite3 *sql = NULL;
+    size_t at = (size_t)snprintf(uri, sizeof uri, "file:");
+    snprintf(side, sizeof side, "%s-journal", path);
+    if (lstat(side, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0)
+        return;
+    for (const char *from = path; *from; from++)
+        at += (size_t)snprintf(uri + at, sizeof uri - at, strchr("?#%", *from) ? "%%%02x" : "%c", *from);
+    snprintf(uri + at, sizeof uri - at, "?immutable=1");
+    if (sqlite3_open_v2(uri, &sql, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX, NULL) == SQLITE_OK)
+        skew_db_get_meta(sql, "node", node, sizeof node);
+    sqlite3_close(sql);
+    if (strcmp(node, c->node) != 0)
+        return;
+    if (skew_db_raw_open(&sql, path, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK) {
+        sqlite3_busy_timeout(sql, 10000);
+        sqlite3_exec(sql, "PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; BEGIN IMMEDIATE; ROLLBACK", NULL, NULL, NULL);
+    }
+    sqlite3_close(sql);
+}
+
 /* Whether a published database belongs to this node (and to this line of work, when one is open). */
 static bool is_ours(struct skew_node *c, const char *path, char *why, size_t why_size)
 {
     sqlite3 *sql = NULL;
     char node[64] = "", line[64] = "", own[64] = "";
+    play_back(c, path);
     if (skew_db_check(path, why, why_size))
         return false;
-    if (sqlite3_open_v2(path, &sql, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX, NULL) ==
-        SQLITE_OK) {
+    if (skew_db_raw_open(&sql, path, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK) {
         skew_db_get_meta(sql, "node", node, sizeof node);
         skew_db_get_meta(sql, "trace_id", line, sizeof line);
     }
@@ -160,8 +187,7 @@ static int continue_published(struct skew_node *c)
         return error == -ENOENT ? 0 : error;
     if ((size_t)snprintf(aside, sizeof aside, "%s.new", c->work) >= sizeof aside)
         return -ENAMETOOLONG;
-    if (sqlite3_open_v2(path, &from, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX, NULL) !=
-        SQLITE_OK)
+    if (skew_db_raw_open(&from, path, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK)
         error = -EIO;
     sqlite3_busy_timeout(from, 5000);
     if (!error)
@@ -172,7 +198,7 @@ static int continue_published(struct skew_node *c)
     return error;
 }
 
-/* Where the work database lies, or is to be made. */
+/* Where the work database lies, or is to be made: one that is there was left with something in it. */
 static int choose_work(struct skew_node *c)
 {
     char beside[PATH_MAX], local[PATH_MAX], name[32];
@@ -193,12 +219,13 @@ static int choose_work(struct skew_node *c)
         return 0;
     }
     int error = skew_find_local(c, local, sizeof local);
-    if (!error)
-        return (size_t)snprintf(c->work, sizeof c->work, "%s/%s", local, name) < sizeof c->work ? 0 : -ENAMETOOLONG;
-    if (!writable)
-        return -EACCES;
-    snprintf(c->work, sizeof c->work, "%s", beside);
-    return 0;
+    if (error && writable) {
+        snprintf(c->work, sizeof c->work, "%s", beside); /* a network file system is better than nothing */
+        return 0;
+    }
+    if (!error && (size_t)snprintf(c->work, sizeof c->work, "%s/%s", local, name) >= sizeof c->work)
+        error = -ENAMETOOLONG;
+    return error;
 }
 
 static int set_facts(struct skew_node *c)
@@ -238,7 +265,8 @@ static int open_work(struct skew_node *c, bool existed)
     char why[512], pid[32], before[32] = "";
     int error = skew_db_open(&c->db, c->work, why, sizeof why);
     if (error)
-        return skew_node_say(c, "error", NULL, "The collector's database %s cannot be opened: %s.", c->work, why), error;
+        return skew_node_say(c, "error", NULL, "The collector's database %s cannot be opened: %s. The spools are kept.",
+                             c->work, why), error;
     error = set_facts(c);
     skew_db_get_meta(c->db->sql, "collector", before, sizeof before);
     if (!error && existed && before[0])
@@ -254,8 +282,8 @@ int skew_work_open(struct skew_node *c)
     char aside[PATH_MAX + 32];
     int error = choose_work(c);
     if (error) {
-        skew_node_say(c, "error", NULL, "No directory for the collector's database could be written: %s.",
-                 strerror(-error));
+        skew_node_say(c, "error", NULL, "No directory for the collector's database could be written: %s. The spools "
+                      "are kept.", strerror(-error));
         return error;
     }
     bool exists = lstat(c->work, &st) == 0 && st.st_size > 0;
@@ -264,7 +292,8 @@ int skew_work_open(struct skew_node *c)
     if (!error && lstat(c->work, &st) < 0)
         error = create_private(c->work);
     if (error) {
-        skew_node_say(c, "error", NULL, "The collector's database %s cannot be made: %s.", c->work, strerror(-error));
+        skew_node_say(c, "error", NULL, "The collector's database %s cannot be made: %s. The spools are kept.", c->work,
+                      strerror(-error));
         return error;
     }
     error = open_work(c, exists);
@@ -301,7 +330,7 @@ void skew_work_remove(struct skew_node *c)
 static int hold_old(const char *path, sqlite3 **old)
 {
     char side[PATH_MAX + 16];
-    int code = sqlite3_open_v2(path, old, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_NOMUTEX, NULL);
+    int code = skew_db_raw_open(old, path, SQLITE_OPEN_READWRITE, NULL);
     if (code == SQLITE_OK) {
         sqlite3_busy_timeout(*old, 10000);
         code = sqlite3_exec(*old, "PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; BEGIN IMMEDIATE", NULL, NULL, NULL);
@@ -330,28 +359,34 @@ static int take_name(const char *copy, const char *path, bool replace)
     return access(path, F_OK) == 0 ? -EEXIST : rename(copy, path) < 0 ? -errno : 0;
 }
 
-static int install(struct skew_node *c, const char *copy)
+/* The first name that is free or ours. What was in the way is said in the trace that is about to be copied. */
+static int choose_name(struct skew_node *c, char *path, size_t size, bool *there)
 {
-    char path[PATH_MAX], why[256];
+    char why[256];
     struct stat st;
-    int error = -EEXIST;
-    for (unsigned i = 0; error == -EEXIST && skew_trace_name(c, i, path, sizeof path) == 0; i++) {
-        sqlite3 *old = NULL;
-        bool there = lstat(path, &st) == 0;
-        if (there && !S_ISREG(st.st_mode)) {
+    for (unsigned i = 0; skew_trace_name(c, i, path, size) == 0; i++) {
+        *there = lstat(path, &st) == 0;
+        if (!*there)
+            return 0;
+        if (!S_ISREG(st.st_mode))
             snprintf(why, sizeof why, "it is not a regular file");
-        } else if (!there || is_ours(c, path, why, sizeof why)) {
-            error = there ? hold_old(path, &old) : 0;
-            if (!error)
-                error = take_name(copy, path, there);
-            sqlite3_close(old);
-            if (error == -EBUSY)
-                skew_node_say(c, "error", NULL, "%s is being written by another program; publish again later.", path);
-            continue;
-        }
+        else if (is_ours(c, path, why, sizeof why))
+            return 0;
         skew_node_say(c, "warning", "output_taken", "%s is left as it is (%s); this trace is published beside it.",
-                 path, why);
+                      path, why);
     }
+    return -EEXIST;
+}
+
+static int install(struct skew_node *c, const char *copy, const char *path, bool there)
+{
+    sqlite3 *old = NULL;
+    int error = there ? hold_old(path, &old) : 0;
+    if (!error)
+        error = take_name(copy, path, there);
+    sqlite3_close(old);
+    if (error == -EBUSY)
+        snprintf(c->db->error, sizeof c->db->error, "%.300s is being written by another program", path);
     if (!error)
         snprintf(c->trace, sizeof c->trace, "%s", path);
     return error;
@@ -359,31 +394,38 @@ static int install(struct skew_node *c, const char *copy)
 
 int skew_publish(struct skew_node *c)
 {
-    char copy[PATH_MAX], sql[400];
+    char copy[PATH_MAX], path[PATH_MAX], sql[400];
     uint64_t start = skew_node_now_ns();
     struct timespec now;
+    int error;
+    bool there;
     mkdir(c->out, 0777);
     mkdir(c->state, 0700);
     if ((size_t)snprintf(copy, sizeof copy, "%s/publish-%.8s.new", c->state, c->node) >= sizeof copy)
         return -ENAMETOOLONG;
     clock_gettime(CLOCK_REALTIME, &now);
-    snprintf(sql, sizeof sql, "%sDELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta VALUES('published_real_ns', '%" PRId64 "');",
+    snprintf(sql, sizeof sql,
+             "%sDELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta VALUES('published_real_ns', '%" PRId64 "');",
              indices, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
-    c->db->error[0] = 0;
-    int error = skew_db_commit(c->db);
-    if (!error)
-        error = write_copy(c, c->db->sql, copy, sql);
-    if (!error)
-        error = install(c, copy);
+    do { /* again when another node took the name in the meantime */
+        c->db->error[0] = 0;
+        error = choose_name(c, path, sizeof path, &there);
+        if (!error)
+            error = skew_db_commit(c->db);
+        if (!error)
+            error = write_copy(c, c->db->sql, copy, sql);
+        if (!error)
+            error = install(c, copy, path, there);
+    } while (error == -EEXIST && !there && skew_trace_name(c, NAMES - 1, path, sizeof path) == 0 && access(path, F_OK) < 0);
     if (!error)
         error = sync_path(c->out, O_DIRECTORY);
     unlink(copy);
     c->published_ns = skew_node_now_ns();
     c->publish_cost_ns = c->published_ns - start;
     if (error)
-        skew_node_say(c, "error", NULL, "The trace could not be published in %s (%s): it stays in %s and the spools are kept; "
-                 "make room or rights and run `skewscope collect %s`.",
-                 c->out, c->db->error[0] ? c->db->error : strerror(-error), c->work, c->out);
+        skew_node_say(c, "error", NULL, "The trace could not be published in %s (%s): it stays in %s and the spools are "
+                      "kept; make room or rights and run `skewscope collect %s`.",
+                      c->out, c->db->error[0] ? c->db->error : strerror(-error), c->work, c->out);
     else
         c->changed = false;
     return error;

@@ -131,6 +131,7 @@ static int add_views(struct skew_spool_file *file, bool definitions)
     const struct skew_spool_head *head = &file->head;
     int error = read_at(file->fd, (char *)&file->head + SKEW_HEAD_FIXED,
                         file->segments * sizeof head->seg[0], SKEW_HEAD_FIXED);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE); /* ACTIVE was stored after the segment's head */
     for (uint32_t i = 0; !error && i < file->segments; i++) {
         struct skew_seg_entry entry = head->seg[i];
         if (entry.state != SKEW_SEG_ACTIVE && entry.state != SKEW_SEG_FULL)
@@ -146,7 +147,7 @@ static int add_views(struct skew_spool_file *file, bool definitions)
         if (seg.magic != SKEW_SEG_MAGIC || seg.stream != entry.stream ||
             seg.committed > head->seg_bytes || seg.committed < sizeof seg || seg.committed % 8 ||
             seg.seq > INT64_MAX - 1) {
-            file->bad_segments++;
+            file->bad_heads++;
             continue;
         }
         file->view[file->views++] = (struct skew_seg_view){
@@ -175,7 +176,8 @@ int skew_spool_file_snapshot(struct skew_spool_file *file)
     uint32_t allocated = head->seg_allocated < head->seg_cap ? head->seg_allocated : head->seg_cap;
     file->segments = fit < allocated ? (uint32_t)fit : allocated;
     file->views = 0;
-    file->bad_segments = allocated - file->segments;
+    file->cut_off = allocated - file->segments;
+    file->bad_heads = 0;
     if (file->segments) {
         free(file->view);
         file->view = malloc(file->segments * 2 * sizeof *file->view);

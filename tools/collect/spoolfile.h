@@ -35,7 +35,8 @@ struct skew_spool_file {
     struct skew_spool_head head;    /* the fixed part is kept up to date; the table is not */
     struct skew_seg_view *view;     /* sorted by stream, then seq; definitions come first */
     size_t views;
-    uint32_t bad_segments;          /* in use, but with a head that cannot be right */
+    uint32_t bad_heads;             /* segments in use whose head cannot be right */
+    uint32_t cut_off;               /* segments behind the end of the file */
 };
 
 /**

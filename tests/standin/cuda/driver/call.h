@@ -26,7 +26,7 @@ struct si_thread {
     int depth;
     int capture_mode;
     bool per_thread_default;
-    bool worker;                   /* a stream's worker: may not wait for itself */
+    bool in_host_work; /* in a host function or device operation, which may not call CUDA */
     struct standin_api_call *call; /* innermost traced call */
 };
 
@@ -60,6 +60,8 @@ static inline CUresult drv_enter(struct drv_call *call, uint32_t cbid, const cha
     if (!(traits & DRV_NOINIT) &&
         !SI_LIKELY(atomic_load_explicit(&si_state, memory_order_relaxed) == 1))
         return si_state_error();
+    if (!SI_LIKELY(!si_thread.in_host_work) && !(traits & DRV_NOINIT))
+        return CUDA_ERROR_NOT_PERMITTED;
     if (!SI_LIKELY(atomic_load_explicit(&si_tracer, memory_order_relaxed) == NULL)) {
         call->api.cbid = cbid;
         call->api.name = name;

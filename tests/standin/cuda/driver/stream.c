@@ -154,7 +154,6 @@ static void execute(struct CUstream_st *stream, struct si_op *op)
 static void *worker_main(void *arg)
 {
     struct CUstream_st *stream = arg;
-    si_thread.worker = true;
     pthread_mutex_lock(&stream->lock);
     for (;;) {
         struct si_op *op = stream->head;

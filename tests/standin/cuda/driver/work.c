@@ -200,7 +200,9 @@ int si_work_run(struct si_work *work, uint64_t *start_ns, uint64_t *end_ns)
         break;
     case SI_WORK_DEVICE_OP:
         *end_ns = 0;
+        si_thread.in_host_work = true;
         error = work->device_op.run(work->device_op.user, start_ns, end_ns);
+        si_thread.in_host_work = false;
         if (*end_ns < *start_ns)
             *end_ns = *start_ns;
         return error;
@@ -211,10 +213,14 @@ int si_work_run(struct si_work *work, uint64_t *start_ns, uint64_t *end_ns)
         duration = copy_time(run_fill(&work->fill.params));
         break;
     case SI_WORK_HOST:
+        si_thread.in_host_work = true;
         work->host.fn(work->host.user);
+        si_thread.in_host_work = false;
         break;
     case SI_WORK_CALLBACK:
+        si_thread.in_host_work = true;
         work->callback.fn(work->callback.stream, CUDA_SUCCESS, work->callback.user);
+        si_thread.in_host_work = false;
         break;
     case SI_WORK_MEMOPS:
         run_memops(work);

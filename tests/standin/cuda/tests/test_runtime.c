@@ -4,8 +4,8 @@
  * graphs. This program defines cuGraphLaunch and cuLaunchHostFunc itself: the runtime must not call
  * them, since the real one does not find driver functions by symbol.
  */
-#include "check.h"
 #include "cuda_decl.h"
+#include "cupti_setup.h"
 
 void **__cudaRegisterFatBinary(void *);
 void __cudaRegisterFunction(void **, const char *, char *, const char *, int, void *, void *,
@@ -13,8 +13,6 @@ void __cudaRegisterFunction(void **, const char *, char *, const char *, int, vo
 void __cudaRegisterVar(void **, char *, char *, const char *, int, size_t, int, int);
 unsigned __cudaPushCallConfiguration(dim3, dim3, size_t, void *);
 cudaError_t __cudaPopCallConfiguration(dim3 *, dim3 *, size_t *, void *);
-CUresult cuGraphLaunch(CUgraphExec, CUstream);
-CUresult cuLaunchHostFunc(CUstream, CUhostFn, void *);
 
 static atomic_int hooked;
 
@@ -174,6 +172,38 @@ static void test_streams_and_graphs(void)
     CHECK_IS(atomic_load(&hooked), 0);
 }
 
+/* CUPTI sees the runtime's call and the driver's inside it, and both lead to the kernel. */
+static void test_cupti(void)
+{
+    enum { CBID_LAUNCH = 211, CBID_DRIVER_LAUNCH = 652 };
+    dim3 one = {1, 1, 1};
+    OK(cuptiActivityRegisterCallbacks(lend_buffer, take_buffer));
+    OK(cuptiActivityEnable(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL));
+    OK(cuptiActivityEnable(CUPTI_ACTIVITY_KIND_RUNTIME));
+    OK(cuptiActivityEnableDriverApi(CBID_DRIVER_LAUNCH, 1));
+    OK(cuptiActivityEnable(CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION));
+    OK(cuptiActivityPushExternalCorrelationId(CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM2, 5));
+    OK(cudaLaunchKernel(&kernel_shadow, one, one, NULL, 0, NULL));
+    OK(cuptiActivityPopExternalCorrelationId(CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM2, NULL));
+    record_count = 0;
+    OK(cudaDeviceSynchronize());
+    OK(cuptiActivityFlushAll(0));
+    CHECK_IS(count_records(CUPTI_ACTIVITY_KIND_RUNTIME), 2); /* launch, synchronise */
+    CHECK_IS(count_records(CUPTI_ACTIVITY_KIND_DRIVER), 1);
+    CHECK_IS(count_records(CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION), 1);
+    union record *external = find_record(CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION, 0);
+    union record *driver = find_record(CUPTI_ACTIVITY_KIND_DRIVER, 0);
+    union record *runtime = find_record(CUPTI_ACTIVITY_KIND_RUNTIME, 0);
+    union record *kernel = find_record(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, 0);
+    CHECK(external < driver && driver < runtime);
+    CHECK_IS(runtime->api.cbid, CBID_LAUNCH);
+    CHECK_IS(external->external.correlationId, kernel->kernel.correlationId);
+    CHECK_IS(driver->api.correlationId, kernel->kernel.correlationId);
+    CHECK_IS(runtime->api.correlationId, kernel->kernel.correlationId);
+    CHECK(strcmp(kernel->kernel.name, "_Z6kernelv") == 0);
+    OK(cuptiFinalize());
+}
+
 static void test_refused(void)
 {
     extern cudaError_t cudaMallocArray(void);
@@ -192,6 +222,7 @@ int main(void)
     test_devices();
     test_registered_code();
     test_streams_and_graphs();
+    test_cupti();
     test_refused();
     return 0;
 }

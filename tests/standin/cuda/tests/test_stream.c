@@ -224,6 +224,21 @@ static void test_destroy_with_work_left(void)
     CHECK_IS(order.count, 1);
 }
 
+static void call_cuda(void *arg)
+{
+    *(CUresult *)arg = cuCtxSynchronize();
+}
+
+/* A host function may not call CUDA: a real one can deadlock, here it learns why. */
+static void test_host_function_calling_cuda(void)
+{
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    CUresult result = CUDA_SUCCESS;
+    OK(cuLaunchHostFunc(stream, call_cuda, &result));
+    OK(cuStreamSynchronize(stream));
+    CHECK_IS(result, CUDA_ERROR_NOT_PERMITTED);
+}
+
 static int failing_op(void *user, uint64_t *start_ns, uint64_t *end_ns)
 {
     (void)user;
@@ -258,6 +273,7 @@ int main(void)
     test_memory_operations();
     test_many_threads();
     test_destroy_with_work_left();
+    test_host_function_calling_cuda();
     test_sticky_error();
     return 0;
 }
