@@ -88,37 +88,35 @@ struct skew_site_key {
 
 enum skew_gate { SKEW_GATE_NEW = 0, SKEW_GATE_OPEN = 1, SKEW_GATE_BUSY = 2 };
 
-/* State of one thread; written by that thread alone. In order of use: what comes first is read by every
- * exchange, and each line and page of it may have to come from far away. */
+/* State of one thread; written by that thread alone. In order of use: each line of it may have to come
+ * from far away, so a send needs the first one only, and the end of a usual group the second one too. */
 struct skew_thread {
-    /* A send needs these. */
-    struct skew_cell *cell;       /* where the next cell goes */
+    struct skew_cell *cell;       /* where the next cell goes; SKEW_NO_CELL: no record is open */
     struct skew_cell *fast_limit; /* `limit` while the application runs, NULL while a wrapper of ours does */
-    ncclComm_t last_handle;       /* key of the lane used last */
+    ncclComm_t last_handle;       /* key of the lane used last; kept for the next group */
     cudaStream_t last_stream;
     uint32_t last_lane_bits;      /* its number, where struct skew_cell has it */
+    uint32_t lane_seen;           /* skew_hot.comms_changed when lane[0] was looked up; else: look again */
     uint32_t gate;                /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
     uint32_t depth;               /* shadow of NCCL's own group depth */
-    uint32_t others;              /* cells of the open record that are no SEND or RECV */
-    struct skew_cell *limit;      /* NULL: no record is open */
-    struct skew_rec_group *rec;   /* the open record, inside the segment or in scratch */
+    struct skew_cell *limit;
+    struct skew_rec_group *rec;   /* the open record, in the segment or in scratch; else where the next one begins */
 
-    /* The end of a group needs these too. */
     struct skew_seg_head *seg;
+    uint64_t *returned;      /* the spool head's returned_groups, once there is a segment */
+    struct skew_comm *comm;  /* that of lane[0] */
+    uint64_t groups;         /* groups stored by this thread */
+    uintptr_t last_address;  /* key of last_site */
+    uintptr_t last_frame;
+    uint32_t last_site;
+    uint16_t lanes;
+    uint16_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
+    uint32_t others;         /* cells of the open record that are no SEND or RECV */
+    uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
+
     uintptr_t next;          /* where the segment's next record begins: seg + committed */
     uintptr_t end;           /* of the segment; 0: there is none */
-    uint64_t groups;         /* groups stored by this thread */
-    uint32_t lanes;
-    uint32_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
-    uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
-    uint32_t lane_seen;      /* skew_hot.comms_changed when lane[0] was looked up */
-    uint32_t last_site;
-    uintptr_t last_address;  /* key of last_site */
-
-    uintptr_t last_frame;
-    uint64_t *returned;      /* the head's returned_groups, once there is a segment */
     struct skew_lane_key lane[SKEW_LANES_MAX];
-
     struct skew_site_key site[SKEW_SITE_CACHE];
     uint32_t seg_index;
     uint32_t stream;         /* number of this thread's spool stream; 0: none yet */
@@ -126,6 +124,19 @@ struct skew_thread {
     int32_t tid;
     uint64_t scratch[SKEW_SCRATCH_BYTES / 8]; /* holds what cannot be stored until it is counted */
 };
+
+#define SKEW_NO_CELL ((struct skew_cell *)UINTPTR_MAX)
+
+static inline bool skew_record_is_open(const struct skew_thread *t)
+{
+    return t->cell != SKEW_NO_CELL;
+}
+
+/* Room for a 128-peer exchange; with less the segment counts as full. */
+#define SKEW_LEAST_CELLS 256u
+
+_Static_assert(offsetof(struct skew_thread, seg) == 64 && offsetof(struct skew_thread, next) == 128,
+               "the lines of struct skew_thread");
 
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
 
