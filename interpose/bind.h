@@ -6,6 +6,7 @@
 #include "api_table.h"
 #include "internal.h"
 
+#pragma GCC visibility push(hidden)
 /* Written once a slot, before skew_bound[slot] becomes 1 (release); never NULL from then on: what the
  * real library lacks is a function that returns ncclInvalidUsage. */
 extern void *skew_real[SKEW_SLOTS][SKEW_API_COUNT];
@@ -13,5 +14,6 @@ extern void *const skew_wrapper[SKEW_SLOTS][SKEW_API_COUNT];
 bool skew_api_absent(uint32_t slot, enum skew_api api);
 int skew_api_find(const char *name); /* −1: not ours */
 const char *skew_api_name(enum skew_api api);
+#pragma GCC visibility pop
 
 #endif

@@ -60,7 +60,7 @@ static void table_put(struct skew_process *proc, ncclComm_t handle, struct skew_
         i = (i + 1) & (SKEW_COMM_SLOTS - 1);
     proc->table[i].comm = comm;
     __atomic_store_n(&proc->table[i].handle, handle, __ATOMIC_RELEASE);
-    __atomic_add_fetch(&proc->comms_changed, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&skew_hot.comms_changed, 1, __ATOMIC_RELEASE);
 }
 
 static void table_take(struct skew_process *proc, ncclComm_t handle)
@@ -69,7 +69,7 @@ static void table_take(struct skew_process *proc, ncclComm_t handle)
          i = (i + 1) & (SKEW_COMM_SLOTS - 1), n++)
         if (proc->table[i].handle == handle)
             __atomic_store_n(&proc->table[i].handle, DELETED, __ATOMIC_RELEASE);
-    __atomic_add_fetch(&proc->comms_changed, 1, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&skew_hot.comms_changed, 1, __ATOMIC_RELEASE);
 }
 
 /* Hold the lock. NULL: more live communicators than there is room for. */
@@ -137,6 +137,7 @@ static void pending_take(struct skew_process *proc, uint32_t index, bool came_to
     if (came_to_nothing)
         comm_free(proc, proc->pending[index].comm);
     proc->pending[index] = proc->pending[--proc->pendings];
+    __atomic_store_n(&skew_hot.pendings, proc->pendings, __ATOMIC_RELAXED);
 }
 
 /* After the first communicator there is something to tell and somebody to collect it. */
@@ -182,6 +183,7 @@ static void comm_add(struct skew_comm *filled, ncclComm_t *where, bool pointer_n
         } else if (proc->pendings < SKEW_PENDING_MAX) {
             proc->pending[proc->pendings++] =
                 (struct skew_pending_ctor){where, comm, skew_self->depth ? skew_self->tid : 0};
+            __atomic_store_n(&skew_hot.pendings, proc->pendings, __ATOMIC_RELAXED);
         } else {
             comm_free(proc, comm);
         }
@@ -377,6 +379,7 @@ void skew_comm_group_ended(const struct skew_thread *thread, bool succeeded)
 {
     struct skew_process *proc = skew_proc;
     skew_lock(proc);
+    __atomic_store_n(&skew_hot.pendings, proc->pendings, __ATOMIC_RELAXED); /* a fork may have left the parent's */
     for (uint32_t i = proc->pendings; i-- > 0;) {
         if (proc->pending[i].tid != thread->tid)
             continue;

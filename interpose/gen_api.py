@@ -113,7 +113,7 @@ DATA = """    struct skew_thread *thread = skew_enter();
 """
 # Send and receive: the hot path in front, and what DATA says out of line behind it.
 P2P = """    struct skew_thread *self = skew_self;
-    if (skew_cell_fast(self, comm, stream)) {{
+    if (skew_cell_fast(self, comm, stream, (int)datatype)) {{
         skew_cell_put(self, SKEW_OP_{op}, count, (int)datatype, (uint32_t)peer);
         return {call};
     }}
@@ -260,7 +260,7 @@ def gen_wrappers(functions):
                 export += "SKEW_HOT "
             if f.record in ("send", "recv"):
                 # A tail jump too: its return address is the application's.
-                out.append(f"\nstatic SKEW_COLD {f.ret}skew_slow_{slot}_{f.name}({inner_of(f)})\n"
+                out.append(f"\nstatic __attribute__((noinline)) {f.ret}skew_slow_{slot}_{f.name}({inner_of(f)})\n"
                            f"{{\n{body(f, slot, slow=True)}}}\n")
             out.append(f"\n{export}{f.prototype(name)};\n{f.prototype(name)}\n{{\n{body(f, slot)}}}\n")
     out.append(f"\nvoid *const skew_wrapper[SKEW_SLOTS][SKEW_API_COUNT] = {{\n")

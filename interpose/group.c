@@ -60,6 +60,8 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
     t->seg = seg;
     t->next = (uintptr_t)(seg + 1);
     t->end = (uintptr_t)seg + proc->head->seg_bytes;
+    t->limit = skew_limit_before(t->end);
+    t->returned = &proc->head->returned_groups;
     t->seg_index = index;
     return 0;
 }
@@ -67,7 +69,9 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
 /* Begins a record: in the segment, or in scratch when there is none to be had. */
 static void open_record(struct skew_process *proc, struct skew_thread *t)
 {
-    if (t->next + SKEW_RECORD_LEAST > t->end) {
+    const size_t least = sizeof(struct skew_rec_group) + SKEW_LEAST_CELLS * sizeof(struct skew_cell) +
+                         SKEW_LANES_MAX * sizeof(struct skew_lane);
+    if (t->next + least > t->end) {
         int loss = next_segment(proc, t, NULL, 0);
         if (loss) {
             skew_scratch_open(t, loss);
@@ -130,7 +134,7 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
         i = 0;
     }
     if (i == t->lanes) {
-        uint32_t seen = __atomic_load_n(&proc->comms_changed, __ATOMIC_ACQUIRE);
+        uint32_t seen = __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE);
         struct skew_comm *comm = skew_comm_need(proc, handle);
         int loss = 0;
         if (!comm) {
@@ -140,22 +144,24 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
                          : proc->head ? SKEW_LOSS_SPOOL_FULL + 1 : (int)proc->spool_failures;
         }
         t->lane[i] = (struct skew_lane_key){.handle = handle, .stream = stream, .comm = comm};
-        if (i == 0)
+        if (i == 0) {
+            t->comm = comm;
             t->lane_seen = loss ? seen - 1 : seen;
+        }
         t->lanes++;
         if (loss && !t->loss)
             skew_scratch_move(proc, t, loss);
     }
     t->last_handle = handle;
     t->last_stream = stream;
-    t->last_lane_bits = (uint64_t)i << 48;
+    t->last_lane_bits = i << 16;
 }
 
 SKEW_COLD void skew_cell_slow(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
 {
     struct skew_process *proc = skew_proc;
     int saved = errno;
-    if (!t->rec)
+    if (!skew_record_is_open(t))
         open_record(proc, t);
     if (t->last_handle != handle || t->last_stream != stream || !t->lanes)
         select_lane(proc, t, handle, stream);
@@ -200,7 +206,7 @@ static SKEW_COLD uint32_t site_other(struct skew_thread *t, uintptr_t address, u
     uintptr_t hash = (address ^ (frame >> 4)) * 0x9e3779b97f4a7c15u;
     struct skew_site_key *entry = &t->site[(hash >> 32) % SKEW_SITE_CACHE];
     if (entry->address != address || entry->frame != frame)
-        skew_site_slow(t, entry, address, frame);
+        return skew_site_slow(t, entry, address, frame);
     t->last_address = address;
     t->last_frame = frame;
     t->last_site = entry->site;
@@ -300,7 +306,7 @@ static void lane_again(struct skew_process *proc, struct skew_thread *t)
 {
     struct skew_comm *comm = skew_comm_find(proc, t->lane[0].handle);
     if (comm && comm != t->lane[0].comm && (comm = skew_comm_need(proc, t->lane[0].handle)))
-        t->lane[0].comm = comm;
+        t->comm = t->lane[0].comm = comm;
 }
 
 static SKEW_COLD void commit_slow(struct skew_thread *t, uint64_t call_ns, uint64_t return_ns,
@@ -312,7 +318,7 @@ static SKEW_COLD void commit_slow(struct skew_thread *t, uint64_t call_ns, uint6
         skew_group_lose(proc, t);
         return;
     }
-    if (t->lane_seen != __atomic_load_n(&proc->comms_changed, __ATOMIC_ACQUIRE))
+    if (t->lane_seen != __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE))
         lane_again(proc, t);
     uint8_t *end = put_lanes(t);
     put_head(t, end, call_ns, return_ns, site_of(t, address, frame), result);
@@ -332,22 +338,22 @@ static SKEW_COLD void commit_slow(struct skew_thread *t, uint64_t call_ns, uint6
 SKEW_HOT void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr_t address,
                                 uintptr_t frame, ncclResult_t result)
 {
-    struct skew_comm *comm = t->lane[0].comm;
+    struct skew_comm *comm = t->comm;
     uint64_t return_ns = skew_now();
     if (skew_unlikely((t->lanes != 1) | t->others | t->loss | t->part_cells) ||
-        skew_unlikely(t->lane_seen != __atomic_load_n(&t->proc->comms_changed, __ATOMIC_ACQUIRE)) ||
+        skew_unlikely(t->lane_seen != __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE)) ||
         skew_unlikely(__atomic_load_n(&comm->lost_pending, __ATOMIC_RELAXED))) {
         commit_slow(t, call_ns, return_ns, address, frame, result);
         return;
     }
     struct skew_lane *lane = (struct skew_lane *)t->cell;
     lane->comm = comm->id;
-    lane->stream = (uintptr_t)t->lane[0].stream;
-    skew_capture_query(t->lane[0].stream, &lane->flags, &lane->capture);
+    lane->stream = (uintptr_t)t->last_stream;
+    skew_capture_query(t->last_stream, &lane->flags, &lane->capture);
     skew_comm_take(comm, 1, 0, &lane->exchange_seq, &lane->op_seq);
     put_head(t, (uint8_t *)(lane + 1), call_ns, return_ns, site_of(t, address, frame), result);
     publish(t, (uint8_t *)(lane + 1));
-    skew_returned_add(t->proc);
+    __atomic_fetch_add(t->returned, 1, __ATOMIC_RELAXED);
     skew_record_close(t);
 }
 
@@ -374,13 +380,13 @@ SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t c
     /* A simulated group of non-blocking communicators is launched all the same: NCCL's background thread does not
      * get the simulation's argument (group.cc, ncclGroupEndInternal, 2.28 to 2.30). */
     bool launched = simulated ? result == ncclInProgress : skew_result_ok(result);
-    if (!t->rec || skew_unlikely(skew_record_is_empty(t)))
+    if (skew_unlikely(!skew_record_is_open(t) || skew_record_is_empty(t)))
         skew_record_close(t);
     else if (skew_likely(launched))
         skew_group_commit(t, call_ns, address, frame, result);
     else
         skew_group_discard(t);
-    if (skew_unlikely(__atomic_load_n(&t->proc->pendings, __ATOMIC_RELAXED)))
+    if (skew_unlikely(__atomic_load_n(&skew_hot.pendings, __ATOMIC_RELAXED)))
         skew_comm_group_ended(t, !simulated && skew_result_ok(result));
 }
 
@@ -396,11 +402,13 @@ void skew_launch_put(struct skew_thread *t, uint64_t call_ns, void *exec, void *
         .stream = (uintptr_t)stream,
     };
     int saved = errno;
-    if (!t->rec && t->next + sizeof(rec) > t->end)
+    bool open = skew_record_is_open(t);
+    if (!open && t->next + sizeof(rec) > t->end)
         next_segment(proc, t, NULL, 0);
-    if (!t->rec && t->next + sizeof(rec) <= t->end) {
+    if (!open && t->next + sizeof(rec) <= t->end) {
         memcpy((void *)t->next, &rec, sizeof(rec));
         publish(t, (uint8_t *)t->next + sizeof(rec));
+        t->rec = (struct skew_rec_group *)t->next;
     } else {
         /* A launch inside an open group, or no segment: the definitions take it. */
         skew_lock(proc);
@@ -419,4 +427,5 @@ void skew_thread_seal(struct skew_thread *t)
         skew_segment_seal(proc, t->seg_index);
     t->seg = NULL;
     t->next = t->end = 0;
+    skew_record_close(t);
 }

@@ -7,6 +7,8 @@
 #ifndef SKEW_INTERPOSE_HOT_H
 #define SKEW_INTERPOSE_HOT_H
 
+#include <string.h>
+
 #include "internal.h"
 
 /* The depth guard. NCCL's own functions call exported ones (ncclBcast calls ncclBroadcast; before
@@ -60,17 +62,21 @@ static inline void skew_fetch_write(const void *at)
 
 #define SKEW_FETCH_AHEAD 512u /* bytes of cells */
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "skew_cell_put() packs two fields in one store");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && offsetof(struct skew_cell, op) % 4 == 0 &&
+                   offsetof(struct skew_cell, lane) == offsetof(struct skew_cell, op) + 2,
+               "skew_cell_put() stores three fields at once");
 
 static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64_t count,
                                  int datatype, uint32_t peer)
 {
-    uint64_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
-    uint64_t *cell = (uint64_t *)thread->cell;
-    cell[0] = count;
-    cell[1] = thread->last_lane_bits | type << 40 | (uint64_t)op << 32 | peer;
+    struct skew_cell *cell = thread->cell;
+    uint32_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
+    uint32_t rest = thread->last_lane_bits | type << 8 | op;
+    cell->count = count;
+    cell->peer = peer;
+    memcpy(&cell->op, &rest, sizeof(rest));
     skew_fetch_write((uint8_t *)cell + SKEW_FETCH_AHEAD);
-    thread->cell++;
+    thread->cell = cell + 1;
 }
 
 /* The usual send or receive: inside a group, on the same communicator and stream as the one before. It is
@@ -79,10 +85,10 @@ static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64
  * ncclGroupErrCheck; tests/preload/groups.c, tests/preload/real_nccl.py). Re-entry of ncclGroupStart and
  * End from the real ncclSend, before NCCL 2.24, only moves the depth up and down. */
 static inline bool skew_cell_fast(const struct skew_thread *thread, ncclComm_t handle,
-                                  cudaStream_t stream)
+                                  cudaStream_t stream, int datatype)
 {
-    return skew_likely(thread->last_handle == handle) && skew_likely(thread->last_stream == stream) &&
-           skew_likely(thread->cell < thread->fast_limit);
+    return skew_mostly(thread->last_handle == handle) && skew_mostly(thread->last_stream == stream) &&
+           skew_mostly(thread->cell < thread->fast_limit) && skew_mostly((unsigned)datatype < 255);
 }
 
 /* After the real call returned: remember what it asked for. Outside a group this is the whole group. */
@@ -100,49 +106,45 @@ skew_record(struct skew_thread *thread, ncclResult_t result, uint64_t call_ns, u
                           (uintptr_t)__builtin_frame_address(0), result);
 }
 
-/* Before the outermost GroupStart. Between two exchanges the application has used the caches for
- * itself. What this one will need is asked for here, all at once, and comes while NCCL works: one after
- * another, at the time of use, each line would cost a trip to memory. */
-static inline void skew_group_fetch(const struct skew_thread *thread)
+static inline void skew_fetch_code(const void *from, const void *to)
 {
-    extern const char __start_skew_hot_text[] __attribute__((visibility("hidden")));
-    extern const char __stop_skew_hot_text[] __attribute__((visibility("hidden")));
-    for (const char *code = __start_skew_hot_text; code < __stop_skew_hot_text; code += 64)
-        __builtin_prefetch(code, 0, 2);
-    const char *clock = (const char *)skew_hot.clock;
-    for (unsigned i = 0; i < 4; i++)
-        __builtin_prefetch(clock + 64 * i, 0, 2);
-    for (unsigned i = 0; i < SKEW_FETCH_AHEAD; i += 64)
-        skew_fetch_write((const void *)(thread->next + i));
-    skew_fetch_write(&thread->seg);
-    skew_fetch_write(&thread->lane[0]);
-    skew_fetch_write(thread->seg);
-    skew_fetch_write(thread->lane[0].comm);
-    __builtin_prefetch(thread->proc, 0, 3);
+    for (const char *at = from; at < (const char *)to; at += 64)
+        __builtin_prefetch(at, 0, 2);
 }
 
-/* Room for a 128-peer exchange with all its lanes, or the segment counts as full. */
-#define SKEW_LANES_BYTES  (SKEW_LANES_MAX * sizeof(struct skew_lane))
-#define SKEW_RECORD_LEAST (sizeof(struct skew_rec_group) + 256 * sizeof(struct skew_cell) + SKEW_LANES_BYTES)
+/* Before the outermost GroupStart. Between two exchanges the application has used the caches for
+ * itself. What this one will need is asked for ahead, all at once: one after another, at the time of use, each
+ * line would cost a trip to memory. Here, what the first sends need. */
+static inline void skew_group_fetch(const struct skew_thread *thread)
+{
+    for (unsigned i = 0; i < 4; i++)
+        skew_fetch_write((const char *)thread->rec + 64 * i);
+    skew_fetch_write(&thread->seg);
+}
 
 /* After the outermost GroupStart: begins a record on the communicator and stream of the one before,
  * so that already the first send takes the fast way. Of no consequence if there is none. */
 static inline void skew_group_open(struct skew_thread *thread)
 {
-    if (skew_unlikely(thread->next + SKEW_RECORD_LEAST > thread->end))
+    extern const char __start_skew_hot_text[] __attribute__((visibility("hidden")));
+    extern const char __stop_skew_hot_text[] __attribute__((visibility("hidden")));
+    struct skew_cell *first = (struct skew_cell *)(thread->rec + 1);
+    if (skew_unlikely((uintptr_t)first + SKEW_LEAST_CELLS * sizeof(*first) > (uintptr_t)thread->limit))
         return; /* needs another segment: in skew_cell_slow() */
-    struct skew_lane_key *lane = &thread->lane[0];
-    thread->rec = (struct skew_rec_group *)thread->next;
-    thread->cell = (struct skew_cell *)(thread->rec + 1);
-    thread->limit = (struct skew_cell *)(thread->end - SKEW_LANES_BYTES);
-    if (skew_unlikely(!lane->comm || thread->lane_seen != __atomic_load_n(&thread->proc->comms_changed,
-                                                                          __ATOMIC_ACQUIRE)))
-        return;
-    lane->exchanges = lane->ops = lane->p2p = lane->v_open = 0;
+    thread->cell = first;
     thread->lanes = 1;
-    thread->last_handle = lane->handle;
-    thread->last_stream = lane->stream;
-    thread->last_lane_bits = 0;
+    if (skew_unlikely(thread->lane_seen != __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE))) {
+        thread->last_handle = NULL;
+        thread->lanes = 0;
+    }
+    /* And what the end of the group needs comes during the sends. */
+    for (unsigned i = 4; i < SKEW_FETCH_AHEAD / 64; i++)
+        skew_fetch_write((const char *)thread->rec + 64 * i);
+    skew_fetch_write(thread->seg);
+    skew_fetch_write(thread->comm);
+    skew_fetch_write(thread->returned);
+    skew_fetch_code(__start_skew_hot_text, __stop_skew_hot_text);
+    skew_fetch_code((const char *)skew_hot.clock, (const char *)skew_hot.clock + 256);
 }
 
 #endif

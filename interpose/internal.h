@@ -24,6 +24,15 @@
 #define skew_likely(x)   __builtin_expect(!!(x), 1)
 #define skew_unlikely(x) __builtin_expect(!!(x), 0)
 #define SKEW_COLD        __attribute__((noinline, cold))
+/* Where both branches pass all arguments on: told more, GCC 12 moves them about for the sake of the rare one. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_expect_with_probability)
+#define skew_mostly(x) __builtin_expect_with_probability(!!(x), 1, 0.7)
+#endif
+#endif
+#ifndef skew_mostly
+#define skew_mostly(x) (x)
+#endif
 /* All code that a usual exchange runs lies together, so that it can be fetched ahead as one piece (hot.h). */
 #define SKEW_HOT         __attribute__((hot, section("skew_hot_text")))
 #define SKEW_EXPORT      __attribute__((visibility("default")))
@@ -88,37 +97,35 @@ struct skew_site_key {
 
 enum skew_gate { SKEW_GATE_NEW = 0, SKEW_GATE_OPEN = 1, SKEW_GATE_BUSY = 2 };
 
-/* State of one thread; written by that thread alone. In order of use: what comes first is read by every
- * exchange, and each line and page of it may have to come from far away. */
+/* State of one thread; written by that thread alone. In order of use: each line of it may have to come
+ * from far away, so a send needs the first one only, and the end of a usual group the second one too. */
 struct skew_thread {
-    /* A send needs these. */
-    struct skew_cell *cell;       /* where the next cell goes */
+    struct skew_cell *cell;       /* where the next cell goes; SKEW_NO_CELL: no record is open */
     struct skew_cell *fast_limit; /* `limit` while the application runs, NULL while a wrapper of ours does */
-    ncclComm_t last_handle;       /* key of the lane used last */
+    ncclComm_t last_handle;       /* key of the lane used last; kept for the next group */
     cudaStream_t last_stream;
-    uint64_t last_lane_bits;      /* its number, where struct skew_cell has it */
+    uint32_t last_lane_bits;      /* its number, where struct skew_cell has it */
+    uint32_t lane_seen;           /* skew_hot.comms_changed when lane[0] was looked up; else: look again */
     uint32_t gate;                /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
     uint32_t depth;               /* shadow of NCCL's own group depth */
-    struct skew_cell *limit;      /* NULL: no record is open */
-    struct skew_rec_group *rec;   /* the open record, inside the segment or in scratch */
+    struct skew_cell *limit;
+    struct skew_rec_group *rec;   /* the open record, in the segment or in scratch; else where the next one begins */
 
-    /* The end of a group needs these too. */
     struct skew_seg_head *seg;
+    uint64_t *returned;      /* the spool head's returned_groups, once there is a segment */
+    struct skew_comm *comm;  /* that of lane[0] */
+    uint64_t groups;         /* groups stored by this thread */
+    uintptr_t last_address;  /* key of last_site */
+    uintptr_t last_frame;
+    uint32_t last_site;
+    uint16_t lanes;
+    uint16_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
+    uint32_t others;         /* cells of the open record that are no SEND or RECV */
+    uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
+
     uintptr_t next;          /* where the segment's next record begins: seg + committed */
     uintptr_t end;           /* of the segment; 0: there is none */
-    uint64_t groups;         /* groups stored by this thread */
-    uint32_t others;         /* cells of the open record that are no SEND or RECV */
-    uint32_t lanes;
-    uint32_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
-    uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
-    uint32_t lane_seen;      /* proc->comms_changed when lane[0] was looked up */
-    uint32_t last_site;
-    uintptr_t last_address;  /* key of last_site */
-
-    uintptr_t last_frame;
-    struct skew_process *proc;
     struct skew_lane_key lane[SKEW_LANES_MAX];
-
     struct skew_site_key site[SKEW_SITE_CACHE];
     uint32_t seg_index;
     uint32_t stream;         /* number of this thread's spool stream; 0: none yet */
@@ -126,6 +133,19 @@ struct skew_thread {
     int32_t tid;
     uint64_t scratch[SKEW_SCRATCH_BYTES / 8]; /* holds what cannot be stored until it is counted */
 };
+
+#define SKEW_NO_CELL ((struct skew_cell *)UINTPTR_MAX)
+
+static inline bool skew_record_is_open(const struct skew_thread *t)
+{
+    return t->cell != SKEW_NO_CELL;
+}
+
+/* Room for a 128-peer exchange; with less the segment counts as full. */
+#define SKEW_LEAST_CELLS 256u
+
+_Static_assert(offsetof(struct skew_thread, seg) == 64 && offsetof(struct skew_thread, next) == 128,
+               "the lines of struct skew_thread");
 
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
 
@@ -144,8 +164,6 @@ struct skew_comm_entry {
 struct skew_process {
     uint32_t phase; /* enum skew_phase */
     uint32_t lock;
-    uint32_t comms_changed; /* counts pointers that came to mean another communicator, or none */
-    uint32_t pendings;      /* entries of `pending` */
     struct skew_spool_head *head; /* NULL: there is no spool (yet) */
     uint32_t options_read;
     uint32_t bad_options; /* bit set of enum skew_option */
@@ -173,6 +191,7 @@ struct skew_process {
     struct skew_comm *free_comms;
     uint32_t init_all_ordinal;
     struct skew_pending_ctor pending[SKEW_PENDING_MAX];
+    uint32_t pendings;
     struct skew_comm_entry table[SKEW_COMM_SLOTS];
     struct skew_comm comms[SKEW_COMMS_MAX];
 
@@ -190,6 +209,9 @@ struct skew_process {
     uint32_t collector_tried;
 };
 
+/* Everything of this library is reached directly, not by way of the loader's tables. */
+#pragma GCC visibility push(hidden)
+
 extern __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec")));
 extern struct skew_thread skew_nobody; /* what skew_self points to before the first call: gate NEW */
 extern struct skew_process *skew_proc; /* NULL before the first use; set once, by compare-and-swap */
@@ -201,10 +223,13 @@ typedef int (*skew_capture_info)(void *stream, int *status, uint64_t *id, void *
 #define SKEW_SLOTS 2u /* NCCL libraries of one process that are told apart */
 enum skew_hot_function { SKEW_HOT_SEND, SKEW_HOT_RECV, SKEW_HOT_START, SKEW_HOT_END, SKEW_HOT_COUNT };
 
-/* What a usual exchange needs of the process, in one line. Not wiped in a forked child: it stays true there. */
+/* What a usual exchange needs of the process, in one line. Not wiped in a forked child: what it says stays true
+ * there, or only costs a look (`pendings`). */
 struct skew_hot {
     int (*clock)(clockid_t, struct timespec *); /* clock_gettime(); set with the process state */
     skew_capture_info ask_driver; /* NULL: nobody to ask (yet); set once */
+    uint32_t comms_changed; /* counts pointers that came to mean another communicator, or none */
+    uint32_t pendings;      /* not 0: there may be constructors that wait for the end of a group */
     void *real[SKEW_SLOTS][SKEW_HOT_COUNT]; /* as in skew_real (bind.h); set before skew_bound */
 } __attribute__((aligned(64)));
 extern struct skew_hot skew_hot;
@@ -327,6 +352,8 @@ uint64_t skew_sys_inode(const char *path);                            /* 0: unkn
 size_t skew_text_add(char *buffer, size_t bytes, size_t at, const char *text);
 size_t skew_text_add_number(char *buffer, size_t bytes, size_t at, uint64_t value, unsigned base,
                             unsigned digits);
+
+#pragma GCC visibility pop
 
 static inline uint64_t skew_now(void)
 {

@@ -178,7 +178,7 @@ static void charge(struct skew_process *proc, struct skew_thread *t, uint64_t gr
 /** Opens a record in scratch: its cells will be counted under `loss` (enum skew_loss + 1). */
 void skew_scratch_open(struct skew_thread *t, int loss)
 {
-    t->loss = (uint32_t)loss;
+    t->loss = (uint16_t)loss;
     skew_record_open_at(t, t->scratch, (uintptr_t)t->scratch + SKEW_SCRATCH_BYTES);
 }
 

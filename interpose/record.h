@@ -11,11 +11,16 @@ static inline struct skew_cell *skew_cells_of(struct skew_rec_group *rec)
 }
 
 /* The lanes come behind the cells: keep room for all of them. */
+static inline struct skew_cell *skew_limit_before(uintptr_t end)
+{
+    return (struct skew_cell *)(end - SKEW_LANES_MAX * sizeof(struct skew_lane));
+}
+
 static inline void skew_record_open_at(struct skew_thread *t, void *at, uintptr_t end)
 {
     t->rec = at;
     t->cell = skew_cells_of(t->rec);
-    t->limit = (struct skew_cell *)(end - SKEW_LANES_MAX * sizeof(struct skew_lane));
+    t->limit = skew_limit_before(end);
 }
 
 /* An open record to which nothing was added yet. Its lane is a guess (skew_group_open()). */
@@ -24,12 +29,21 @@ static inline bool skew_record_is_empty(const struct skew_thread *t)
     return t->cell == skew_cells_of(t->rec) && !t->part_cells && !t->loss;
 }
 
+/* No record is open any more. The next one will probably begin on the first lane of this one. */
 static inline void skew_record_close(struct skew_thread *t)
 {
-    t->rec = NULL;
-    t->cell = t->limit = NULL;
-    t->lanes = t->others = t->loss = t->part_cells = 0;
-    t->last_handle = NULL;
+    t->cell = SKEW_NO_CELL;
+    t->rec = (struct skew_rec_group *)t->next;
+    if (skew_unlikely((t->lanes != 1) | t->loss | t->others | t->part_cells)) {
+        struct skew_lane_key *lane = &t->lane[0];
+        t->limit = t->end ? skew_limit_before(t->end) : NULL;
+        t->last_handle = lane->handle;
+        t->last_stream = lane->stream;
+        t->last_lane_bits = 0;
+        lane->exchanges = lane->ops = lane->p2p = lane->v_open = 0;
+    }
+    t->lanes = t->loss = 0;
+    t->others = t->part_cells = 0;
 }
 
 void skew_cells_count(const struct skew_thread *t, struct skew_lane_key *lane);

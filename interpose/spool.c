@@ -434,7 +434,7 @@ void skew_loss_add(struct skew_process *proc, uint32_t reason, const struct skew
     __atomic_fetch_add(&to->cells, add->cells, __ATOMIC_RELAXED);
 }
 
-SKEW_HOT void skew_returned_add(struct skew_process *proc)
+void skew_returned_add(struct skew_process *proc)
 {
     uint64_t *to = proc->head ? &proc->head->returned_groups : &proc->unstored_returned;
     __atomic_fetch_add(to, 1, __ATOMIC_RELAXED);

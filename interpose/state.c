@@ -26,7 +26,7 @@ extern void *__dso_handle __attribute__((visibility("hidden")));
 struct skew_thread skew_nobody;
 __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec"))) = &skew_nobody;
 struct skew_process *skew_proc;
-struct skew_hot skew_hot = {.clock = clock_gettime};
+struct skew_hot skew_hot = {.clock = clock_gettime, .comms_changed = 1};
 
 void skew_lock(struct skew_process *proc)
 {
@@ -168,7 +168,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     if (thread) {
         /* In a forked child all of it is zero, but for what is set here. */
         thread->tid = skew_sys_tid();
-        thread->proc = proc;
+        thread->cell = SKEW_NO_CELL;
         thread->gate = SKEW_GATE_BUSY;
         thread->fast_limit = NULL;
     }
