@@ -230,11 +230,15 @@ CREATE TABLE stream (
 -- What an exchange is for. Filled by analyses, never by the capture; `source` says by which and how.
 CREATE TABLE exchange_label (
     exchange_id INTEGER PRIMARY KEY REFERENCES exchange,
-    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, count, …
-    step        INTEGER,
-    layer       INTEGER,
+    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, probs_bwd, dispatch_recompute, count,
+                         -- pipeline, sequence, other; NULL: could not be told
+    step        INTEGER, -- ordinals from 0, NULL: could not be told
+    layer       INTEGER, -- of the MoE layers of this process, not of the model
     microbatch  INTEGER,
-    confidence  REAL NOT NULL,
+    stage       TEXT,    -- prefill, decode, train; NULL: could not be told
+    token_bytes INTEGER, -- bytes of one token in this exchange
+    pair_id     INTEGER, -- the exchange that brings these tokens back, or took them away
+    confidence  REAL NOT NULL, -- 0 … 1; of the least certain part
     source      TEXT NOT NULL
 );
 
@@ -297,6 +301,91 @@ CREATE TABLE graph_launch (
 CREATE TABLE capture_launches (
     capture_id INTEGER PRIMARY KEY REFERENCES graph_capture,
     launches   INTEGER NOT NULL
+);
+
+-- ---------------------------------------------------------------- time on the device
+
+-- Where a time comes from: 1 events (a pair of CUDA events around the launch), 2 cupti (the kernel's own activity
+-- record), 3 synth (a synthetic trace's truth). What has no row in device_time was seen by the host only.
+CREATE TABLE time_source (source INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+INSERT INTO time_source VALUES (1, 'events'), (2, 'cupti'), (3, 'synth');
+
+-- When the exchanges and operations of one communicator in one NCCL group occupied the device: NCCL launches
+-- them together. What was captured into a CUDA graph has one row a launch.
+CREATE TABLE device_time (
+    member_id INTEGER NOT NULL REFERENCES member,
+    thread    INTEGER NOT NULL, -- with group_seq: the group, as in exchange and operation
+    group_seq INTEGER NOT NULL,
+    launch_id INTEGER NOT NULL, -- graph_launch; 0: was not captured
+    source    INTEGER NOT NULL REFERENCES time_source,
+    start_ns  INTEGER NOT NULL, -- this node's CLOCK_MONOTONIC, brought there from the device's clock
+    end_ns    INTEGER NOT NULL,
+    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock
+    PRIMARY KEY (member_id, thread, group_seq, launch_id)
+) WITHOUT ROWID;
+
+-- How clocks of processes relate: time on the reference's axis = ns + offset_ns + drift_ppb × (ns − at_ns) / 1e9.
+-- Fitted from matched exchanges by analyses; processes of one node share a clock and have offset 0.
+CREATE TABLE clock_fit (
+    process_id  INTEGER PRIMARY KEY REFERENCES process,
+    reference   TEXT NOT NULL,    -- process.key whose clock is the axis
+    at_ns       INTEGER NOT NULL,
+    offset_ns   INTEGER NOT NULL,
+    drift_ppb   INTEGER NOT NULL,
+    residual_ns INTEGER NOT NULL, -- the error is within ± this, asymmetric paths included as far as they can be seen
+    matches     INTEGER NOT NULL  -- exchanges that it rests on
+);
+
+-- ---------------------------------------------------------------- routing
+
+-- How many tokens went to each expert: one row for one source of tokens in one call of one MoE layer. From the
+-- tap, from sizes that name experts (FastMoE), from files that others wrote (`skewscope import`), or synthetic.
+CREATE TABLE routing (
+    routing_id  INTEGER PRIMARY KEY,
+    exchange_id INTEGER REFERENCES exchange,     -- the dispatch that it explains; NULL: none is here
+    comm_id     INTEGER REFERENCES communicator, -- of the ranks; NULL: no ranks are known
+    source_rank INTEGER, -- whose tokens they are; NULL: those of all ranks together
+    step        INTEGER, -- ordinals from 0; NULL: not known, or all together
+    layer       INTEGER, -- of the MoE layers
+    microbatch  INTEGER,
+    stage       TEXT,    -- prefill, decode, train; NULL: not known
+    request     INTEGER, -- of whose tokens alone it tells; NULL: of all
+    experts     INTEGER NOT NULL, -- = cells of the vector; logical experts unless `source` says physical
+    topk        INTEGER, -- experts a token; NULL: not known
+    tokens      INTEGER, -- tokens that were routed; NULL: not known
+    counts      INTEGER NOT NULL REFERENCES vector, -- cell e: tokens of expert e; unit 1
+    unit        INTEGER NOT NULL DEFAULT 1, -- the vector's sizes times this are tokens
+    verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
+    source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
+);
+CREATE INDEX routing_by_layer ON routing (layer, step);
+
+-- Which rank holds which expert, where that is known otherwise than contiguous (expert e on rank e / (E/R)).
+CREATE TABLE placement (
+    comm_id INTEGER NOT NULL REFERENCES communicator,
+    layer   INTEGER NOT NULL, -- −1: all
+    slot    INTEGER NOT NULL, -- physical expert
+    rank    INTEGER NOT NULL,
+    expert  INTEGER NOT NULL, -- logical
+    PRIMARY KEY (comm_id, layer, slot)
+) WITHOUT ROWID;
+
+-- What analyses found, where asked to write it back (--save): the same keys as their --json.
+CREATE TABLE metric (
+    analysis  TEXT NOT NULL, -- router, skew, …
+    comm_key  TEXT,          -- what it is about; NULL: all of them
+    role      TEXT,
+    step      INTEGER,
+    layer     INTEGER,
+    rank      INTEGER,
+    expert    INTEGER,
+    name      TEXT NOT NULL,
+    value     REAL,          -- NULL: could not be said; `note` says why
+    low       REAL,          -- interval, where there is one
+    high      REAL,
+    level     REAL,          -- its coverage, as 0.95
+    unit      TEXT,
+    note      TEXT
 );
 
 -- ---------------------------------------------------------------- what is not here
@@ -423,6 +512,21 @@ CREATE VIEW exchange_info AS
     LEFT JOIN vector r ON r.vector_id = e.recv_vector
     LEFT JOIN capture_launches l ON l.capture_id = e.capture_id
     LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id;
+
+-- Exchanges with the time they occupied the device, a row for each time they ran. NULL times: only the host
+-- was asked (exchange.start_ns is when it was enqueued).
+CREATE VIEW exchange_device_time AS
+    SELECT e.exchange_id, m.comm_id, e.seq, m.rank, t.launch_id, s.name AS source, t.start_ns, t.end_ns,
+           t.end_ns - t.start_ns AS duration_ns, t.error_ns
+    FROM exchange e JOIN member m USING (member_id)
+    LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
+    LEFT JOIN time_source s ON s.source = t.source;
+
+-- Tokens of each expert, spelled out.
+CREATE VIEW routing_cell AS
+    SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, r.step, r.layer, r.microbatch, r.stage, r.request,
+           v.peer AS expert, r.unit * v.size AS tokens
+    FROM routing r JOIN vector_cell v ON v.vector_id = r.counts;
 
 -- "captured N of M": groups that returned in the target, those stored here, those lost with a known
 -- reason, and the rest (missing_groups: still in the spool, or gone with it).

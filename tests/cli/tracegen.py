@@ -106,7 +106,7 @@ class Trace:
             " VALUES (?, ?, ?, ?, 500, 9, ?, ?, ?, ?, 1, ?, 0)",
             (member, seq, op, self.time, send_id, recv_id, send_unit, recv_unit, seq)).lastrowid
         if label:
-            self.db.execute("INSERT INTO exchange_label VALUES (?, ?, ?, ?, 0, 1.0, 'test')",
+            self.db.execute("INSERT INTO exchange_label (exchange_id, role, step, layer, microbatch, confidence, source) VALUES (?, ?, ?, ?, 0, 1.0, 'test')",
                             (exchange, label.get("role"), label.get("step"), label.get("layer")))
         return exchange
 

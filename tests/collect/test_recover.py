@@ -253,7 +253,7 @@ class Places(Place):
         self.write(COMM + exchange(0, [5], [1]))
         self.collect()
         db = sqlite3.connect(self.out + "/trace.db")
-        db.execute("INSERT INTO exchange_label VALUES(1, 'dispatch', 0, 0, 0, 0.9, 'test')")
+        db.execute("INSERT INTO exchange_label (exchange_id, role, step, layer, microbatch, confidence, source) VALUES(1, 'dispatch', 0, 0, 0, 0.9, 'test')")
         db.commit()
         db.close()
         self.spool_dir()
@@ -271,7 +271,7 @@ class Places(Place):
         self.collect()
         code = ("import os, signal, sqlite3, sys\ndb = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
                 "db.execute('PRAGMA cache_size = 1')\ndb.execute('BEGIN')\n"
-                "for i in range(20000): db.execute('INSERT INTO exchange_label VALUES(?, 1, 1, 1, 1, 1.0, ?)', (i, 'x' * 50))\n"
+                "for i in range(20000): db.execute('INSERT INTO exchange_label (exchange_id, role, step, layer, microbatch, confidence, source) VALUES(?, 1, 1, 1, 1, 1.0, ?)', (i, 'x' * 50))\n"
                 "os.kill(os.getpid(), signal.SIGKILL)\n")
         subprocess.run([sys.executable, "-c", code, self.out + "/trace.db"])
         self.assertTrue(os.path.exists(self.out + "/trace.db-journal"))

@@ -26,6 +26,15 @@ INSERT INTO "clock_anchor" VALUES(1,1000,2000);
 INSERT INTO "clock_anchor" VALUES(2,1000,2000);
 INSERT INTO "clock_anchor" VALUES(2,1000,2000);
 INSERT INTO "clock_anchor" VALUES(2,1000,2000);
+CREATE TABLE clock_fit (
+    process_id  INTEGER PRIMARY KEY REFERENCES process,
+    reference   TEXT NOT NULL,    -- process.key whose clock is the axis
+    at_ns       INTEGER NOT NULL,
+    offset_ns   INTEGER NOT NULL,
+    drift_ppb   INTEGER NOT NULL,
+    residual_ns INTEGER NOT NULL, -- the error is within ± this, asymmetric paths included as far as they can be seen
+    matches     INTEGER NOT NULL  -- exchanges that it rests on
+);
 CREATE TABLE codec (bytes BLOB NOT NULL);
 INSERT INTO "codec" VALUES(X'000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F202122232425262728292A2B2C2D2E2F303132333435363738393A3B3C3D3E3F404142434445464748494A4B4C4D4E4F505152535455565758595A5B5C5D5E5F606162636465666768696A6B6C6D6E6F707172737475767778797A7B7C7D7E7F808182838485868788898A8B8C8D8E8F909192939495969798999A9B9C9D9E9FA0A1A2A3A4A5A6A7A8A9AAABACADAEAFB0B1B2B3B4B5B6B7B8B9BABBBCBDBEBFC0C1C2C3C4C5C6C7C8C9CACBCCCDCECFD0D1D2D3D4D5D6D7D8D9DADBDCDDDEDFE0E1E2E3E4E5E6E7E8E9EAEBECEDEEEFF0F1F2F3F4F5F6F7F8F9FAFBFCFDFEFF');
 CREATE TABLE communicator (
@@ -38,6 +47,17 @@ CREATE TABLE communicator (
 );
 INSERT INTO "communicator" VALUES(1,'00000000feedface','init_rank',4,NULL,NULL);
 INSERT INTO "communicator" VALUES(2,'00000000deadbeef','split',2,1,1);
+CREATE TABLE device_time (
+    member_id INTEGER NOT NULL REFERENCES member,
+    thread    INTEGER NOT NULL, -- with group_seq: the group, as in exchange and operation
+    group_seq INTEGER NOT NULL,
+    launch_id INTEGER NOT NULL, -- graph_launch; 0: was not captured
+    source    INTEGER NOT NULL REFERENCES time_source,
+    start_ns  INTEGER NOT NULL, -- this node's CLOCK_MONOTONIC, brought there from the device's clock
+    end_ns    INTEGER NOT NULL,
+    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock
+    PRIMARY KEY (member_id, thread, group_seq, launch_id)
+) WITHOUT ROWID;
 CREATE TABLE diagnostic (
     diagnostic_id INTEGER PRIMARY KEY,
     run_id        INTEGER REFERENCES run,
@@ -89,11 +109,15 @@ INSERT INTO "exchange" VALUES(13,3,5,0,3100,10,7,5,6,4,32,3,NULL,1,10,1,2);
 INSERT INTO "exchange" VALUES(14,3,3,0,2300,40,9,7,8,5760,5760,3,4,2,3,0,NULL);
 CREATE TABLE exchange_label (
     exchange_id INTEGER PRIMARY KEY REFERENCES exchange,
-    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, count, …
-    step        INTEGER,
-    layer       INTEGER,
+    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, probs_bwd, dispatch_recompute, count,
+                         -- pipeline, sequence, other; NULL: could not be told
+    step        INTEGER, -- ordinals from 0, NULL: could not be told
+    layer       INTEGER, -- of the MoE layers of this process, not of the model
     microbatch  INTEGER,
-    confidence  REAL NOT NULL,
+    stage       TEXT,    -- prefill, decode, train; NULL: could not be told
+    token_bytes INTEGER, -- bytes of one token in this exchange
+    pair_id     INTEGER, -- the exchange that brings these tokens back, or took them away
+    confidence  REAL NOT NULL, -- 0 … 1; of the least certain part
     source      TEXT NOT NULL
 );
 CREATE TABLE frame (
@@ -195,6 +219,22 @@ INSERT INTO "meta" VALUES('node','0123456789abcdef0123456789abcdef');
 INSERT INTO "meta" VALUES('published_real_ns','1000');
 INSERT INTO "meta" VALUES('trace_id','0123456789abcdef');
 INSERT INTO "meta" VALUES('version','0.1.0');
+CREATE TABLE metric (
+    analysis  TEXT NOT NULL, -- router, skew, …
+    comm_key  TEXT,          -- what it is about; NULL: all of them
+    role      TEXT,
+    step      INTEGER,
+    layer     INTEGER,
+    rank      INTEGER,
+    expert    INTEGER,
+    name      TEXT NOT NULL,
+    value     REAL,          -- NULL: could not be said; `note` says why
+    low       REAL,          -- interval, where there is one
+    high      REAL,
+    level     REAL,          -- its coverage, as 0.95
+    unit      TEXT,
+    note      TEXT
+);
 CREATE TABLE module (
     module_id  INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
@@ -252,6 +292,14 @@ INSERT INTO "ordinal" VALUES(0);
 INSERT INTO "ordinal" VALUES(1);
 INSERT INTO "ordinal" VALUES(2);
 INSERT INTO "ordinal" VALUES(3);
+CREATE TABLE placement (
+    comm_id INTEGER NOT NULL REFERENCES communicator,
+    layer   INTEGER NOT NULL, -- −1: all
+    slot    INTEGER NOT NULL, -- physical expert
+    rank    INTEGER NOT NULL,
+    expert  INTEGER NOT NULL, -- logical
+    PRIMARY KEY (comm_id, layer, slot)
+) WITHOUT ROWID;
 CREATE TABLE process (
     process_id      INTEGER PRIMARY KEY,
     run_id          INTEGER REFERENCES run,
@@ -291,6 +339,24 @@ INSERT INTO "process_env" VALUES(1,'WORLD_SIZE','4');
 INSERT INTO "process_env" VALUES(2,'LOCAL_RANK','1');
 INSERT INTO "process_env" VALUES(2,'RANK','1');
 INSERT INTO "process_env" VALUES(2,'WORLD_SIZE','4');
+CREATE TABLE routing (
+    routing_id  INTEGER PRIMARY KEY,
+    exchange_id INTEGER REFERENCES exchange,     -- the dispatch that it explains; NULL: none is here
+    comm_id     INTEGER REFERENCES communicator, -- of the ranks; NULL: no ranks are known
+    source_rank INTEGER, -- whose tokens they are; NULL: those of all ranks together
+    step        INTEGER, -- ordinals from 0; NULL: not known, or all together
+    layer       INTEGER, -- of the MoE layers
+    microbatch  INTEGER,
+    stage       TEXT,    -- prefill, decode, train; NULL: not known
+    request     INTEGER, -- of whose tokens alone it tells; NULL: of all
+    experts     INTEGER NOT NULL, -- = cells of the vector; logical experts unless `source` says physical
+    topk        INTEGER, -- experts a token; NULL: not known
+    tokens      INTEGER, -- tokens that were routed; NULL: not known
+    counts      INTEGER NOT NULL REFERENCES vector, -- cell e: tokens of expert e; unit 1
+    unit        INTEGER NOT NULL DEFAULT 1, -- the vector's sizes times this are tokens
+    verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
+    source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
+);
 CREATE TABLE run (
     run_id          INTEGER PRIMARY KEY,
     key             TEXT NOT NULL UNIQUE, -- SKEWSCOPE_RUN_ID
@@ -363,6 +429,10 @@ INSERT INTO "thread" VALUES(1,1,100,'python3');
 INSERT INTO "thread" VALUES(1,2,101,'autograd');
 INSERT INTO "thread" VALUES(2,1,100,'python3');
 INSERT INTO "thread" VALUES(2,2,101,'autograd');
+CREATE TABLE time_source (source INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+INSERT INTO "time_source" VALUES(1,'events');
+INSERT INTO "time_source" VALUES(2,'cupti');
+INSERT INTO "time_source" VALUES(3,'synth');
 CREATE TABLE vector (
     vector_id   INTEGER PRIMARY KEY,
     cells       INTEGER NOT NULL,
@@ -383,6 +453,7 @@ INSERT INTO "vector" VALUES(5,3,11,6,1,1,1,1,X'050600',X'010100');
 INSERT INTO "vector" VALUES(6,1,1,1,1,0,1,0,X'01',X'03');
 INSERT INTO "vector" VALUES(7,4,22,9,1,1,0,0,X'09020605',NULL);
 INSERT INTO "vector" VALUES(8,4,9,4,1,1,0,0,X'01040103',NULL);
+CREATE INDEX routing_by_layer ON routing (layer, step);
 CREATE INDEX exchange_by_member ON exchange(member_id, seq);
 CREATE INDEX operation_by_member ON operation(member_id, seq);
 CREATE VIEW vector_cell AS
@@ -440,6 +511,16 @@ CREATE VIEW exchange_info AS
     LEFT JOIN vector r ON r.vector_id = e.recv_vector
     LEFT JOIN capture_launches l ON l.capture_id = e.capture_id
     LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id;
+CREATE VIEW exchange_device_time AS
+    SELECT e.exchange_id, m.comm_id, e.seq, m.rank, t.launch_id, s.name AS source, t.start_ns, t.end_ns,
+           t.end_ns - t.start_ns AS duration_ns, t.error_ns
+    FROM exchange e JOIN member m USING (member_id)
+    LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
+    LEFT JOIN time_source s ON s.source = t.source;
+CREATE VIEW routing_cell AS
+    SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, r.step, r.layer, r.microbatch, r.stage, r.request,
+           v.peer AS expert, r.unit * v.size AS tokens
+    FROM routing r JOIN vector_cell v ON v.vector_id = r.counts;
 CREATE VIEW coverage AS
     SELECT p.process_id, p.world_rank, p.returned_groups, p.stored_groups,
            coalesce(sum(l.groups), 0) AS lost_groups,
