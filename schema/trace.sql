@@ -358,7 +358,6 @@ CREATE TABLE routing (
     verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
     source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
 );
-CREATE INDEX routing_by_layer ON routing (layer, step);
 
 -- Which rank holds which expert, where that is known otherwise than contiguous (expert e on rank e / (E/R)).
 CREATE TABLE placement (

@@ -453,7 +453,6 @@ INSERT INTO "vector" VALUES(5,3,11,6,1,1,1,1,X'050600',X'010100');
 INSERT INTO "vector" VALUES(6,1,1,1,1,0,1,0,X'01',X'03');
 INSERT INTO "vector" VALUES(7,4,22,9,1,1,0,0,X'09020605',NULL);
 INSERT INTO "vector" VALUES(8,4,9,4,1,1,0,0,X'01040103',NULL);
-CREATE INDEX routing_by_layer ON routing (layer, step);
 CREATE INDEX exchange_by_member ON exchange(member_id, seq);
 CREATE INDEX operation_by_member ON operation(member_id, seq);
 CREATE VIEW vector_cell AS
