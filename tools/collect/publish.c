@@ -20,11 +20,6 @@
 
 #define NAMES 32u
 
-/* Made in the published copy only: they would slow down every insert. */
-static const char indices[] =
-    "CREATE INDEX IF NOT EXISTS exchange_by_member ON exchange(member_id, seq);"
-    "CREATE INDEX IF NOT EXISTS operation_by_member ON operation(member_id, seq);";
-
 int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size_t size)
 {
     int length;
@@ -207,9 +202,9 @@ int skew_publish(struct skew_node *c)
         return -ENAMETOOLONG;
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(sql, sizeof sql,
-             "%sDELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta "
+             SKEW_TRACE_INDICES "DELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta "
              "VALUES('published_real_ns', '%" PRId64 "');",
-             indices, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
+             (int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
     do { /* again when another node took the name in the meantime */
         c->db->error[0] = 0;
         error = choose_name(c, path, sizeof path, &there);
