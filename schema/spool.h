@@ -101,7 +101,8 @@ enum skew_seg_state {
 /* Entry of the segment table. The target moves ABSENT → FREE → CLAIMED → ACTIVE → FULL, the collector alone
  * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with.
  * ACTIVE is stored after the segment's head and `stream`; a segment is FULL before the first record of
- * its stream's next one is committed. */
+ * its stream's next one is committed. Its writer may be killed before that: an ACTIVE segment beside a later
+ * one of its stream is as complete as a FULL one, but not to be made FREE while the process lives. */
 struct skew_seg_entry {
     uint32_t state;
     uint32_t stream;

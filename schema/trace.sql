@@ -15,7 +15,8 @@ PRAGMA application_id = 1397442387; -- 'SKWS'
 
 -- Facts about the database itself: node (boot id), host, created_real_ns, published_real_ns, version (of
 -- the skewscope that made it), min_reader_version, trace_id (random: says which files are stages of one
--- trace), collector (a pid, only in the collector's own working copy).
+-- trace), collector (a pid, only in the collector's own working copy), origin (only when the trace was not
+-- captured: synth, or import FORMAT).
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL

@@ -87,6 +87,11 @@ enum skew_stmt {
         SKEW_STMT_COUNT
 };
 
+/* Made once a database is whole: they would slow down every insert. */
+#define SKEW_TRACE_INDICES                                                                         \
+    "CREATE INDEX IF NOT EXISTS exchange_by_member ON exchange(member_id, seq);"                   \
+    "CREATE INDEX IF NOT EXISTS operation_by_member ON operation(member_id, seq);"
+
 /* What a statement's parameters hold, since binding the same again costs as much as anything else.
  */
 #define SKEW_PARAMETERS 20

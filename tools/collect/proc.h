@@ -57,6 +57,7 @@ struct skew_stream {
     uint64_t replay_seq, replay_offset;
     bool dirty;
     bool stuck; /* the open segment is damaged; wait until it is sealed, then go on behind it */
+    uint64_t gap_seq, gap_snapshot; /* where a segment was missing first, and in which snapshot */
 };
 
 struct skew_module {
@@ -90,6 +91,8 @@ struct skew_proc {
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
+    uint64_t snapshots; /* taken so far */
+    bool in_doubt;      /* a segment was not in this one: nothing is given back before the next */
     uint32_t bad_heads; /* in the snapshot before */
     bool damaged;       /* from now on the file is only read, and kept at the end */
     bool touched;       /* rows of it were written; whoever publishes clears it */
