@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The tap: which calls of a group may be count exchanges, and where their integers lie. Runs on the
- * application's threads, behind the real call and never on the path of a usual send; what it wants copied goes to
- * tap_copy.c once the group was launched and recorded. docs/tap.md tells what is read and what never.
+ * application's threads, behind the real call and never on the path of a usual send; what it wants
+ * copied goes to tap_copy.c once the group was launched and recorded. docs/tap.md tells what is
+ * read and what never.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,12 +14,14 @@
 #include "record.h"
 #include "tap_private.h"
 
-#define WHOLE_BYTES (64u << 10) /* of a gathered matrix, which rank 0 keeps; the others keep their own row */
+#define WHOLE_BYTES                                                                                \
+    (64u << 10) /* of a gathered matrix, which rank 0 keeps; the others keep their own row */
 
 void skew_tap_start(const struct skew_process *proc)
 {
-    skew_hot.tap_types =
-        skew_option_on(proc, SKEW_OPT_TAP) ? SKEW_TAP_INTEGERS | SKEW_TAP_BYTES | SKEW_TAP_FLOAT : 0;
+    skew_hot.tap_types = skew_option_on(proc, SKEW_OPT_TAP)
+                             ? SKEW_TAP_INTEGERS | SKEW_TAP_BYTES | SKEW_TAP_FLOAT
+                             : 0;
 }
 
 void skew_tap_thread_end(struct skew_thread *t)
@@ -32,7 +35,8 @@ void skew_tap_thread_end(struct skew_thread *t)
 static struct skew_tap_group *group_of(struct skew_thread *t)
 {
     if (!t->tap) {
-        void *at = mmap(NULL, sizeof(*t->tap), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *at =
+            mmap(NULL, sizeof(*t->tap), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         t->tap = at == MAP_FAILED ? NULL : at;
     }
     if (t->tap && !t->tap_calls) {
@@ -42,8 +46,8 @@ static struct skew_tap_group *group_of(struct skew_thread *t)
     return t->tap;
 }
 
-/* Which operation of its communicator in this group the latest cell is, or which all-to-all. −1: cannot be told,
- * because the group's earlier cells have left the record. */
+/* Which operation of its communicator in this group the latest cell is, or which all-to-all. −1:
+ * cannot be told, because the group's earlier cells have left the record. */
 static int64_t place_of(const struct skew_thread *t, uint32_t op)
 {
     const struct skew_cell *last = t->cell - 1;
@@ -67,7 +71,8 @@ static void request(struct skew_process *proc, struct skew_tap_request *r, enum 
     uint64_t most = (uint64_t)proc->option_int[SKEW_OPT_TAP_KB] << 10;
     uint64_t segment = proc->head ? proc->head->seg_bytes : 0;
     if (bytes > most || bytes + sizeof(r->rec) + sizeof(struct skew_seg_head) + 8 > segment) {
-        /* Gradients and tokens have these shapes too, and are none of ours: only integers are counted. */
+        /* Gradients and tokens have these shapes too, and are none of ours: only integers are
+         * counted. */
         if (r->rec.dtype == ncclInt32 || r->rec.dtype == ncclInt64)
             skew_tap_count(proc, SKEW_TAP_COUNT_TOO_LARGE, bytes);
         return;
@@ -84,8 +89,8 @@ static const void *element_at(const void *base, uint64_t index, int dtype)
     return base ? (const uint8_t *)base + index * skew_tap_element(dtype) : NULL;
 }
 
-static void request_call(struct skew_process *proc, struct skew_tap_request *r, const struct skew_tap_call *call,
-                         const struct skew_comm *comm)
+static void request_call(struct skew_process *proc, struct skew_tap_request *r,
+                         const struct skew_tap_call *call, const struct skew_comm *comm)
 {
     uint64_t ranks = (uint64_t)comm->ranks, rank = (uint64_t)comm->rank, all = ranks * call->count;
     switch (r->rec.shape) {
@@ -96,7 +101,8 @@ static void request_call(struct skew_process *proc, struct skew_tap_request *r, 
         }
         /* fall through */
     case SKEW_TAP_MAP:
-        request(proc, r, SKEW_TAP_SIDE_OWN, element_at(call->recv, rank * call->count, call->dtype), call->count);
+        request(proc, r, SKEW_TAP_SIDE_OWN, element_at(call->recv, rank * call->count, call->dtype),
+                call->count);
         break;
     case SKEW_TAP_BROADCAST:
         r->rec.root = call->arg;
@@ -114,16 +120,19 @@ static void request_call(struct skew_process *proc, struct skew_tap_request *r, 
 }
 
 /* A call whose group is launched and recorded. `group`: its ordinal. */
-static void tap_one(struct skew_process *proc, struct skew_thread *t, const struct skew_tap_call *call, bool grouped)
+static void tap_one(struct skew_process *proc, struct skew_thread *t,
+                    const struct skew_tap_call *call, bool grouped)
 {
     const struct skew_comm *comm = skew_comm_find(proc, call->handle);
     if (!comm || comm->ranks < 2 || comm->rank < 0 || !t->stream)
         return;
     bool pairs = call->op == SKEW_OP_SEND;
-    enum skew_tap_shape shape = pairs ? SKEW_TAP_SENDRECV
-                                      : skew_tap_shape_of(call->op, call->dtype, call->count, call->arg, comm->ranks);
+    enum skew_tap_shape shape =
+        pairs ? SKEW_TAP_SENDRECV
+              : skew_tap_shape_of(call->op, call->dtype, call->count, call->arg, comm->ranks);
     /* A broadcast by itself is data that somebody read; ids go beside tokens. */
-    if (shape == SKEW_TAP_NONE || (shape == SKEW_TAP_BROADCAST && (!grouped || call->arg != (uint32_t)comm->rank)))
+    if (shape == SKEW_TAP_NONE ||
+        (shape == SKEW_TAP_BROADCAST && (!grouped || call->arg != (uint32_t)comm->rank)))
         return;
     struct skew_tap_request r = {
         .rec = {.head = {.type = SKEW_REC_TAP},
@@ -149,8 +158,8 @@ static void hold_call(struct skew_thread *t, const struct skew_tap_call *call)
     if (!group)
         return;
     if (call->op <= SKEW_OP_RECV)
-        skew_tap_pairs_add(&group->pairs, call->op == SKEW_OP_SEND, call->send, call->count, call->dtype, call->arg,
-                           call->handle, call->stream);
+        skew_tap_pairs_add(&group->pairs, call->op == SKEW_OP_SEND, call->send, call->count,
+                           call->dtype, call->arg, call->handle, call->stream);
     else if (call->place != UINT32_MAX && group->calls < SKEW_TAP_CALLS_MAX)
         group->call[group->calls++] = *call;
     t->tap_calls = 1;
@@ -160,9 +169,9 @@ static void hold_call(struct skew_thread *t, const struct skew_tap_call *call)
  * After a successful call was recorded: outside a group it is launched already.
  * @param arg  peer, root or ncclRedOp_t
  */
-SKEW_COLD void skew_tap_call(struct skew_thread *t, ncclResult_t result, uint32_t op, const void *send,
-                             const void *recv, uint64_t count, int datatype, uint32_t arg, ncclComm_t handle,
-                             cudaStream_t stream)
+SKEW_COLD void skew_tap_call(struct skew_thread *t, ncclResult_t result, uint32_t op,
+                             const void *send, const void *recv, uint64_t count, int datatype,
+                             uint32_t arg, ncclComm_t handle, cudaStream_t stream)
 {
     struct skew_process *proc = skew_proc;
     struct skew_tap_call call = {.handle = handle,
@@ -177,7 +186,8 @@ SKEW_COLD void skew_tap_call(struct skew_thread *t, ncclResult_t result, uint32_
     if (!skew_result_ok(result))
         return;
     if (t->depth) {
-        const struct skew_comm *comm = op == SKEW_OP_BROADCAST ? skew_comm_find(proc, handle) : NULL;
+        const struct skew_comm *comm =
+            op == SKEW_OP_BROADCAST ? skew_comm_find(proc, handle) : NULL;
         if (comm && comm->rank != (int32_t)arg)
             return; /* another rank's ids: it keeps them itself */
         int64_t place = op <= SKEW_OP_RECV ? 0 : place_of(t, op);

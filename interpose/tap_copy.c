@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Copies behind the call: pinned memory, the copy on the call's own stream, and a word that the stream writes behind
- * it. Whoever comes by later looks at that word in memory: nothing asks the driver, waits, or synchronises. Where the
- * driver cannot write words, an event is asked instead (cuEventQuery, in relaxed capture mode).
+ * Copies behind the call: pinned memory, the copy on the call's own stream, and a word that the
+ * stream writes behind it. Whoever comes by later looks at that word in memory: nothing asks the
+ * driver, waits, or synchronises. Where the driver cannot write words, an event is asked instead
+ * (cuEventQuery, in relaxed capture mode).
  *
- * Application threads. `lock` guards the ring; a copy is put on its stream outside it. Driver functions are found in
- * whatever libcuda the process has loaded. The ring's order is that of submission; a place is free again once all
- * before it have arrived.
+ * Application threads. `lock` guards the ring; a copy is put on its stream outside it. Driver
+ * functions are found in whatever libcuda the process has loaded. The ring's order is that of
+ * submission; a place is free again once all before it have arrived.
  */
 #include <errno.h>
 #include <sched.h>
@@ -108,8 +109,8 @@ static bool find_driver(struct driver *d)
            d->event_create && d->event_record && d->event_query;
 }
 
-/* Runs before CUDA's own end, whose memory the pool is: what arrived until now is stored, the rest is counted by
- * its absence. */
+/* Runs before CUDA's own end, whose memory the pool is: what arrived until now is stored, the rest
+ * is counted by its absence. */
 static void at_exit(void)
 {
     struct skew_process *proc = skew_proc;
@@ -137,8 +138,8 @@ static bool pool_make(struct skew_process *proc, struct skew_tap *tap)
     return atexit(at_exit) == 0;
 }
 
-/* Another thread's, or a new one. At the first candidate, behind the application's call: allocating pinned memory
- * may take a millisecond, once. */
+/* Another thread's, or a new one. At the first candidate, behind the application's call: allocating
+ * pinned memory may take a millisecond, once. */
 static struct skew_tap *tap_need(struct skew_process *proc)
 {
     static uint32_t making;
@@ -158,7 +159,8 @@ static struct skew_tap *tap_need(struct skew_process *proc)
         if (!tap->usable) {
             skew_hot.tap_types = 0;
             skew_diag_once(SKEW_DIAG_TAP_OFF,
-                           "the CUDA driver's functions to copy with, or pinned memory, could not be had: count "
+                           "the CUDA driver's functions to copy with, or pinned memory, could not "
+                           "be had: count "
                            "exchanges are not copied, so tokens of single experts are not known");
         }
     }
@@ -170,9 +172,10 @@ static struct skew_tap *tap_need(struct skew_process *proc)
 
 static struct shape *shape_at(struct skew_tap *tap, const struct skew_rec_tap *rec, uint32_t op)
 {
-    uint64_t key = ((uint64_t)rec->comm << 40 ^ (uint64_t)rec->count << 8 ^ (uint64_t)op << 4 ^ rec->dtype) *
-                       0x9e3779b97f4a7c15u |
-                   1;
+    uint64_t key =
+        ((uint64_t)rec->comm << 40 ^ (uint64_t)rec->count << 8 ^ (uint64_t)op << 4 ^ rec->dtype) *
+            0x9e3779b97f4a7c15u |
+        1;
     struct shape *shape = &tap->shape[key >> 58];
     if (shape->key != key)
         *shape = (struct shape){.key = key};
@@ -198,7 +201,8 @@ static struct slot *slot_take(struct skew_tap *tap, uint32_t bytes)
 }
 
 /* On the stream: the copy, and behind it the word or the event. @return 0, or a CUresult. */
-static int submit(struct skew_tap *tap, struct slot *slot, const struct skew_tap_request *r, uint32_t bytes)
+static int submit(struct skew_tap *tap, struct slot *slot, const struct skew_tap_request *r,
+                  uint32_t bytes)
 {
     const struct driver *d = &tap->driver;
     uint64_t index = (uint64_t)(slot - tap->slot);
@@ -215,13 +219,15 @@ static int submit(struct skew_tap *tap, struct slot *slot, const struct skew_tap
         if (!err)
             err = d->event_record(slot->event, r->stream);
         if (err)
-            __atomic_store_n(&tap->usable, 0, __ATOMIC_RELEASE); /* data will come, and nobody will know when */
+            __atomic_store_n(&tap->usable, 0,
+                             __ATOMIC_RELEASE); /* data will come, and nobody will know when */
     }
     d->capture_mode(&mode);
     return err;
 }
 
-/* Whether the calling thread stands on the communicator's device: else NULL streams would mean another one's. */
+/* Whether the calling thread stands on the communicator's device: else NULL streams would mean
+ * another one's. */
 static bool device_is_right(const struct skew_tap *tap, int32_t device)
 {
     int current = -1;
@@ -241,7 +247,8 @@ void skew_tap_copy(struct skew_process *proc, const struct skew_tap_request *r)
         return;
     }
     struct skew_tap *tap = tap_need(proc);
-    if (!tap || !__atomic_load_n(&tap->usable, __ATOMIC_ACQUIRE) || !device_is_right(tap, r->device)) {
+    if (!tap || !__atomic_load_n(&tap->usable, __ATOMIC_ACQUIRE) ||
+        !device_is_right(tap, r->device)) {
         skew_tap_count(proc, SKEW_TAP_COUNT_UNREACHED, bytes);
         return;
     }
@@ -272,7 +279,8 @@ void skew_tap_copy(struct skew_process *proc, const struct skew_tap_request *r)
 static bool has_arrived(struct skew_tap *tap, struct slot *slot)
 {
     uint64_t index = (uint64_t)(slot - tap->slot);
-    if (__atomic_load_n((uint32_t *)((uint8_t *)tap->flags + index * FLAG_STRIDE), __ATOMIC_ACQUIRE) == slot->flag)
+    if (__atomic_load_n((uint32_t *)((uint8_t *)tap->flags + index * FLAG_STRIDE),
+                        __ATOMIC_ACQUIRE) == slot->flag)
         return true;
     if (!slot->event)
         return false;
@@ -289,7 +297,8 @@ static void store(struct skew_process *proc, struct skew_tap *tap, struct slot *
     const void *values = tap->data + slot->offset;
     uint32_t bytes = slot->rec.elements * skew_tap_element(slot->rec.dtype);
     struct shape *shape = shape_at(tap, &slot->rec, slot->op);
-    if (!skew_tap_plausible((enum skew_tap_shape)slot->rec.shape, slot->rec.dtype, values, slot->rec.elements)) {
+    if (!skew_tap_plausible((enum skew_tap_shape)slot->rec.shape, slot->rec.dtype, values,
+                            slot->rec.elements)) {
         shape->implausible++;
         skew_tap_count(proc, SKEW_TAP_COUNT_IMPLAUSIBLE, bytes);
         return;
@@ -307,7 +316,8 @@ SKEW_COLD void skew_tap_harvest(void)
     struct skew_process *proc = skew_proc;
     struct skew_tap *tap = proc ? __atomic_load_n(&proc->tap, __ATOMIC_ACQUIRE) : NULL;
     if (!tap || !__atomic_load_n(&tap->usable, __ATOMIC_ACQUIRE)) {
-        __atomic_store_n(&skew_hot.tap_waiting, 0, __ATOMIC_RELAXED); /* a fork left the parent's, or it is over */
+        __atomic_store_n(&skew_hot.tap_waiting, 0,
+                         __ATOMIC_RELAXED); /* a fork left the parent's, or it is over */
         return;
     }
     if (__atomic_exchange_n(&tap->lock, 1, __ATOMIC_ACQUIRE))

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The recogniser: which calls may be count exchanges, by what a call alone can tell. Whether one is, is decided
- * later, outside the target, by whether it explains the payload that follows (analysis/tap.h). No state, any thread.
+ * The recogniser: which calls may be count exchanges, by what a call alone can tell. Whether one
+ * is, is decided later, outside the target, by whether it explains the payload that follows
+ * (analysis/tap.h). No state, any thread.
  */
 #include "tap_private.h"
 
@@ -29,7 +30,8 @@ static bool is_integer(int dtype)
     return dtype == ncclInt32 || dtype == ncclInt64;
 }
 
-enum skew_tap_shape skew_tap_shape_of(uint32_t op, int dtype, uint64_t count, uint32_t arg, int ranks)
+enum skew_tap_shape skew_tap_shape_of(uint32_t op, int dtype, uint64_t count, uint32_t arg,
+                                      int ranks)
 {
     if (ranks < 2 || count < 1 || count > UINT32_MAX)
         return SKEW_TAP_NONE;
@@ -51,8 +53,8 @@ enum skew_tap_shape skew_tap_shape_of(uint32_t op, int dtype, uint64_t count, ui
     }
 }
 
-void skew_tap_pairs_add(struct skew_tap_pairs *pairs, bool send, const void *buffer, uint64_t count, int dtype,
-                        uint32_t peer, ncclComm_t handle, cudaStream_t stream)
+void skew_tap_pairs_add(struct skew_tap_pairs *pairs, bool send, const void *buffer, uint64_t count,
+                        int dtype, uint32_t peer, ncclComm_t handle, cudaStream_t stream)
 {
     uint32_t *calls = send ? &pairs->sends : &pairs->recvs;
     const uint8_t **first = send ? &pairs->send : &pairs->recv;
@@ -66,15 +68,17 @@ void skew_tap_pairs_add(struct skew_tap_pairs *pairs, bool send, const void *buf
         *first = buffer;
     /* Buffers may well be NULL where there is nothing, but not where there are counts. */
     uint64_t at = (uintptr_t)*first + (uint64_t)*calls * count * skew_tap_element(dtype);
-    if (handle != pairs->handle || stream != pairs->stream || dtype != pairs->dtype || count != pairs->count ||
-        count == 0 || count > UINT32_MAX || peer != *calls || !buffer || at != (uintptr_t)buffer)
+    if (handle != pairs->handle || stream != pairs->stream || dtype != pairs->dtype ||
+        count != pairs->count || count == 0 || count > UINT32_MAX || peer != *calls || !buffer ||
+        at != (uintptr_t)buffer)
         pairs->broken = true;
     (*calls)++;
 }
 
 bool skew_tap_pairs_whole(const struct skew_tap_pairs *pairs, int ranks)
 {
-    return !pairs->broken && ranks > 1 && pairs->sends == (uint32_t)ranks && pairs->recvs == (uint32_t)ranks;
+    return !pairs->broken && ranks > 1 && pairs->sends == (uint32_t)ranks &&
+           pairs->recvs == (uint32_t)ranks;
 }
 
 static bool plausible_floats(const float *values, uint32_t elements)

@@ -8,16 +8,14 @@
 #include "nccl_abi.h"
 #include "proc.h"
 
-static const char *const shape_names[SKEW_TAP_SHAPES] = {
-    NULL,
+static const char *const shape_names[SKEW_TAP_SHAPES] = {NULL,
 #define X(id, name) name,
-    SKEW_TAP_SHAPE_LIST(X)
+                                                         SKEW_TAP_SHAPE_LIST(X)
 #undef X
 };
-static const char *const side_names[SKEW_TAP_SIDES] = {
-    NULL,
+static const char *const side_names[SKEW_TAP_SIDES] = {NULL,
 #define X(id, name) name,
-    SKEW_TAP_SIDE_LIST(X)
+                                                       SKEW_TAP_SIDE_LIST(X)
 #undef X
 };
 static const char *const count_names[SKEW_TAP_COUNTS] = {
