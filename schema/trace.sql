@@ -360,6 +360,41 @@ CREATE TABLE routing (
     source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
 );
 
+-- Small integer buffers that looked like count exchanges, as the target copied them (docs/tap.md). Candidates:
+-- what they are is decided by whether they explain the payload that follows (table routing).
+CREATE TABLE tap (
+    tap_id    INTEGER PRIMARY KEY,
+    member_id INTEGER NOT NULL REFERENCES member,
+    thread    INTEGER NOT NULL, -- with group_seq: the group of the call, as in exchange and operation
+    group_seq INTEGER NOT NULL,
+    place     INTEGER NOT NULL, -- which of this member's operations of the group, from 0; alltoall: which all-to-all
+    shape     TEXT NOT NULL,    -- allgather, sendrecv, alltoall, map, broadcast, sum, max (enum skew_tap_shape)
+    side      TEXT NOT NULL,    -- own [count]; whole, sent, heard [ranks][count]; result [count]
+    dtype     INTEGER NOT NULL, -- ncclDataType_t of the buffer
+    count     INTEGER NOT NULL, -- elements of one rank or peer
+    elements  INTEGER NOT NULL,
+    width     INTEGER NOT NULL, -- bytes an element below: 1, 2, 4 or 8
+    data      BLOB NOT NULL     -- elements × width, little-endian unsigned integers
+);
+
+-- What became of such buffers, by outcome: queued, stored, implausible, captured, … (enum skew_tap_count_what).
+-- Queued but neither stored nor implausible: still on their way when the process ended.
+CREATE TABLE tap_count (
+    process_id INTEGER NOT NULL REFERENCES process,
+    outcome    TEXT NOT NULL,
+    buffers    INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL,
+    PRIMARY KEY (process_id, outcome)
+) WITHOUT ROWID;
+
+-- Which experts single tokens went to, where an import was asked to keep that: it tells how many copies of a token
+-- go to one rank. The tokens of the row in order, `topk` ids each; ids are big-endian integers of `width` bytes.
+CREATE TABLE routing_ids (
+    routing_id INTEGER PRIMARY KEY REFERENCES routing,
+    width      INTEGER NOT NULL, -- 1 or 2
+    ids        BLOB NOT NULL     -- tokens × topk × width bytes
+);
+
 -- Which rank holds which expert, where that is known otherwise than contiguous (expert e on rank e / (E/R)).
 CREATE TABLE placement (
     comm_id INTEGER NOT NULL REFERENCES communicator,

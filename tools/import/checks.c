@@ -125,7 +125,8 @@ static int note_copies(struct skew_import *import, const struct layers *l)
     return 0;
 }
 
-/* ---- warm-up ---------------------------------------------------------------------------------- */
+/* ---- warm-up ----------------------------------------------------------------------------------
+ */
 
 enum { STEPS_MAX = 4096, STEPS_MIN = 8 };
 

@@ -22,10 +22,10 @@ struct csv {
     struct skew_import *import;
     const char *file;
     size_t line;
-    int column[COLUMNS];               /* field, −1: not there */
-    int where[8];                      /* field of each --where */
+    int column[COLUMNS]; /* field, −1: not there */
+    int where[8];        /* field of each --where */
     const char *header[FIELDS];
-    char *first[FIELDS];               /* of columns that nothing is known of: value seen first */
+    char *first[FIELDS]; /* of columns that nothing is known of: value seen first */
     uint32_t fields;
     size_t taken;
 };
@@ -170,9 +170,8 @@ static int take(struct csv *c, const char *const *fields)
     key.source = (int32_t)rank;
     c->taken++;
     result = skew_import_row(&import->rows, &key, &index);
-    return result < 0
-               ? result
-               : skew_import_add(&import->rows, index, (uint32_t)expert, (uint64_t)count);
+    return result < 0 ? result
+                      : skew_import_add(&import->rows, index, (uint32_t)expert, (uint64_t)count);
 }
 
 static int read_lines(struct csv *c, FILE *in, char **header)

@@ -71,8 +71,7 @@ static int ids_at(const struct skew_import *import, const struct array *a, const
                   uint32_t *ids)
 {
     uint32_t k = (uint32_t)a->size[AXIS_K];
-    uint32_t limit =
-        import->options.experts ? import->options.experts : SKEW_IMPORT_EXPERTS_MAX;
+    uint32_t limit = import->options.experts ? import->options.experts : SKEW_IMPORT_EXPERTS_MAX;
     size_t offset = 0;
 
     for (int i = 0; i < AXIS_K; i++)
@@ -86,7 +85,9 @@ static int ids_at(const struct skew_import *import, const struct array *a, const
         if (!whole || id >= limit || again) {
             char what[64];
             snprintf(what, sizeof what, whole ? "%s %llu" : "%s",
-                     again ? "twice expert" : whole ? "expert" : "no whole number from 0",
+                     again   ? "twice expert"
+                     : whole ? "expert"
+                             : "no whole number from 0",
                      (unsigned long long)(whole ? id : 0));
             skew_tell("%s: %s at request %zu, token %zu, layer %zu, k %u; expert ids lie between 0 "
                       "and %u%s",
@@ -131,8 +132,8 @@ static void key_of(const struct skew_import *import, const struct array *a, cons
         key->source = skew_import_source(o, import->request_base + at[AXIS_REQUEST],
                                          import->request_base + a->size[AXIS_REQUEST]);
     else if (by_token && !a->has[AXIS_STEP])
-        key->source = skew_import_source(o, (size_t)(token % o->step_tokens),
-                                         (size_t)o->step_tokens);
+        key->source =
+            skew_import_source(o, (size_t)(token % o->step_tokens), (size_t)o->step_tokens);
     else
         key->source = skew_import_source(o, at[AXIS_TOKEN], a->size[AXIS_TOKEN]);
 }
@@ -144,7 +145,8 @@ static bool skipped(const struct skew_import_options *o, const struct skew_impor
            (key->step >= 0 && key->step < o->skip_steps);
 }
 
-/* ---- what token ids alone can tell ------------------------------------------------------------ */
+/* ---- what token ids alone can tell ------------------------------------------------------------
+ */
 
 /* Whether two tokens of a request go to the same experts in all layers. */
 static bool alike(const struct array *a, size_t request, size_t step, size_t one, size_t other)
@@ -173,8 +175,8 @@ static double overlap(const struct array *a, size_t request, size_t window, size
             size_t base = request * a->stride[AXIS_REQUEST] + l * a->stride[AXIS_LAYER];
             for (size_t i = 0; i < k; i++) {
                 uint64_t x = 0, y;
-                (void)skew_npy_at(a->npy,
-                                  base + t * a->stride[AXIS_TOKEN] + i * a->stride[AXIS_K], &x);
+                (void)skew_npy_at(a->npy, base + t * a->stride[AXIS_TOKEN] + i * a->stride[AXIS_K],
+                                  &x);
                 for (size_t j = 0; j < k; j++)
                     same += skew_npy_at(a->npy,
                                         base + (t - lag) * a->stride[AXIS_TOKEN] +
@@ -214,12 +216,12 @@ static int note_loops(struct skew_import *import, const struct array *a)
     }
     if (loops == 0)
         return 0;
-    return skew_import_note(import, "warning", "import_repetition_loop",
-                            "%s: %zu of %zu requests end in a loop (their last %d tokens are routed "
-                            "as a period before): %s%s; loops make routing look more concentrated "
-                            "and more predictable than it is",
-                            a->file, loops, a->size[AXIS_REQUEST], LOOP_WINDOW, list,
-                            used >= 90 ? ", …" : "");
+    return skew_import_note(
+        import, "warning", "import_repetition_loop",
+        "%s: %zu of %zu requests end in a loop (their last %d tokens are routed "
+        "as a period before): %s%s; loops make routing look more concentrated "
+        "and more predictable than it is",
+        a->file, loops, a->size[AXIS_REQUEST], LOOP_WINDOW, list, used >= 90 ? ", …" : "");
 }
 
 /* A run of tokens that are all routed alike at the beginning: a dummy or profiling pass. */
@@ -233,13 +235,15 @@ static int note_warm_up(struct skew_import *import, const struct array *a)
         run++;
     if (run < 16 || import->options.skip_tokens >= (int64_t)run)
         return 0;
-    return skew_import_note(import, "warning", "import_warm_up",
-                            "%s: the first %zu of %zu tokens are routed exactly alike: a warm-up or "
-                            "profiling pass; leave it out with --skip-tokens %zu",
-                            a->file, run, tokens, run);
+    return skew_import_note(
+        import, "warning", "import_warm_up",
+        "%s: the first %zu of %zu tokens are routed exactly alike: a warm-up or "
+        "profiling pass; leave it out with --skip-tokens %zu",
+        a->file, run, tokens, run);
 }
 
-/* ---- all of an array -------------------------------------------------------------------------- */
+/* ---- all of an array --------------------------------------------------------------------------
+ */
 
 static int take(struct skew_import *import, const struct array *a, const size_t at[AXES])
 {
@@ -254,8 +258,7 @@ static int take(struct skew_import *import, const struct array *a, const size_t 
     if (result == 0)
         result = skew_import_row(&import->rows, &key, &index);
     if (result == 0)
-        result =
-            skew_import_token(&import->rows, index, ids, (uint32_t)a->size[AXIS_K]);
+        result = skew_import_token(&import->rows, index, ids, (uint32_t)a->size[AXIS_K]);
     return result;
 }
 

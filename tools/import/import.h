@@ -33,9 +33,9 @@ struct skew_import_where {
 };
 
 struct skew_import_options {
-    const char *axes;      /* of .npy; NULL: the format's own */
-    const char *stage;     /* of every row; NULL: not known */
-    uint32_t ranks;        /* 0: none are known */
+    const char *axes;  /* of .npy; NULL: the format's own */
+    const char *stage; /* of every row; NULL: not known */
+    uint32_t ranks;    /* 0: none are known */
     enum skew_import_assign assign;
     bool keep_steps, keep_requests; /* both by default */
     bool keep_ids;
@@ -44,8 +44,8 @@ struct skew_import_options {
     int64_t step_tokens;   /* tokens of one request that make a step; 0: the format's own */
     int64_t prompt_tokens; /* that many first tokens of a request are its prefill; −1: not known */
     int64_t skip_steps, skip_tokens; /* to leave out at the beginning */
-    int64_t layer_base;    /* number of the first layer, where the file has none */
-    int64_t token_bytes;   /* of matrices in tokens */
+    int64_t layer_base;              /* number of the first layer, where the file has none */
+    int64_t token_bytes;             /* of matrices in tokens */
     struct skew_import_where where[8];
     size_t wheres;
 };
@@ -55,28 +55,28 @@ struct skew_import_options {
 /** Which row of routing: all of this together. −1 and NULL are "not known" or "all". */
 struct skew_import_key {
     int64_t step, layer, microbatch, request;
-    int32_t source; /* rank within the group */
-    int32_t group;  /* EP group, 0, 1, … */
+    int32_t source;    /* rank within the group */
+    int32_t group;     /* EP group, 0, 1, … */
     const char *stage; /* a literal, or lives as long as the rows */
 };
 
 struct skew_import_row {
     struct skew_import_key key;
-    uint32_t topk;   /* 0: not known */
-    int64_t tokens;  /* −1: not known */
-    uint16_t *ids;   /* [id_count], when kept */
+    uint32_t topk;  /* 0: not known */
+    int64_t tokens; /* −1: not known */
+    uint16_t *ids;  /* [id_count], when kept */
     size_t id_count, id_room;
 };
 
 struct skew_import_rows {
     struct skew_import_row *row;
     size_t count, room;
-    uint64_t *counts;  /* [room][width] */
-    uint32_t width;    /* experts there is room for */
-    uint32_t experts;  /* largest expert + 1, or as the options say */
+    uint64_t *counts;       /* [room][width] */
+    uint32_t width;         /* experts there is room for */
+    uint32_t experts;       /* largest expert + 1, or as the options say */
     uint32_t ranks, groups; /* largest + 1; 0: none known */
     bool keep_ids;
-    size_t *table;     /* hash: index + 1 */
+    size_t *table; /* hash: index + 1 */
     size_t table_size;
 };
 
@@ -150,7 +150,7 @@ struct skew_npy {
     size_t count;
     char kind; /* u, i, f, b */
     uint32_t width;
-    bool big; /* endian */
+    bool big;            /* endian */
     unsigned char *data; /* within memory */
     void *memory;
 };
@@ -192,7 +192,8 @@ struct skew_import_output {
 };
 
 int skew_import_write(struct skew_import *import, const struct skew_import_output *output);
-/** Copies the trace `into` to output->path with the routing rows added, joined where they can be. */
+/** Copies the trace `into` to output->path with the routing rows added, joined where they can be.
+ */
 int skew_import_join(struct skew_import *import, const struct skew_import_output *output,
                      const char *into);
 

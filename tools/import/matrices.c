@@ -36,7 +36,8 @@ int skew_import_nccl_tests(struct skew_import *import, const char *file)
     return result;
 }
 
-/* ---- .npy ------------------------------------------------------------------------------------- */
+/* ---- .npy -------------------------------------------------------------------------------------
+ */
 
 static int take_npy(struct skew_import *import, const struct skew_npy *npy, const size_t *stride,
                     const size_t *size, const char *file)
@@ -51,8 +52,8 @@ static int take_npy(struct skew_import *import, const struct skew_npy *npy, cons
                 return -ENOMEM;
             }
             for (size_t i = 0; i < ranks * ranks; i++) {
-                size_t at = s * stride[0] + l * stride[1] + i / ranks * stride[2] +
-                            i % ranks * stride[3];
+                size_t at =
+                    s * stride[0] + l * stride[1] + i / ranks * stride[2] + i % ranks * stride[3];
                 if (skew_npy_at(npy, at, &bytes[i]) && bytes[i] < (uint64_t)1 << 40) {
                     bytes[i] *= (uint64_t)import->options.token_bytes;
                     continue;
@@ -108,7 +109,8 @@ static int from_npy(struct skew_import *import, const char *file)
     return result;
 }
 
-/* ---- text ------------------------------------------------------------------------------------- */
+/* ---- text -------------------------------------------------------------------------------------
+ */
 
 struct block {
     uint64_t *cell;

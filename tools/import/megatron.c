@@ -46,19 +46,19 @@ static int take_tokens(const struct line *l, const json_t *tokens, size_t index)
 {
     struct skew_import *import = l->import;
     uint32_t ids[SKEW_IMPORT_TOPK_MAX], topk = 0;
-    uint32_t limit =
-        import->options.experts ? import->options.experts : SKEW_IMPORT_EXPERTS_MAX;
+    uint32_t limit = import->options.experts ? import->options.experts : SKEW_IMPORT_EXPERTS_MAX;
     size_t t, k;
     json_t *token, *id;
     int result = 0;
 
-    json_array_foreach(tokens, t, token) {
+    json_array_foreach(tokens, t, token)
+    {
         if (!json_is_array(token) || json_array_size(token) == 0 ||
-            json_array_size(token) > SKEW_IMPORT_TOPK_MAX ||
-            (t && json_array_size(token) != topk))
+            json_array_size(token) > SKEW_IMPORT_TOPK_MAX || (t && json_array_size(token) != topk))
             return bad(l, "the tokens of top_indices do not all have the same number of experts");
         topk = (uint32_t)json_array_size(token);
-        json_array_foreach(token, k, id) {
+        json_array_foreach(token, k, id)
+        {
             if (!json_is_integer(id) || json_integer_value(id) < 0 ||
                 json_integer_value(id) >= limit)
                 return bad(l, import->options.experts
@@ -87,8 +87,7 @@ static int take(const struct line *l, const json_t *object)
         !whole(object, "layer", 9999, &key.layer) || !json_is_array(tokens) ||
         !whole(object, "rank", SKEW_IMPORT_RANKS_MAX * 64, &rank))
         return bad(l, "step, layer, rank or top_indices is missing or not of its kind");
-    if (whole(object, "num_tokens", INT64_MAX, &said) &&
-        said != (int64_t)json_array_size(tokens))
+    if (whole(object, "num_tokens", INT64_MAX, &said) && said != (int64_t)json_array_size(tokens))
         return bad(l, "num_tokens is not the length of top_indices");
     if (block && strcmp(block, "mtp") == 0)
         key.layer += MTP_LAYER + (whole(object, "mtp_idx", 99, &mtp) ? 100 * mtp : 0);
@@ -128,8 +127,9 @@ int skew_import_megatron(struct skew_import *import, const char *file)
         if (object)
             result = take(&l, object);
         else
-            result = bad(&l, strchr(text, '\n') ? "not JSON" : "not JSON, and the last line: the "
-                                                              "file is truncated");
+            result = bad(&l, strchr(text, '\n') ? "not JSON"
+                                                : "not JSON, and the last line: the "
+                                                  "file is truncated");
         json_decref(object);
     }
     if (result == 0 && l.number == 0)

@@ -99,7 +99,8 @@ static int parse_type(struct skew_npy *npy, const char *descr, const char *file)
         (kind == 'f' ? width != 4 && width != 8
                      : width != 1 && width != 2 && width != 4 && width != 8)) {
         char what[96];
-        snprintf(what, sizeof what, "data type '%.*s', where whole numbers of 1 to 8 bytes are read",
+        snprintf(what, sizeof what,
+                 "data type '%.*s', where whole numbers of 1 to 8 bytes are read",
                  (int)strcspn(descr + 1, "'\"") % 16, descr + 1);
         return bad(file, what);
     }
@@ -172,8 +173,7 @@ int skew_npy_read(struct skew_npy *npy, const char *file)
         char shape[160];
         skew_tell("%s: truncated: its shape %s needs %zu bytes of data, %zu are there; copy it "
                   "again",
-                  file, skew_npy_shape(npy, shape), npy->count * npy->width,
-                  size - start - length);
+                  file, skew_npy_shape(npy, shape), npy->count * npy->width, size - start - length);
         result = -EINVAL;
     }
     if (result < 0)

@@ -81,7 +81,8 @@ static int take_step(struct skew_import *import, const json_t *layers, int64_t s
     size_t l, e;
     json_t *experts, *count;
 
-    json_array_foreach(layers, l, experts) {
+    json_array_foreach(layers, l, experts)
+    {
         size_t width = json_array_size(json_array_get(layers, 0));
         if (!json_is_array(experts) || json_array_size(experts) != width || width == 0 ||
             width > SKEW_IMPORT_EXPERTS_MAX) {
@@ -89,7 +90,8 @@ static int take_step(struct skew_import *import, const json_t *layers, int64_t s
                       json_array_size(experts), width);
             return -EINVAL;
         }
-        json_array_foreach(experts, e, count) {
+        json_array_foreach(experts, e, count)
+        {
             if (!json_is_integer(count) || json_integer_value(count) < 0 ||
                 json_integer_value(count) > INT64_MAX / 65536) {
                 skew_tell("%s: logical_count: layer %zu, expert %zu is not a whole number of "
@@ -97,8 +99,8 @@ static int take_step(struct skew_import *import, const json_t *layers, int64_t s
                           file, l, e);
                 return -EINVAL;
             }
-            int result = take(import, step, (int64_t)l, (uint32_t)e,
-                              (uint64_t)json_integer_value(count));
+            int result =
+                take(import, step, (int64_t)l, (uint32_t)e, (uint64_t)json_integer_value(count));
             if (result < 0)
                 return result;
         }
@@ -123,7 +125,8 @@ static int from_json(struct skew_import *import, const char *file)
         size_t s;
         json_t *layers;
         result = 0;
-        json_array_foreach(counts, s, layers) {
+        json_array_foreach(counts, s, layers)
+        {
             if (result == 0)
                 result = take_step(import, layers, (int64_t)s, file);
         }

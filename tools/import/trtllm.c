@@ -101,7 +101,8 @@ static int read_safetensors(struct source *s)
         size > 8 && length <= size - 8 ? json_loadb(text + 8, (size_t)length, 0, &error) : NULL;
     if (!json_is_object(header))
         result = bad(s->file, "not a safetensors file, or truncated within its header", NULL);
-    json_object_foreach(header, name, tensor) {
+    json_object_foreach(header, name, tensor)
+    {
         if (result == 0 && strcmp(name, "__metadata__") != 0)
             result = take_tensor(s, name, tensor, (unsigned char *)text + 8 + length,
                                  size - 8 - (size_t)length);
