@@ -167,7 +167,7 @@ static int score_tokens(struct scoring *s)
     uint32_t *filled = slots + p->slots; /* [experts] ≤ slots */
     for (uint32_t i = 0; i < p->slots; i++)
         slots[first[p->expert[i]] + filled[p->expert[i]]++] = i;
-    for (size_t t = 0; t < c->tokens; t++) {
+    for (size_t t = 0; t < c->token_at[c->calls] - c->token_at[0]; t++) {
         for (uint32_t k = 0; k < c->topk; k++) {
             uint32_t rank = copy_of(first, slots, c->ids[t * c->topk + k], t) / p->per_rank;
             seen[rank] = t + 1;
@@ -278,6 +278,31 @@ int skew_placement_score(struct skew_score *score, struct skew_placement *p,
         finish(&s);
     free(s.load);
     return result;
+}
+
+struct skew_calls skew_calls_slice(const struct skew_calls *calls, size_t from, size_t to)
+{
+    struct skew_calls view = *calls;
+
+    view.calls = to - from;
+    view.counts += from * calls->experts;
+    if (view.by_source)
+        view.by_source += from * calls->sources * calls->experts;
+    if (view.ids) {
+        size_t before = calls->token_at[from] - calls->token_at[0];
+        view.ids += before * calls->topk;
+        view.source = view.source ? view.source + before : NULL;
+        view.token_at += from;
+    }
+    return view;
+}
+
+void skew_calls_sum(const struct skew_calls *calls, double *load)
+{
+    memset(load, 0, calls->experts * sizeof *load);
+    for (size_t c = 0; c < calls->calls; c++)
+        for (uint32_t e = 0; e < calls->experts; e++)
+            load[e] += calls->counts[c * calls->experts + e];
 }
 
 double skew_placement_mean_max(struct skew_placement *p, const double *counts, size_t calls)

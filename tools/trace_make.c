@@ -554,7 +554,7 @@ int skew_make_routing(struct skew_make *m, const struct skew_make_routing *r)
     sqlite3_bind_int64(stmt, 13, unit);
     sqlite3_bind_int64(stmt, 14, r->verified);
     bind_text(stmt, 15, r->source);
-    int64_t id;
+    int64_t id = 0;
     error = insert(m, stmt, &id);
     return error || !r->ids ? error : make_ids(m, id, r->ids, r->id_count);
 }

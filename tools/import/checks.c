@@ -217,8 +217,8 @@ static int note_warm_up(struct skew_import *import, const struct layers *l)
         return 0;
     return skew_import_note(import, "warning", "import_warm_up",
                             "the first %zu steps are routed unlike all later ones (total variation "
-                            "more than 3 times the usual %.3f): a warm-up; leave them out with "
-                            "--skip-steps %lld",
+                            "more than 3 times the usual %.3f): a warm-up, or how requests begin; "
+                            "--skip-steps %lld leaves them out",
                             warm, usual, (long long)first + (long long)warm);
 }
 

@@ -174,7 +174,7 @@ int skew_import_trtllm(struct skew_import *import, const char *file)
     struct source s = {.import = import,
                        .file = file,
                        .experts = -1,
-                       .topk = import->options.topk ? import->options.topk : -1,
+                       .topk = import->options.topk ? (int64_t)import->options.topk : -1,
                        .rank = rank_of(file)};
     struct stat facts;
 
