@@ -382,6 +382,8 @@ static int store_counters(struct skew_proc *proc)
         error = skew_db_run(db, stmt);
         proc->loss[i] = head->loss[i];
     }
+    if (!error)
+        error = skew_tap_counters(proc);
     if (error || (!proc->stored && proc->returned == head->returned_groups))
         return error;
     error = skew_db_begin(db);

@@ -86,6 +86,7 @@ struct skew_proc {
     uint64_t orphans; /* frames without a module, perhaps */
     struct skew_graphs *graphs;
     struct skew_loss_count loss[SKEW_LOSS_SLOTS]; /* as stored */
+    struct skew_tap_count taps[SKEW_TAP_COUNTS];  /* as stored */
     uint64_t returned;                            /* as stored */
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
@@ -162,6 +163,11 @@ int skew_loss_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id);
 /** Gives exchanges that waited for the number of ranks their vector. */
 int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
+
+/* taps.c */
+int skew_tap_record(struct skew_proc *proc, const struct skew_rec *rec);
+/** Stores what became of the buffers, as far as it is news. */
+int skew_tap_counters(struct skew_proc *proc);
 
 /* graphs.c */
 int skew_graph_record(struct skew_proc *proc, const struct skew_rec *rec);
