@@ -63,7 +63,7 @@ static const struct argp_option options[] = {
     {"domain-ranks", KEY_DOMAIN, "N", 0, "N consecutive ranks share an NVLink domain", 3},
     {"capacity", KEY_CAPACITY, "X", 0,
      "locality: no rank above X times the mean (default: 1.05 times what lpt reaches)", 3},
-    {"random", KEY_RANDOM, "N", 0, "random placements to average over (default 32)", 3},
+    {"random", KEY_RANDOM, "N", 0, "random placements to average over (default 32; 2000 where traces have few calls)", 3},
     {"seed", KEY_SEED, "N", 0, "of all that is random (default 1)", 3},
     {NULL, 0, NULL, 0, "Cost model:", 4},
     {"token-bytes", KEY_TOKEN, "N", 0, "size of a token (default 1: bytes are copies)", 4},
@@ -401,7 +401,6 @@ int skew_whatif_placement(int argc, char **argv)
 {
     struct skew_wp wp = {.links = {.token_bytes = 1, .bandwidth = 50e9, .up_bandwidth = 450e9},
                          .fit = {.seed = 1},
-                         .random_draws = 32,
                          .early_steps = -1,
                          .paths = calloc((size_t)argc, sizeof *wp.paths)};
 

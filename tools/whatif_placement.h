@@ -51,7 +51,7 @@ struct skew_wp {
     bool methods[SKEW_PLACE_COUNT];
     struct skew_links links;
     struct skew_fit_options fit;
-    uint32_t random_draws;
+    uint32_t random_draws;   /* 0: 32, and 2000 where few calls make them cheap */
     uint32_t request_groups; /* 0: as many as there are domains, else 2 */
     int64_t early_steps;     /* of decode, what a request is classified by; −1: a quarter */
     bool json, csv;

@@ -111,7 +111,7 @@ static int fit_and_score(const struct studying *s, enum skew_placement_method me
 
 static int score_random(struct studying *s, struct skew_score *score, double *per_call)
 {
-    uint32_t draws = s->wp->random_draws;
+    uint32_t draws = s->wp->random_draws ? s->wp->random_draws : 32;
     uint64_t seed = s->fit.seed;
     double *one = calloc(s->calls->calls + 1, sizeof *one);
     int result = one ? 0 : -ENOMEM;
@@ -328,6 +328,8 @@ json_t *skew_wp_study(const struct skew_wp *wp, const struct skew_wp_layer *laye
 /* ---- over traces ------------------------------------------------------------------------------
  */
 
+enum { FEW = 8 }; /* calls */
+
 struct crossing {
     const struct skew_wp *wp;
     const struct skew_wp_layer **layer; /* [traces], NULL: not there */
@@ -409,9 +411,11 @@ json_t *skew_wp_cross(const struct skew_wp *wp, int64_t layer, uint32_t experts,
         if (!x.layer[i])
             continue;
         x.current[i] = mean_max(&x, SKEW_PLACE_CURRENT, x.layer[i], x.layer[i], 0);
-        for (uint32_t d = 0; d < wp->random_draws; d++)
-            x.random[i] +=
-                mean_max(&x, SKEW_PLACE_RANDOM, x.layer[i], x.layer[i], d) / wp->random_draws;
+        uint32_t draws = wp->random_draws                  ? wp->random_draws
+                         : x.layer[i]->calls.calls <= FEW ? 2000
+                                                          : 32;
+        for (uint32_t d = 0; d < draws; d++)
+            x.random[i] += mean_max(&x, SKEW_PLACE_RANDOM, x.layer[i], x.layer[i], d) / draws;
         if (!wp->trace[i].test)
             continue;
         json_array_append_new(current, skew_wp_real(x.current[i]));
