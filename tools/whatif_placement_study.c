@@ -411,7 +411,7 @@ json_t *skew_wp_cross(const struct skew_wp *wp, int64_t layer, uint32_t experts,
         if (!x.layer[i])
             continue;
         x.current[i] = mean_max(&x, SKEW_PLACE_CURRENT, x.layer[i], x.layer[i], 0);
-        uint32_t draws = wp->random_draws                  ? wp->random_draws
+        uint32_t draws = wp->random_draws                 ? wp->random_draws
                          : x.layer[i]->calls.calls <= FEW ? 2000
                                                           : 32;
         for (uint32_t d = 0; d < draws; d++)
