@@ -10,10 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const skew_roles[SKEW_ROLE_COUNT] = {
-    "",          "dispatch",           "combine", "dispatch_bwd", "combine_bwd", "probs",
-    "probs_bwd", "dispatch_recompute", "count",   "pipeline",     "sequence",    "other"};
-
 int skew_volume_create(struct skew_volume **out, const struct skew_volume_options *options)
 {
     struct skew_volume *v = calloc(1, sizeof *v);
@@ -91,9 +87,11 @@ static int make_group(struct skew_volume *v, const struct skew_comm *comm, const
         free(f->matrix);
         return -ENOMEM;
     }
-    bool back = x->role == 2 || x->role == 3 || x->role == 6; /* combine, dispatch_bwd, probs_bwd */
+    const char *role = skew_label_role_name(x->role);
+    bool back = x->role == SKEW_LABEL_COMBINE || x->role == SKEW_LABEL_COMBINE_RECOMPUTE ||
+                x->role == SKEW_LABEL_DISPATCH_BWD || x->role == SKEW_LABEL_PROBS_BWD;
     f->group = (struct skew_volume_group){.comm_key = f->comm_key,
-                                          .role = skew_roles[x->role],
+                                          .role = role ? role : "",
                                           .layer = x->layer,
                                           .ranks = comm->ranks,
                                           .loaded = back ? SKEW_SIDE_SEND : SKEW_SIDE_RECEIVE,
@@ -189,6 +187,8 @@ static int find_call(struct filing *f, uint32_t rank, struct seen *x)
             f->table[slot] = (uint32_t)++f->call_count;
         }
         x->call = f->table[slot] - 1;
+        if (x->partial && f->recv[x->call * ranks + rank] >= 0)
+            return 0;
         if (f->recv[x->call * ranks + rank] < 0) {
             f->recv[x->call * ranks + rank] = f->send[x->call * ranks + rank] = 0;
             f->calls[x->call].ranks++;
@@ -278,12 +278,15 @@ int skew_volume_fill(struct skew_volume *v, const struct part *parts, unsigned c
             struct filing *f = &v->groups[x->group];
             size_t at =
                 (size_t)x->call * f->group.ranks + (uint32_t)parts[i].members[x->member].rank;
-            if (side(totals, x->send, x->send_unit, &f->send[at]) < 0 ||
-                side(totals, x->recv, x->recv_unit, &f->recv[at]) < 0) {
+            double sent, received;
+            if (side(totals, x->send, x->send_unit, &sent) < 0 ||
+                side(totals, x->recv, x->recv_unit, &received) < 0) {
                 skew_error_set(error, "%s: is damaged: a vector of sizes is missing, or too large",
                                skew_trace_path(parts[i].trace));
                 return -EBADMSG;
             }
+            f->send[at] += sent; /* several, where they are one dispatch together */
+            f->recv[at] += received;
             if (x->send >= 0 && totals[x->send].total)
                 f->group.unit = gcd(f->group.unit, x->send_unit);
             if (x->send >= 0 && totals[x->send].uniform) {

@@ -6,12 +6,10 @@
 #define SKEW_SKEW_PRIVATE_H
 
 #include "skew.h"
+#include "label.h"
 #include "trace_private.h"
 
-#define SKEW_PARTS_MAX  16
-#define SKEW_ROLE_COUNT 12
-
-extern const char *const skew_roles[SKEW_ROLE_COUNT]; /* [0] is "": not labelled */
+#define SKEW_PARTS_MAX 16
 
 /* One exchange of one rank, as the table has it. */
 struct seen {
@@ -21,7 +19,9 @@ struct seen {
     uint32_t member;      /* index into the trace's members */
     uint32_t group, call; /* filled by filing */
     float confidence;     /* −1: no label */
-    uint8_t role;
+    uint8_t role;         /* enum skew_label_role */
+    bool partial;         /* one of several that are the dispatch together */
+    bool by_pass;         /* step is the ordinal of the pass over the layers */
 };
 
 struct vector_total {
@@ -40,6 +40,7 @@ struct use {
 /* One thread's share of a pass. */
 struct part {
     struct skew_trace *trace;
+    const struct skew_labels *labels; /* of the caller; NULL: the table's */
     const struct skew_member *members;
     const struct skew_volume_options *options;
     int64_t from, to, last_vector;

@@ -27,14 +27,23 @@ enum {
     C_LAYER,
     C_MICRO,
     C_TOKEN,
-    C_CONFIDENCE
+    C_CONFIDENCE,
+    C_PASS,
+    C_FLAGS
 };
 
-static const char select_exchanges[] =
-    "SELECT e.exchange_id, e.member_id, e.seq, e.send_vector, e.recv_vector, e.send_unit,"
-    " e.recv_unit, b.role, b.step, b.layer, b.microbatch, b.token_bytes, b.confidence"
-    " FROM exchange e LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id"
-    " WHERE e.exchange_id BETWEEN ?1 AND ?2 ORDER BY e.exchange_id";
+#define EXCHANGE_COLUMNS                                                                           \
+    "SELECT e.exchange_id, e.member_id, e.seq, e.send_vector, e.recv_vector, e.send_unit,"         \
+    " e.recv_unit"
+#define RANGE         " WHERE e.exchange_id BETWEEN ?1 AND ?2 ORDER BY e.exchange_id"
+#define LABEL_COLUMNS ", b.role, b.step, b.layer, b.microbatch, b.token_bytes, b.confidence"
+#define LABELS        " FROM exchange e LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id"
+
+static const char select_bare[] = EXCHANGE_COLUMNS " FROM exchange e" RANGE;
+static const char select_labelled[] =
+    EXCHANGE_COLUMNS LABEL_COLUMNS ", b.pass, b.flags" LABELS RANGE;
+/* Traces of before these two columns. */
+static const char select_labelled_old[] = EXCHANGE_COLUMNS LABEL_COLUMNS ", NULL, 0" LABELS RANGE;
 
 static int64_t known(sqlite3_stmt *s, int column)
 {
@@ -42,21 +51,53 @@ static int64_t known(sqlite3_stmt *s, int column)
     return skew_sql_between(s, column, 0, INT64_MAX, &value) ? value : -1;
 }
 
-static uint8_t role_of(const char *text, bool *lost)
+/* From what is attached to the caller's trace. */
+static void take_label(struct seen *x, const struct skew_label *l)
 {
-    for (uint8_t i = 0; text && i < SKEW_ROLE_COUNT; i++)
-        if (strcmp(skew_roles[i], text) == 0)
-            return i;
-    *lost = text != NULL;
-    return 0;
+    if (!l)
+        return;
+    x->role = l->role;
+    x->step = l->step >= 0 ? l->step : l->pass;
+    x->by_pass = l->step < 0 && l->pass >= 0;
+    x->layer = l->layer;
+    x->microbatch = l->microbatch;
+    x->token_bytes = (int64_t)l->token_bytes;
+    x->confidence = l->confidence;
+    x->partial = (l->flags & SKEW_LABEL_PARTIAL) != 0;
+}
+
+/* From the table. False: it names a role that there is not. */
+static bool read_label(struct seen *x, sqlite3_stmt *s)
+{
+    const char *text = (const char *)sqlite3_column_text(s, C_ROLE);
+    int role = text ? skew_label_role_of(text) : SKEW_LABEL_UNKNOWN;
+    int64_t pass = known(s, C_PASS);
+
+    x->role = role < 0 ? 0 : (uint8_t)role;
+    x->step = known(s, C_STEP);
+    x->by_pass = x->step < 0 && pass >= 0;
+    if (x->by_pass)
+        x->step = pass;
+    x->layer = (int32_t)known(s, C_LAYER);
+    x->microbatch = (int32_t)known(s, C_MICRO);
+    x->token_bytes = known(s, C_TOKEN);
+    if (sqlite3_column_type(s, C_CONFIDENCE) != SQLITE_NULL)
+        x->confidence = (float)sqlite3_column_double(s, C_CONFIDENCE);
+    x->partial = (sqlite3_column_int(s, C_FLAGS) & SKEW_LABEL_PARTIAL) != 0;
+    return role >= 0;
+}
+
+static bool role_is(int role, const char *wanted)
+{
+    const char *name = skew_label_role_name(role);
+    return strcmp(name ? name : "", wanted) == 0;
 }
 
 static bool wanted(const struct skew_volume_options *o, const struct skew_member *m,
                    const struct seen *x)
 {
     return (!o->comm_key || strcmp(m->comm->key, o->comm_key) == 0) &&
-           (!o->role || strcmp(skew_roles[x->role], o->role) == 0) &&
-           (!o->by_layer || x->layer == o->layer);
+           (!o->role || role_is(x->role, o->role)) && (!o->by_layer || x->layer == o->layer);
 }
 
 static int bad(const struct part *p, sqlite3_stmt *s, struct skew_error *error)
@@ -69,23 +110,19 @@ static int bad(const struct part *p, sqlite3_stmt *s, struct skew_error *error)
 static int take_exchange(struct part *p, sqlite3_stmt *s)
 {
     const struct skew_member *m = skew_trace_member(p->trace, sqlite3_column_int64(s, C_MEMBER));
-    struct seen x = {.send = 0};
+    struct seen x = {
+        .step = -1, .layer = -1, .microbatch = -1, .token_bytes = -1, .confidence = -1};
     int64_t send_unit, recv_unit;
-    bool lost = false;
 
-    x.role = role_of((const char *)sqlite3_column_text(s, C_ROLE), &lost);
-    if (!m || lost || !skew_sql_between(s, C_SEQ, 0, INT64_MAX, &x.seq) ||
+    if (!m || !skew_sql_between(s, C_SEQ, 0, INT64_MAX, &x.seq) ||
         !skew_sql_between(s, C_SEND_UNIT, 0, INT64_MAX, &send_unit) ||
         !skew_sql_between(s, C_RECV_UNIT, 0, INT64_MAX, &recv_unit))
         return bad(p, s, &p->error);
     x.member = (uint32_t)(m - p->members);
-    x.step = known(s, C_STEP);
-    x.layer = (int32_t)known(s, C_LAYER);
-    x.microbatch = (int32_t)known(s, C_MICRO);
-    x.token_bytes = known(s, C_TOKEN);
-    x.confidence = sqlite3_column_type(s, C_CONFIDENCE) == SQLITE_NULL
-                       ? -1
-                       : (float)sqlite3_column_double(s, C_CONFIDENCE);
+    if (p->labels)
+        take_label(&x, skew_labels_exchange(p->labels, sqlite3_column_int64(s, C_ID)));
+    else if (!read_label(&x, s))
+        return bad(p, s, &p->error);
     x.send = known(s, C_SEND);
     x.recv = known(s, C_RECV);
     x.send_unit = send_unit ? (uint64_t)send_unit : 1;
@@ -130,8 +167,11 @@ static void *read_exchanges(void *context)
     size_t count;
 
     p->result = skew_trace_members(p->trace, &p->members, &count, &p->error);
+    bool wide = sqlite3_table_column_metadata(skew_trace_db(p->trace), "main", "exchange_label",
+                                              "pass", NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
+    const char *sql = p->labels ? select_bare : wide ? select_labelled : select_labelled_old;
     if (p->result == 0)
-        p->result = run_range(p, select_exchanges, p->from, p->to, take_exchange);
+        p->result = run_range(p, sql, p->from, p->to, take_exchange);
     return NULL;
 }
 
@@ -340,6 +380,7 @@ int skew_volume_read(struct skew_volume *v, struct skew_trace *trace, struct ske
         parts[i].options = &v->options;
         parts[i].last_vector = vectors;
         parts[i].trace = trace;
+        parts[i].labels = trace->labels;
         if (i > 0)
             result = skew_trace_open(&parts[i].trace, skew_trace_path(trace), error);
     }
