@@ -207,6 +207,13 @@ static void persist(struct work *w)
 
     *u = skew_persistent_cv2(w->dense, w->rows, in->items, 0, in->level, &out->gap);
     out->p_persistent = skew_estimate_above(u, 0);
+    out->persistent_by = "calls";
+    if (isnan(out->p_persistent) && in->clusters && in->cluster_rows >= SKEW_EFFECTIVE_MIN) {
+        struct skew_estimate by_request =
+            skew_persistent_cv2(in->clusters, in->cluster_rows, in->items, 0, in->level, NULL);
+        out->p_persistent = skew_estimate_above(&by_request, 0);
+        out->persistent_by = "requests";
+    }
     out->cv2_burst = out->cv2_call - out->cv2_chance - u->value;
     for (int k = 0; k < SKEW_METRIC_COUNT; k++) {
         struct skew_level_metric *m = &out->metric[k];

@@ -58,7 +58,10 @@ struct skew_level {
     size_t gap;                          /* calls apart at which what comes and goes has gone */
     double p_beyond;     /* of "independent tokens, uniform routing": chi-square over calls; NaN: no
                             floor */
-    double p_persistent; /* of "nothing persists"; NaN: too few calls to say */
+    double p_persistent; /* of "nothing persists"; NaN: too few independent calls, and requests, to
+                            say */
+    const char *persistent_by; /* what p_persistent rests on: "calls", or "requests" where calls are
+                                  too few */
     size_t hot_count;
     struct skew_hot hot[SKEW_HOT_MAX]; /* by share, downwards */
     double hottest_run;       /* mean number of calls in a row with the same hottest item */

@@ -69,11 +69,15 @@ static void fit(const double *x, size_t n, double *work, double *sum, double *va
     }
 }
 
-/* Long-run variance from the means of `blocks` blocks of equal length. */
+/*
+ * Long-run variance from the means of `blocks` blocks of equal length. If these still go together
+ * (their lag-1 correlation is beyond two standard errors) blocks are too short for this drift, and
+ * the variance grows by what an autoregression of that correlation would have.
+ */
 static double batch_means(const double *x, size_t n, size_t blocks)
 {
     size_t length = n / blocks, from = n - length * blocks;
-    double mean = 0, squares = 0;
+    double mean = 0, squares = 0, products = 0, before = 0;
 
     for (size_t t = from; t < n; t++)
         mean += x[t] / (double)(length * blocks);
@@ -82,8 +86,12 @@ static double batch_means(const double *x, size_t n, size_t blocks)
         for (size_t t = 0; t < length; t++)
             sum += x[from + b * length + t] - mean;
         squares += sum * sum / (double)length;
+        products += sum * before / (double)length;
+        before = sum;
     }
-    return squares / (double)(blocks - 1);
+    double together = squares > 0 ? products / squares : 0;
+    double growth = together > 2 / sqrt((double)blocks) ? (1 + together) / (1 - together) : 1;
+    return squares / (double)(blocks - 1) * growth;
 }
 
 /*

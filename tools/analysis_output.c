@@ -112,6 +112,8 @@ json_t *skew_json_level(const struct skew_level *l)
                                              "longest_run", (json_int_t)l->hot[i].longest_run));
     json_object_set_new(object, "hot", hot);
     json_object_set_new(object, "hottest_run", skew_json_real(l->hottest_run));
+    json_object_set_new(object, "persistent_by",
+                        json_string(l->persistent_by ? l->persistent_by : ""));
     json_object_set_new(object, "pooled_by", json_string(l->clustered_by ? l->clustered_by : ""));
     return object;
 }

@@ -53,6 +53,16 @@ static void print_heading(const struct skew_router *r)
         printf("%" PRIu64 " rows differ between databases: the first one's count\n", conflicts);
 }
 
+static const char *verdict(const struct skew_router_layer *l)
+{
+    if (l->persistent)
+        return "";
+    if (!l->beyond_chance)
+        return isnan(l->adjusted_beyond) && isnan(l->adjusted_persistent) ? "" : "  chance";
+    return isnan(l->adjusted_persistent) ? "  persists or not: too few independent calls"
+                                         : "  comes and goes";
+}
+
 static void print_experts(const struct skew_router *r)
 {
     printf(
@@ -77,7 +87,7 @@ static void print_experts(const struct skew_router *r)
         for (size_t h = 0; h < 2 && h < l->expert.hot_count; h++)
             printf("%s%u (%.2f; %.0f %%)", h ? ", " : "  ", l->expert.hot[h].item,
                    l->expert.hot[h].share, 100 * l->expert.hot[h].hottest);
-        printf("%s\n", l->persistent ? "" : l->beyond_chance ? "  comes and goes" : "  chance");
+        printf("%s\n", verdict(l));
     }
 }
 
@@ -136,7 +146,7 @@ static void print_balancedness(const struct skew_router *r)
 
 static void print_verdict(const struct skew_router *r)
 {
-    size_t persistent = 0, beyond = 0, ranked = 0, usable = 0, replicated = 0;
+    size_t persistent = 0, beyond = 0, open = 0, ranked = 0, usable = 0, replicated = 0;
     double observed = 0, chance = 0, unfixable = 0, placement = 0;
 
     for (size_t i = 0; i < r->layers; i++) {
@@ -144,6 +154,7 @@ static void print_verdict(const struct skew_router *r)
         usable += !l->why;
         persistent += l->persistent;
         beyond += l->beyond_chance;
+        open += l->beyond_chance && !l->persistent && isnan(l->adjusted_persistent);
         replicated += l->placed;
         if (l->why || !l->ranks || isnan(l->split.unfixable))
             continue;
@@ -171,6 +182,11 @@ static void print_verdict(const struct skew_router *r)
         printf("In %zu of %zu layers imbalance of the router persists (tests adjusted over layers "
                "by Holm).\n",
                persistent, usable);
+    if (open)
+        printf("In %zu %slayers imbalance is beyond that of independent tokens, but too few "
+               "independent calls "
+               "stand behind it to tell whether it persists.\n",
+               open, open < beyond ? "more " : "");
     if (r->persistent && ranked && observed > 0)
         printf(
             "Of the ranks' skew per call (max/mean - 1 = %.3f, mean over %zu layers) chance is "
