@@ -213,22 +213,49 @@ static const struct set *exec_at(struct skew_graphs *graphs, uint64_t handle, ui
     return i ? &exec->entries[i - 1].set : NULL;
 }
 
+int skew_launch_id(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t stream, int64_t *id)
+{
+    sqlite3_stmt *find = proc->db->stmt[SKEW_STMT_LAUNCH_FIND],
+                 *add = proc->db->stmt[SKEW_STMT_LAUNCH],
+                 *know = proc->db->stmt[SKEW_STMT_LAUNCH_KNOW];
+    int found = 0;
+    if (!stream || proc->stub_launches) {
+        sqlite3_bind_int64(find, 1, proc->id);
+        sqlite3_bind_int64(find, 2, (int64_t)ns);
+        sqlite3_bind_int64(find, 3, (int64_t)exec);
+        found = skew_db_row(proc->db, find);
+        if (found == 1)
+            *id = sqlite3_column_int64(find, 0);
+        sqlite3_reset(find);
+    }
+    if (found < 0 || (found && !stream))
+        return found < 0 ? found : 0;
+    if (found) {
+        sqlite3_bind_int64(know, 1, *id);
+        sqlite3_bind_int64(know, 2, stream);
+        return skew_db_run(proc->db, know);
+    }
+    sqlite3_bind_int64(add, 1, proc->id);
+    sqlite3_bind_int64(add, 2, (int64_t)ns);
+    sqlite3_bind_int64(add, 3, (int64_t)exec);
+    skew_bind_known(add, 4, stream, stream != 0);
+    int error = skew_db_run(proc->db, add);
+    *id = sqlite3_last_insert_rowid(proc->db->sql);
+    proc->stub_launches |= !stream;
+    return error;
+}
+
 int skew_launch_record(struct skew_proc *proc, const struct skew_rec *head)
 {
     const struct skew_rec_launch *rec = (const void *)head;
-    sqlite3_stmt *launch = proc->db->stmt[SKEW_STMT_LAUNCH],
-                 *sum = proc->db->stmt[SKEW_STMT_LAUNCHES];
-    int64_t stream, capture;
+    sqlite3_stmt *sum = proc->db->stmt[SKEW_STMT_LAUNCHES];
+    int64_t stream, capture, launch;
     if (head->bytes < sizeof *rec)
         return -EBADMSG;
     int error = skew_stream_id(proc, rec->stream, &stream);
     if (error)
         return error;
-    sqlite3_bind_int64(launch, 1, proc->id);
-    sqlite3_bind_int64(launch, 2, (int64_t)rec->call_ns);
-    sqlite3_bind_int64(launch, 3, (int64_t)rec->exec);
-    sqlite3_bind_int64(launch, 4, stream);
-    error = skew_db_run(proc->db, launch);
+    error = skew_launch_id(proc, rec->call_ns, rec->exec, stream, &launch);
     const struct set *set = exec_at(proc->graphs, rec->exec, rec->call_ns);
     for (size_t i = 0; !error && set && i < set->count; i++) {
         error = skew_capture_id(proc, set->item[i].capture, &capture);
@@ -240,10 +267,22 @@ int skew_launch_record(struct skew_proc *proc, const struct skew_rec *head)
     return error;
 }
 
+static int load_stubs(struct skew_proc *proc, sqlite3_stmt *stmt)
+{
+    proc->stub_launches = sqlite3_column_int(stmt, 0);
+    return 0;
+}
+
 int skew_graph_load(struct skew_proc *proc)
 {
     sqlite3_stmt *stmt;
-    int error = 0, found = 0;
+    int found = 0;
+    int error = skew_proc_load(proc,
+                               "SELECT EXISTS (SELECT 1 FROM graph_launch WHERE process_id = ? AND "
+                               "stream_id IS NULL)",
+                               load_stubs);
+    if (error)
+        return error;
     if (sqlite3_prepare_v2(proc->db->sql,
                            "SELECT event, ns, driver_id, graph, source, exec FROM "
                            "graph_event WHERE process_id = ? ORDER BY rowid",

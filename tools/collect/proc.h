@@ -86,6 +86,8 @@ struct skew_proc {
     struct skew_graphs *graphs;
     struct skew_loss_count loss[SKEW_LOSS_SLOTS]; /* as stored */
     uint64_t returned;                            /* as stored */
+    struct skew_time_totals time;                 /* as stored */
+    bool stub_launches; /* there are launches whose time came before their own record */
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
@@ -160,9 +162,16 @@ int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id);
 /** Gives exchanges that waited for the number of ranks their vector. */
 int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
 
+/* times.c */
+int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_time_store(struct skew_proc *proc); /* the counters in the head, if they have changed */
+
 /* graphs.c */
 int skew_graph_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_launch_record(struct skew_proc *proc, const struct skew_rec *rec);
+/** The row of a graph's launch, made when it is not there: its own record may come later. `stream`: a
+ * row of `stream`, 0 when it is not known. */
+int skew_launch_id(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t stream, int64_t *id);
 int skew_capture_id(struct skew_proc *proc, uint64_t driver_id, int64_t *id);
 int skew_graph_load(struct skew_proc *proc);
 void skew_graph_forget_old(struct skew_proc *proc);
