@@ -349,6 +349,12 @@ bool skew_elf_at_start(void);
 int skew_elf_hide(const char *const names[], unsigned count);
 void skew_elf_drop_weak(void *(*unwanted)(const char *name));
 
+/* ---- loader.c: the way into the loader's list, and out of fork() ---- */
+bool skew_loader_enter(void); /* false: not in this process */
+void skew_loader_leave(void);
+void skew_loader_guard(void);
+int skew_loader_iterate(int (*visit)(struct dl_phdr_info *, size_t, void *), void *user);
+
 /* ---- dlsym.c ---- */
 void skew_dlsym_at_load(void);
 void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */

@@ -163,6 +163,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     if (thread->gate == SKEW_GATE_BUSY)
         return NULL;
     int saved = errno;
+    skew_loader_guard();
     skew_bind();
     struct skew_process *proc = skew_process_get();
     if (proc && thread == &skew_nobody)

@@ -228,19 +228,40 @@ CREATE TABLE stream (
     UNIQUE (process_id, handle)
 );
 
--- What an exchange is for. Filled by analyses, never by the capture; `source` says by which and how.
+-- What an exchange is for (docs/labels.md). Filled by analyses, never by the capture; `source` says by which
+-- and how. NULL everywhere: could not be told.
 CREATE TABLE exchange_label (
     exchange_id INTEGER PRIMARY KEY REFERENCES exchange,
-    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, probs_bwd, dispatch_recompute, count,
-                         -- pipeline, sequence, other; NULL: could not be told
-    step        INTEGER, -- ordinals from 0, NULL: could not be told
-    layer       INTEGER, -- of the MoE layers of this process, not of the model
-    microbatch  INTEGER,
-    stage       TEXT,    -- prefill, decode, train; NULL: could not be told
+    role        TEXT,    -- dispatch, combine, their gradients' combine_bwd and dispatch_bwd, probs, probs_bwd, by activation
+                         -- recomputation dispatch_recompute, combine_recompute, probs_recompute, count, pipeline,
+                         -- sequence, other
+    step        INTEGER, -- ordinals from 0
+    layer       INTEGER, -- of the MoE layers of this rank, not of the model
+    microbatch  INTEGER, -- within the step
+    stage       TEXT,    -- prefill, decode, train
     token_bytes INTEGER, -- bytes of one token in this exchange
     pair_id     INTEGER, -- the exchange that brings these tokens back, or took them away
     confidence  REAL NOT NULL, -- 0 … 1; of the least certain part
-    source      TEXT NOT NULL
+    source      TEXT NOT NULL,
+    pass        INTEGER, -- ordinal of the forward pass over the layers that these tokens went through
+    flags       INTEGER NOT NULL DEFAULT 0 -- 1 capacity-padded: sizes say nothing of the routing; 2 one of several
+                                           -- that are the dispatch together; 4 captured: stands for several steps
+);
+
+-- The same for operations, where dispatchers use them: counts by all-gather, tokens by groups of broadcasts.
+CREATE TABLE operation_label (
+    operation_id INTEGER PRIMARY KEY REFERENCES operation,
+    role        TEXT,
+    step        INTEGER,
+    layer       INTEGER,
+    microbatch  INTEGER,
+    stage       TEXT,
+    token_bytes INTEGER,
+    pair_id     INTEGER, -- the first operation of the group that brings these tokens back, or took them away
+    confidence  REAL NOT NULL,
+    source      TEXT NOT NULL,
+    pass        INTEGER,
+    flags       INTEGER NOT NULL DEFAULT 0
 );
 
 -- ---------------------------------------------------------------- call sites
