@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * When launches occupied the device: which way it is found out (the tier), what the end of a group does for it,
- * and what all of that costs. Runs on application threads around the real launch, only where thread->watch
- * says so. Results go to the spool later, as TIME records. Nothing here waits, and no failure shows.
+ * When launches occupied the device: which way it is found out (the tier), what the end of a group
+ * does for it, and what all of that costs. Runs on application threads around the real launch, only
+ * where thread->watch says so. Results go to the spool later, as TIME records. Nothing here waits,
+ * and no failure shows.
  */
 #include <errno.h>
 #include <sched.h>
@@ -14,10 +15,12 @@
 #include "record.h"
 #include "timing.h"
 
-#define MEASURE_EVERY  64u /* groups whose cost is measured, where times are taken; else one a segment */
-#define HARVEST_FROM   8u  /* flights under way before anybody asks about them, so that most are over */
-#define HARVEST_MOST   4u  /* at the end of one group */
-#define COST_MOST_NS   1000000000ull /* more is no cost but a thread that was put to sleep */
+#define MEASURE_EVERY                                                                              \
+    64u /* groups whose cost is measured, where times are taken; else one a segment */
+#define HARVEST_FROM                                                                               \
+    8u /* flights under way before anybody asks about them, so that most are over */
+#define HARVEST_MOST 4u            /* at the end of one group */
+#define COST_MOST_NS 1000000000ull /* more is no cost but a thread that was put to sleep */
 
 extern int __cxa_atexit(void (*function)(void *), void *argument, void *dso);
 extern void *__dso_handle __attribute__((visibility("hidden")));
@@ -74,7 +77,8 @@ static bool one_connection(void)
 }
 
 /* Which way, and why. Asks nothing of the device. */
-static enum skew_tier choose(const struct skew_process *proc, struct skew_time *time, enum skew_tier_why *why)
+static enum skew_tier choose(const struct skew_process *proc, struct skew_time *time,
+                             enum skew_tier_why *why)
 {
     int64_t asked = proc->option_int[SKEW_OPT_TIMING];
     *why = SKEW_TIER_WHY_ASKED;
@@ -82,9 +86,10 @@ static enum skew_tier choose(const struct skew_process *proc, struct skew_time *
         return SKEW_TIER_HOST;
     if (one_connection()) {
         *why = SKEW_TIER_WHY_MAX_CONNECTIONS;
-        skew_diag_once(SKEW_DIAG_TIMING,
-                       "CUDA_DEVICE_MAX_CONNECTIONS=1 is set, with which timed CUDA events take away overlap: only the "
-                       "host's times of exchanges are recorded (SKEWSCOPE_TIMING=cupti does not have that effect)");
+        skew_diag_once(SKEW_DIAG_TIMING, "CUDA_DEVICE_MAX_CONNECTIONS=1 is set, with which timed "
+                                         "CUDA events take away overlap: only the "
+                                         "host's times of exchanges are recorded "
+                                         "(SKEWSCOPE_TIMING=cupti does not have that effect)");
         return SKEW_TIER_HOST;
     }
     if (!skew_driver_bind(&time->driver)) {
@@ -106,7 +111,8 @@ static SKEW_COLD struct skew_time *decide(struct skew_process *proc)
     enum skew_tier tier = choose(proc, time, &why);
     time->tier = tier;
     time->every = (uint32_t)proc->option_int[SKEW_OPT_TIMING_EVERY];
-    if (!__atomic_compare_exchange_n(&proc->time, &other, time, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    if (!__atomic_compare_exchange_n(&proc->time, &other, time, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE)) {
         munmap(time, sizeof(*time));
         return other;
     }
@@ -119,7 +125,8 @@ static SKEW_COLD struct skew_time *decide(struct skew_process *proc)
 
 /* ---- threads ------------------------------------------------------------------------------- */
 
-/** The thread's timer: one that an ended thread has left, or a new one. NULL: there is no memory. */
+/** The thread's timer: one that an ended thread has left, or a new one. NULL: there is no memory.
+ */
 struct skew_timer *skew_timer_get(struct skew_time *time, struct skew_thread *t)
 {
     if (skew_likely(t->timer != NULL))
@@ -179,7 +186,8 @@ static void process_ends(void *user)
 /* ---- around the launch --------------------------------------------------------------------- */
 
 /* One in `every`, by the communicator's own ordinals: these agree between its ranks. */
-static bool sampled_out(const struct skew_time *time, const struct skew_thread *t, ncclComm_t handle)
+static bool sampled_out(const struct skew_time *time, const struct skew_thread *t,
+                        ncclComm_t handle)
 {
     const struct skew_comm *comm = handle ? skew_comm_find(skew_proc, handle) : t->lane[0].comm;
     if (time->every <= 1 || !comm)
@@ -225,8 +233,8 @@ static void before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream
     skew_events_before(time, timer, t, handle, stream);
 }
 
-/** Before the real call that launches: the outermost End of the open group (`handle` NULL), or a call outside a
- * group. Calls inside a group come here too, and pass. */
+/** Before the real call that launches: the outermost End of the open group (`handle` NULL), or a
+ * call outside a group. Calls inside a group come here too, and pass. */
 void skew_time_before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
 {
     int saved = errno;
@@ -324,8 +332,8 @@ void skew_time_after(struct skew_thread *t, ncclResult_t result)
     errno = saved;
 }
 
-/** A communicator says that it is ready. What it was given before is on its stream by now, and nothing of the
- * application's can stand behind that yet. */
+/** A communicator says that it is ready. What it was given before is on its stream by now, and
+ * nothing of the application's can stand behind that yet. */
 void skew_time_launched(ncclComm_t handle)
 {
     struct skew_timer *timer = skew_self->timer;

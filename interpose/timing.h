@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the files about device time share: how it is taken (timing.c), pairs of CUDA events (timing_events.c),
- * the device's clock against the host's (timing_clock.c). Nothing here ever waits for the device, and every
- * row of driver calls stands between skew_driver_enter() and skew_driver_leave().
+ * What the files about device time share: how it is taken (timing.c), pairs of CUDA events
+ * (timing_events.c), the device's clock against the host's (timing_clock.c). Nothing here ever
+ * waits for the device, and every row of driver calls stands between skew_driver_enter() and
+ * skew_driver_leave().
  */
 #ifndef SKEW_INTERPOSE_TIMING_H
 #define SKEW_INTERPOSE_TIMING_H
@@ -58,7 +59,7 @@ struct skew_clock {
     uint64_t origin_ns;
     struct skew_anchor raw[SKEW_CLOCK_ANCHORS]; /* the latest, as measured */
     struct skew_anchor best;                    /* the newest, narrowed by those before */
-    double rate, rate_error; /* host ns gained a device ns */
+    double rate, rate_error;                    /* host ns gained a device ns */
 };
 
 struct skew_context {
@@ -70,11 +71,12 @@ struct skew_context {
     uint32_t made, free;
     void *event[SKEW_TIME_POOL];
     struct skew_clock clock;
-    void *stream;    /* ours, for anchors; NULL: it could not be made */
-    void *anchor;    /* event of clock.best */
+    void *stream; /* ours, for anchors; NULL: it could not be made */
+    void *anchor; /* event of clock.best */
     void *try_event[4];
-    void *pair[2];   /* two events in a row: what one costs */
-    uint32_t pair_pending, waiting; /* 1: try_event[0] was recorded at waiting_ns and is not over yet */
+    void *pair[2]; /* two events in a row: what one costs */
+    uint32_t pair_pending,
+        waiting; /* 1: try_event[0] was recorded at waiting_ns and is not over yet */
     uint64_t waiting_ns, due_ns, interval_ns;
 };
 
@@ -85,7 +87,7 @@ struct skew_flight {
     struct skew_context *context;
     void *start[SKEW_TIME_STREAMS]; /* on every stream: the last one to be over is the start */
     void *end;
-    void *cuda_stream; /* where the kernel goes */
+    void *cuda_stream;           /* where the kernel goes */
     uint64_t call_ns, return_ns; /* it was launched between these … */
     uint64_t marked_ns;          /* … and its end marked before this */
     uint32_t starts;
@@ -94,13 +96,14 @@ struct skew_flight {
     int32_t untimed; /* enum skew_untimed; −1: it is timed */
 };
 
-/* A thread's launches under way. Kept when the thread ends: the next new thread, or the end of the process,
- * looks after what is left. */
+/* A thread's launches under way. Kept when the thread ends: the next new thread, or the end of the
+ * process, looks after what is left. */
 struct skew_timer {
     uint32_t lock;  /* guards the ring */
     uint32_t owned; /* 1: by a live thread */
     struct skew_timer *next;
-    /* The open group, or the latest one while its communicator is not ready yet (`awaiting`). Owner only. */
+    /* The open group, or the latest one while its communicator is not ready yet (`awaiting`). Owner
+     * only. */
     struct skew_flight open[SKEW_TIME_LAUNCHES];
     uint32_t opens, awaiting;
     uint64_t stored;   /* groups of the thread, before the open one */
@@ -144,17 +147,21 @@ void *skew_time_map(size_t bytes); /* zeroed, or NULL */
 bool skew_driver_bind(struct skew_driver *driver);
 int skew_driver_enter(const struct skew_driver *driver); /* what skew_driver_leave() needs */
 void skew_driver_leave(const struct skew_driver *driver, int mode);
-void skew_events_before(struct skew_time *time, struct skew_timer *timer, struct skew_thread *thread,
-                        ncclComm_t handle, cudaStream_t stream);
-void skew_events_launched(struct skew_time *time, struct skew_timer *timer, struct skew_flight *flight);
+void skew_events_before(struct skew_time *time, struct skew_timer *timer,
+                        struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
+void skew_events_launched(struct skew_time *time, struct skew_timer *timer,
+                          struct skew_flight *flight);
 void skew_events_drop(struct skew_flight *flight);
 void skew_events_harvest(struct skew_time *time, struct skew_timer *timer, uint32_t most);
 void skew_events_end(struct skew_time *time);
 
 /* ---- timing_clock.c ---- */
-void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns, uint64_t high_ns);
-bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double *host_ns, double *error_ns);
-void skew_clock_refresh(const struct skew_driver *driver, struct skew_context *context, uint64_t now);
+void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
+                       uint64_t high_ns);
+bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double *host_ns,
+                        double *error_ns);
+void skew_clock_refresh(const struct skew_driver *driver, struct skew_context *context,
+                        uint64_t now);
 
 #pragma GCC visibility pop
 

@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A device's clock against CLOCK_MONOTONIC. An anchor is an event on a stream of our own: the device passed it
- * after the host had recorded it and before the host saw that it was over. Of some tries the tightest
- * counts; what anchors before it allow narrows it further; and from many the drift follows.
+ * A device's clock against CLOCK_MONOTONIC. An anchor is an event on a stream of our own: the
+ * device passed it after the host had recorded it and before the host saw that it was over. Of some
+ * tries the tightest counts; what anchors before it allow narrows it further; and from many the
+ * drift follows.
  *
- * Asking whether an anchor is over is bounded (TRY_NS, four times a second at most, once things have settled) and
- * happens on the application's thread, outside of captures. Nothing waits.
+ * Asking whether an anchor is over is bounded (TRY_NS, four times a second at most, once things
+ * have settled) and happens on the application's thread, outside of captures. Nothing waits.
  */
 #include "timing.h"
 
-#define TRIES          4u
-#define TRY_NS         25000u
-#define GOOD_NS        4000u
-#define FIRST_NS       2000000ull /* until the second anchor; each interval is four times the one before … */
-#define INTERVAL_NS    1000000000ull /* … up to this */
-#define UNKNOWN_RATE   200e-6 /* two clocks of computers differ by less (crystals: 100 ppm at most, each) */
-#define MOST_RATE      700e-6 /* the host's may be slewed by 500 ppm besides; beyond it one of them has jumped */
-#define EVENT_QUANTUM  500.0  /* resolution of cuEventElapsedTime, ns (CUDA driver API) */
-#define FLOAT_ERROR    6e-8   /* it returns a float */
+#define TRIES   4u
+#define TRY_NS  25000u
+#define GOOD_NS 4000u
+#define FIRST_NS                                                                                   \
+    2000000ull /* until the second anchor; each interval is four times the one before … */
+#define INTERVAL_NS 1000000000ull /* … up to this */
+#define UNKNOWN_RATE                                                                               \
+    200e-6 /* two clocks of computers differ by less (crystals: 100 ppm at most, each) */
+#define MOST_RATE                                                                                  \
+    700e-6 /* the host's may be slewed by 500 ppm besides; beyond it one of them has jumped */
+#define EVENT_QUANTUM 500.0 /* resolution of cuEventElapsedTime, ns (CUDA driver API) */
+#define FLOAT_ERROR   6e-8  /* it returns a float */
 
 static double middle(const struct skew_anchor *a)
 {
@@ -41,7 +45,8 @@ static double magnitude(double a)
 
 /** Where `device_ns` (since the first anchor) was on CLOCK_MONOTONIC, and how far that can be off.
  * @return false: there is no anchor yet. Hold the clock's lock. */
-bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double *host_ns, double *error_ns)
+bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double *host_ns,
+                        double *error_ns)
 {
     double gone = device_ns - clock->best.device_ns;
     if (!clock->anchors)
@@ -51,7 +56,8 @@ bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double
     return true;
 }
 
-/* The drift, from the oldest anchor that is kept to the newest. @return false: one of the clocks has jumped. */
+/* The drift, from the oldest anchor that is kept to the newest. @return false: one of the clocks
+ * has jumped. */
 static bool follow_rate(struct skew_clock *clock, uint32_t count)
 {
     const struct skew_anchor *to = &clock->raw[(clock->anchors - 1) % SKEW_CLOCK_ANCHORS];
@@ -78,11 +84,15 @@ static void start_over(struct skew_clock *clock, const struct skew_anchor *ancho
     clock->rate_error = UNKNOWN_RATE;
 }
 
-/** Adds an anchor; hold the clock's lock. Where it contradicts what the earlier ones allow, one of the clocks has
- * jumped (a machine that slept, a simulated device): only the new one counts then. */
-void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns, uint64_t high_ns)
+/** Adds an anchor; hold the clock's lock. Where it contradicts what the earlier ones allow, one of
+ * the clocks has jumped (a machine that slept, a simulated device): only the new one counts then.
+ */
+void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
+                       uint64_t high_ns)
 {
     double host, error;
+    if (clock->anchors && device_ns <= clock->best.device_ns)
+        return; /* a simulated clock that stands still: nothing to be learned from it */
     if (!clock->anchors)
         clock->origin_ns = low_ns;
     struct skew_anchor new = {
@@ -115,8 +125,8 @@ void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_
 }
 
 /* `event` is over, between the two times: it becomes the anchor, and the one before is free. */
-static void accept(const struct skew_driver *driver, struct skew_context *c, uint32_t which, uint64_t low,
-                   uint64_t high)
+static void accept(const struct skew_driver *driver, struct skew_context *c, uint32_t which,
+                   uint64_t low, uint64_t high)
 {
     float ms = 0;
     if (c->anchor && driver->event_elapsed(&ms, c->anchor, c->try_event[which]) != 0)
@@ -140,14 +150,15 @@ static void measure_pair(const struct skew_driver *driver, struct skew_context *
         if (!totals->event_ns || ns < totals->event_ns)
             __atomic_store_n(&totals->event_ns, ns, __ATOMIC_RELAXED);
     }
-    c->pair_pending = c->pair[0] && c->pair[1] && driver->event_record(c->pair[0], c->stream) == 0 &&
+    c->pair_pending = c->pair[0] && c->pair[1] &&
+                      driver->event_record(c->pair[0], c->stream) == 0 &&
                       driver->event_record(c->pair[1], c->stream) == 0;
 }
 
-/* Records an event and asks for a while whether it is over. @return the width of the bracket; UINT64_MAX: it is
- * not over yet. */
-static uint64_t try_once(const struct skew_driver *driver, struct skew_context *c, uint32_t which, uint64_t *low,
-                         uint64_t *high)
+/* Records an event and asks for a while whether it is over. @return the width of the bracket;
+ * UINT64_MAX: it is not over yet. */
+static uint64_t try_once(const struct skew_driver *driver, struct skew_context *c, uint32_t which,
+                         uint64_t *low, uint64_t *high)
 {
     *low = *high = skew_now();
     if (!c->try_event[which] || driver->event_record(c->try_event[which], c->stream) != 0)
@@ -172,14 +183,18 @@ static void look_again(const struct skew_driver *driver, struct skew_context *c)
     accept(driver, c, 0, c->waiting_ns, skew_now());
 }
 
-/** Makes a new anchor when it is time for one. Between skew_driver_enter() and leave; any thread. */
+/** Makes a new anchor when it is time for one. Between skew_driver_enter() and leave; any thread.
+ */
 void skew_clock_refresh(const struct skew_driver *driver, struct skew_context *c, uint64_t now)
 {
     uint64_t low[TRIES], high[TRIES], width[TRIES];
     uint32_t best = 0, tries = 0;
-    if (now < __atomic_load_n(&c->due_ns, __ATOMIC_RELAXED) || !c->stream || !skew_time_try(&c->clock.lock))
+    if (now < __atomic_load_n(&c->due_ns, __ATOMIC_RELAXED) || !c->stream ||
+        !skew_time_try(&c->clock.lock))
         return;
-    c->interval_ns = !c->interval_ns ? FIRST_NS : c->interval_ns < INTERVAL_NS / 4 ? 4 * c->interval_ns : INTERVAL_NS;
+    c->interval_ns = !c->interval_ns                    ? FIRST_NS
+                     : c->interval_ns < INTERVAL_NS / 4 ? 4 * c->interval_ns
+                                                        : INTERVAL_NS;
     __atomic_store_n(&c->due_ns, now + c->interval_ns, __ATOMIC_RELAXED);
     if (c->waiting) {
         look_again(driver, c);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Times by pairs of CUDA events: one on each stream of a communicator before the real launch, one behind it
- * on the stream that its kernel goes to (the last one added, as in NCCL). Events come from a pool a context,
- * are asked about later, and are never waited for. Application threads; nothing during a capture.
+ * Times by pairs of CUDA events: one on each stream of a communicator before the real launch, one
+ * behind it on the stream that its kernel goes to (the last one added, as in NCCL). Events come
+ * from a pool a context, are asked about later, and are never waited for. Application threads;
+ * nothing during a capture.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,13 +13,15 @@
 #include "record.h"
 #include "timing.h"
 
-#define EVENTS_AT_ONCE 64u
+#define EVENTS_AT_ONCE  64u
 #define UNTIMED(reason) ((int32_t)SKEW_UNTIMED_##reason)
-#define DEFAULT_STREAMS 2u /* handles up to this one are default streams: of the current context */
+#define DEFAULT_STREAMS 2u /* handles up to this one are default streams: of the current context   \
+                            */
 
 /* ---- the driver ---------------------------------------------------------------------------- */
 
-/** Finds the driver among the loaded libraries. @return false: it is not there, or lacks something. */
+/** Finds the driver among the loaded libraries. @return false: it is not there, or lacks something.
+ */
 bool skew_driver_bind(struct skew_driver *driver)
 {
     static const char *const names[] = {
@@ -30,14 +33,17 @@ bool skew_driver_bind(struct skew_driver *driver)
     if (!skew_elf_first_of(names, false, &module))
         return false;
     unsigned i = 0;
-#define X(field, name, arguments) driver->field = (int(*) arguments)skew_elf_lookup(&module, names[i++]);
+#define X(field, name, arguments)                                                                  \
+    driver->field = (int(*) arguments)skew_elf_lookup(&module, names[i++]);
     SKEW_DRIVER_LIST(X)
 #undef X
-    driver->context_id = (int (*)(void *, unsigned long long *))skew_elf_lookup(&module, "cuCtxGetId");
+    driver->context_id =
+        (int (*)(void *, unsigned long long *))skew_elf_lookup(&module, "cuCtxGetId");
     return true;
 }
 
-/** From here on no call of ours can end a capture, of whichever thread: this one is in relaxed mode. */
+/** From here on no call of ours can end a capture, of whichever thread: this one is in relaxed
+ * mode. */
 int skew_driver_enter(const struct skew_driver *driver)
 {
     int mode = CU_CAPTURE_RELAXED;
@@ -106,8 +112,10 @@ void skew_events_drop(struct skew_flight *f)
     f->end = NULL;
 }
 
-/* A context that was not seen before. Hold time->lock. NULL: there is no room, or the driver refuses. */
-static struct skew_context *context_make(struct skew_time *time, void *handle, unsigned long long id)
+/* A context that was not seen before. Hold time->lock. NULL: there is no room, or the driver
+ * refuses. */
+static struct skew_context *context_make(struct skew_time *time, void *handle,
+                                         unsigned long long id)
 {
     const struct skew_driver *driver = &time->driver;
     uint64_t from = skew_now();
@@ -162,8 +170,8 @@ static struct skew_context *context_get(struct skew_time *time, void *handle)
 }
 
 /* The context of a stream; *reason when there is none to be had. */
-static struct skew_context *context_of(struct skew_time *time, struct skew_timer *timer, void *stream,
-                                       const struct skew_comm *comm, int32_t *reason)
+static struct skew_context *context_of(struct skew_time *time, struct skew_timer *timer,
+                                       void *stream, const struct skew_comm *comm, int32_t *reason)
 {
     uint32_t changed = __atomic_load_n(&skew_hot.comms_changed, __ATOMIC_ACQUIRE);
     bool is_default = (uintptr_t)stream <= DEFAULT_STREAMS;
@@ -171,7 +179,8 @@ static struct skew_context *context_of(struct skew_time *time, struct skew_timer
     if (!is_default && timer->last_stream == stream && timer->comms_changed == changed)
         return timer->last_context;
     *reason = UNTIMED(DRIVER_ERROR);
-    if ((is_default ? time->driver.context_current(&handle) : time->driver.stream_context(stream, &handle)) != 0)
+    if ((is_default ? time->driver.context_current(&handle)
+                    : time->driver.stream_context(stream, &handle)) != 0)
         return NULL;
     struct skew_context *c = context_get(time, handle);
     if (c && is_default && comm && comm->device >= 0 && c->device != comm->device) {
@@ -193,7 +202,8 @@ static bool captured(cudaStream_t stream)
     int status = 0;
     uint64_t id;
     skew_capture_info ask = __atomic_load_n(&skew_hot.ask_driver, __ATOMIC_ACQUIRE);
-    /* An error on the default stream means that some other stream is captured: recording there would end that. */
+    /* An error on the default stream means that some other stream is captured: recording there
+     * would end that. */
     return !ask || ask(stream, &status, &id, NULL, NULL, NULL, NULL) != 0 || status != 0;
 }
 
@@ -203,7 +213,8 @@ static void untime(struct skew_flight *f, int32_t reason)
     f->untimed = reason;
 }
 
-/* Takes events, and records those of the start. `streams`: the last one is where the kernel goes. */
+/* Takes events, and records those of the start. `streams`: the last one is where the kernel goes.
+ */
 static void begin(struct skew_time *time, struct skew_timer *timer, struct skew_flight *f,
                   const struct skew_comm *comm, cudaStream_t const *streams, uint32_t count)
 {
@@ -236,7 +247,8 @@ static void begin(struct skew_time *time, struct skew_timer *timer, struct skew_
         }
 }
 
-/* The streams of the lane's communicator, in order of first use. @return how many, or more than there is room. */
+/* The streams of the lane's communicator, in order of first use. @return how many, or more than
+ * there is room. */
 static uint32_t streams_of(const struct skew_thread *t, uint32_t lane, cudaStream_t *streams)
 {
     uint32_t count = 0;
@@ -250,13 +262,14 @@ static uint32_t streams_of(const struct skew_thread *t, uint32_t lane, cudaStrea
     return count;
 }
 
-/* Kernels of several communicators follow each other on one stream: events around all of them tell of none. */
+/* Kernels of several communicators follow each other on one stream: events around all of them tell
+ * of none. */
 static bool shares_stream(const struct skew_thread *t, uint32_t lane)
 {
     for (uint32_t i = 0; i < t->lanes; i++)
         for (uint32_t j = 0; j < t->lanes; j++)
-            if (t->lane[i].handle == t->lane[lane].handle && t->lane[j].handle != t->lane[i].handle &&
-                t->lane[j].stream == t->lane[i].stream)
+            if (t->lane[i].handle == t->lane[lane].handle &&
+                t->lane[j].handle != t->lane[i].handle && t->lane[j].stream == t->lane[i].stream)
                 return true;
     return false;
 }
@@ -292,8 +305,8 @@ static void begin_lanes(struct skew_time *time, struct skew_timer *timer, struct
 }
 
 /** Before the real launch of the open group, or (`handle` not NULL) of one call outside a group. */
-void skew_events_before(struct skew_time *time, struct skew_timer *timer, struct skew_thread *t, ncclComm_t handle,
-                        cudaStream_t stream)
+void skew_events_before(struct skew_time *time, struct skew_timer *timer, struct skew_thread *t,
+                        ncclComm_t handle, cudaStream_t stream)
 {
     int mode = skew_driver_enter(&time->driver);
     if (handle) {
@@ -330,15 +343,18 @@ void skew_events_launched(struct skew_time *time, struct skew_timer *timer, stru
     skew_time_unlock(&timer->lock);
     __atomic_fetch_add(&skew_proc->head->time.events, f->starts + 1, __ATOMIC_RELAXED);
     if (error || !room) {
-        skew_untimed_add(error < 0 ? SKEW_UNTIMED_CAPTURED : error ? SKEW_UNTIMED_DRIVER_ERROR : SKEW_UNTIMED_NO_EVENT,
+        skew_untimed_add(error < 0 ? SKEW_UNTIMED_CAPTURED
+                         : error   ? SKEW_UNTIMED_DRIVER_ERROR
+                                   : SKEW_UNTIMED_NO_EVENT,
                          1);
         skew_events_drop(f);
     }
 }
 
-/* An operation begins no sooner than the one before it on its communicator is over: NCCL sees to that also where
- * they are on different streams. */
-static uint64_t not_before_last(struct skew_timer *timer, const struct skew_flight *f, uint64_t start, uint64_t end)
+/* An operation begins no sooner than the one before it on its communicator is over: NCCL sees to
+ * that also where they are on different streams. */
+static uint64_t not_before_last(struct skew_timer *timer, const struct skew_flight *f,
+                                uint64_t start, uint64_t end)
 {
     uint32_t i = f->comm % (sizeof(timer->last) / sizeof(timer->last[0]));
     if (timer->last[i].comm == f->comm && timer->last[i].cuda_stream != f->cuda_stream &&
@@ -350,9 +366,9 @@ static uint64_t not_before_last(struct skew_timer *timer, const struct skew_flig
     return start;
 }
 
-/* Events mark when a stream was free, not when a kernel began. Where the device stood idle before, it began with
- * the launch, which is the last thing that the real call does; and where it was over before the host could put an
- * event behind it, that event's time says only that. */
+/* Events mark when a stream was free, not when a kernel began. Where the device stood idle before,
+ * it began with the launch, which is the last thing that the real call does; and where it was over
+ * before the host could put an event behind it, that event's time says only that. */
 static void add_slack(const struct skew_flight *f, struct skew_rec_time *rec)
 {
     uint64_t earliest = rec->start_ns > f->call_ns ? rec->start_ns : f->call_ns;
@@ -366,7 +382,8 @@ static void add_slack(const struct skew_flight *f, struct skew_rec_time *rec)
 }
 
 /* The times of a flight that is over. @return −1, or why there are none (enum skew_untimed). */
-static int32_t times_of(struct skew_time *time, const struct skew_flight *f, struct skew_rec_time *rec)
+static int32_t times_of(struct skew_time *time, const struct skew_flight *f,
+                        struct skew_rec_time *rec)
 {
     const struct skew_driver *driver = &time->driver;
     struct skew_context *c = f->context;
@@ -379,8 +396,9 @@ static int32_t times_of(struct skew_time *time, const struct skew_flight *f, str
     }
     least = least > 0 ? least : 0;
     skew_time_lock(&c->clock.lock);
-    bool known = c->anchor && driver->event_elapsed(&since, c->anchor, f->end) == 0 &&
-                 skew_clock_convert(&c->clock, c->clock.best.device_ns + (double)since * 1e6, &host, &off);
+    bool known =
+        c->anchor && driver->event_elapsed(&since, c->anchor, f->end) == 0 &&
+        skew_clock_convert(&c->clock, c->clock.best.device_ns + (double)since * 1e6, &host, &off);
     double rate = c->clock.rate;
     skew_time_unlock(&c->clock.lock);
     if (!known)
@@ -416,8 +434,8 @@ static void finish(struct skew_time *time, struct skew_timer *timer, struct skew
     skew_events_drop(f);
 }
 
-/** Asks about the oldest flights, `most` of them, until one is still under way. Holds no lock of ours but the
- * timer's; gives up at once when another thread has that. */
+/** Asks about the oldest flights, `most` of them, until one is still under way. Holds no lock of
+ * ours but the timer's; gives up at once when another thread has that. */
 void skew_events_harvest(struct skew_time *time, struct skew_timer *timer, uint32_t most)
 {
     if (!skew_time_try(&timer->lock))

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What exchanges can look like on a device, for timing.py: on the stand-ins, whose link model writes down when
- * each of them began and ended. usage: job CASE RANKS. Every exchange has sizes of its own, by which its line
- * in the truth files is found. Under the real or paced clock ranks are late on purpose, by device work.
+ * What exchanges can look like on a device, for timing.py: on the stand-ins, whose link model
+ * writes down when each of them began and ended. usage: job CASE RANKS. Every exchange has sizes of
+ * its own, by which its line in the truth files is found. Under the real or paced clock ranks are
+ * late on purpose, by device work.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -12,8 +13,8 @@
 #include "abi/cupti.h"
 #include "rig.h"
 
-static char *buffer;
-static unsigned unique; /* the next exchange of this process */
+static _Thread_local char *buffer;
+static _Thread_local unsigned unique; /* the latest exchange of this rank */
 
 static void busy(uint64_t ns, cudaStream_t stream)
 {
@@ -28,8 +29,8 @@ static size_t bytes_of(unsigned exchange, int src, int dst)
     return 1000 * (size_t)exchange + (size_t)((src * 7 + dst * 3) % 11) * 4096 + (size_t)src;
 }
 
-/* Keeps the device busy while the host issues what is to come, as in training: what is under way then is timed
- * to the event. Under the virtual clock that costs nothing. */
+/* Keeps the device busy while the host issues what is to come, as in training: what is under way
+ * then is timed to the event. Under the virtual clock that costs nothing. */
 static void ahead_of_device(cudaStream_t stream)
 {
     int (*mode)(void) = (int (*)(void))rig_driver("standin_clock_mode");
@@ -41,10 +42,12 @@ static uint64_t late(const struct rig *rig, unsigned exchange)
     return ((unsigned)rig->rank * 3 + exchange) % 4 * 120000 + 20000;
 }
 
-static void put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm, cudaStream_t stream)
+static void put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm,
+                cudaStream_t stream)
 {
     OK(ncclSend(buffer, bytes_of(exchange, rig->rank, peer), ncclInt8, peer, comm, stream));
-    OK(ncclRecv(buffer + (1 << 20), bytes_of(exchange, peer, rig->rank), ncclInt8, peer, comm, stream));
+    OK(ncclRecv(buffer + (1 << 20), bytes_of(exchange, peer, rig->rank), ncclInt8, peer, comm,
+                stream));
 }
 
 static ncclResult_t exchange_on(const struct rig *rig, ncclComm_t comm, cudaStream_t stream)
@@ -176,15 +179,17 @@ static void graph(struct rig *rig)
     OK(ncclCommDestroy(comm));
 }
 
-/* A thread captures in global mode, in which calls that could disturb end it, whoever makes them; meanwhile the
- * rank exchanges, often enough that events are made and asked about. */
+/* A thread captures in global mode, in which calls that could disturb end it, whoever makes them;
+ * meanwhile the rank exchanges, often enough that events are made and asked about. */
 static atomic_int capturing, captures_done, captures_broken;
 
 static void *capture_main(void *arg)
 {
     struct rig *rig = arg;
-    int (*begin)(cudaStream_t, int) = (int (*)(cudaStream_t, int))rig_driver("cuStreamBeginCapture_v2");
-    int (*end)(cudaStream_t, void **) = (int (*)(cudaStream_t, void **))rig_driver("cuStreamEndCapture");
+    int (*begin)(cudaStream_t, int) =
+        (int (*)(cudaStream_t, int))rig_driver("cuStreamBeginCapture_v2");
+    int (*end)(cudaStream_t, void **) =
+        (int (*)(cudaStream_t, void **))rig_driver("cuStreamEndCapture");
     rig_device(rig->rank % 8);
     cudaStream_t stream = rig_stream();
     while (!atomic_load(&captures_done)) {
@@ -231,6 +236,8 @@ static void ahead(struct rig *rig)
 static void *one_exchange(void *arg)
 {
     struct rig *rig = ((void **)arg)[0];
+    buffer = ((void **)arg)[2];
+    unique = *(unsigned *)((void **)arg)[3];
     rig_device(rig->rank % 8);
     OK(exchange_on(rig, ((void **)arg)[1], rig->stream));
     return NULL;
@@ -239,9 +246,10 @@ static void *one_exchange(void *arg)
 static void threads(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
-    void *arg[2] = {rig, comm};
+    unsigned i = 0;
+    void *arg[4] = {rig, comm, buffer, &i};
     ahead_of_device(rig->stream);
-    for (unsigned i = 0; i < 20; i++) {
+    for (; i < 20; i++) {
         pthread_t thread;
         busy(late(rig, i) / 4, rig->stream);
         CHECK_EQ(pthread_create(&thread, NULL, one_exchange, arg), 0);
@@ -293,13 +301,16 @@ static void *cupti(const char *name)
 
 static void watched(struct rig *rig)
 {
-    static const uint32_t waiting[] = {17, 121, 126, 440, 800}; /* cu{Ctx,Event,Stream}Synchronize */
+    static const uint32_t waiting[] = {17, 121, 126, 440,
+                                       800}; /* cu{Ctx,Event,Stream}Synchronize */
     CUpti_SubscriberHandle handle;
-    CHECK_EQ(((int (*)(CUpti_SubscriberHandle *, void *, void *))cupti("cuptiSubscribe"))(&handle, (void *)on_wait,
-                                                                                          NULL), 0);
+    CHECK_EQ(((int (*)(CUpti_SubscriberHandle *, void *, void *))cupti("cuptiSubscribe"))(
+                 &handle, (void *)on_wait, NULL),
+             0);
     for (unsigned i = 0; i < sizeof(waiting) / sizeof(*waiting); i++)
-        CHECK_EQ(((int (*)(uint32_t, CUpti_SubscriberHandle, int, uint32_t))cupti("cuptiEnableCallback"))(
-                     1, handle, CUPTI_CB_DOMAIN_DRIVER_API, waiting[i]), 0);
+        CHECK_EQ(((int (*)(uint32_t, CUpti_SubscriberHandle, int, uint32_t))cupti(
+                     "cuptiEnableCallback"))(1, handle, CUPTI_CB_DOMAIN_DRIVER_API, waiting[i]),
+                 0);
     plain(rig);
     printf("waits %d\n", atomic_load(&waits));
 }
@@ -307,16 +318,33 @@ static void watched(struct rig *rig)
 static const struct {
     const char *name;
     void (*body)(struct rig *);
-} cases[] = {{"plain", plain},     {"streams", streams},   {"comms", comms},     {"single", single},
-             {"nonblocking", nonblocking}, {"graph", graph}, {"captures", captures}, {"ahead", ahead},
-             {"threads", threads}, {"unfinished", unfinished}, {"reset", reset}, {"watched", watched}};
+} cases[] = {{"plain", plain},
+             {"streams", streams},
+             {"comms", comms},
+             {"single", single},
+             {"nonblocking", nonblocking},
+             {"graph", graph},
+             {"captures", captures},
+             {"ahead", ahead},
+             {"threads", threads},
+             {"unfinished", unfinished},
+             {"reset", reset},
+             {"watched", watched}};
 
 static void (*body)(struct rig *);
 
-static void with_buffer(struct rig *rig)
+static void alone(struct rig *rig)
 {
     buffer = rig_alloc(4 << 20);
     body(rig);
+}
+
+/* Ranks that are threads, all on the first device: one clock. */
+static void together(struct rig *rig)
+{
+    rig_device(0);
+    rig->stream = rig_stream();
+    alone(rig);
 }
 
 int main(int argc, char **argv)
@@ -325,8 +353,10 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], cases[i].name) == 0)
             body = cases[i].body;
     if (!body) {
-        fprintf(stderr, "usage: job CASE RANKS\n");
+        fprintf(stderr, "usage: job CASE RANKS      RANKS: processes, or as -RANKS threads\n");
         return 2;
     }
-    return rig_processes(argv[1], atoi(argv[2]), with_buffer, -1) != 0;
+    int ranks = atoi(argv[2]);
+    return (ranks < 0 ? rig_threads(argv[1], -ranks, together)
+                      : rig_processes(argv[1], ranks, alone, -1)) != 0;
 }

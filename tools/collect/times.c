@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Times on the device: rows of device_time, how they were taken, the device clocks that they rest on, what
- * kernels of other streams did meanwhile, and what taking all that has cost.
+ * Times on the device: rows of device_time, how they were taken, the device clocks that they rest
+ * on, what kernels of other streams did meanwhile, and what taking all that has cost.
  */
 #include <errno.h>
 #include <string.h>
