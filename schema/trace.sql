@@ -15,7 +15,8 @@ PRAGMA application_id = 1397442387; -- 'SKWS'
 
 -- Facts about the database itself: node (boot id), host, created_real_ns, published_real_ns, version (of
 -- the skewscope that made it), min_reader_version, trace_id (random: says which files are stages of one
--- trace), collector (a pid, only in the collector's own working copy).
+-- trace), collector (a pid, only in the collector's own working copy), origin (only when the trace was not
+-- captured: synth, or import FORMAT).
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -358,6 +359,33 @@ CREATE TABLE routing (
     verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
     source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
 );
+
+-- Small integer buffers that looked like count exchanges, as the target copied them (docs/tap.md). Candidates:
+-- what they are is decided by whether they explain the payload that follows (table routing).
+CREATE TABLE tap (
+    tap_id    INTEGER PRIMARY KEY,
+    member_id INTEGER NOT NULL REFERENCES member,
+    thread    INTEGER NOT NULL, -- with group_seq: the group of the call, as in exchange and operation
+    group_seq INTEGER NOT NULL,
+    place     INTEGER NOT NULL, -- which of this member's operations of the group, from 0; alltoall: which all-to-all
+    shape     TEXT NOT NULL,    -- allgather, sendrecv, alltoall, map, broadcast, sum, max (enum skew_tap_shape)
+    side      TEXT NOT NULL,    -- own [count]; whole, sent, heard [ranks][count]; result [count]
+    dtype     INTEGER NOT NULL, -- ncclDataType_t of the buffer
+    count     INTEGER NOT NULL, -- elements of one rank or peer
+    elements  INTEGER NOT NULL,
+    width     INTEGER NOT NULL, -- bytes an element below: 1, 2, 4 or 8
+    data      BLOB NOT NULL     -- elements × width, little-endian unsigned integers
+);
+
+-- What became of such buffers, by outcome: queued, stored, implausible, captured, … (enum skew_tap_count_what).
+-- Queued but neither stored nor implausible: still on their way when the process ended.
+CREATE TABLE tap_count (
+    process_id INTEGER NOT NULL REFERENCES process,
+    outcome    TEXT NOT NULL,
+    buffers    INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL,
+    PRIMARY KEY (process_id, outcome)
+) WITHOUT ROWID;
 
 -- Which rank holds which expert, where that is known otherwise than contiguous (expert e on rank e / (E/R)).
 CREATE TABLE placement (
