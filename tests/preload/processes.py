@@ -15,14 +15,12 @@ from pathlib import Path
 
 import spool
 from groups import USUAL
-from harness import UNDER_VALGRIND, Bench, arguments, run_cases, same, sanitizer_of
+from harness import UNDER_VALGRIND, Bench, arguments, run_cases, same
 
 LIBRARY, BUILD, *WANTED = arguments()
 BUILD = Path(BUILD)
 PROGRAM = BUILD / "processes"
 NCCL = {"LD_LIBRARY_PATH": BUILD / "all"}
-# libunwind locks a mutex when a thread ends, after TSan has given up what it knows of that thread: a crash in TSan.
-STACKS = {"SKEWSCOPE_STACKS": "off"} if sanitizer_of(LIBRARY) == "tsan" else {}
 SMALL = {"SKEWSCOPE_SEGMENT_KB": 16}  # many segments: the slow paths are taken often
 bench = Bench(LIBRARY).__enter__()
 
@@ -73,7 +71,7 @@ def check(result, ended=True):
 
 
 def run(case, *more, **env):
-    return bench.run([PROGRAM, case, *more], **{**NCCL, **STACKS, **env})
+    return bench.run([PROGRAM, case, *more], **{**NCCL, **env})
 
 
 def case_fork_without_nccl_in_the_child():
@@ -111,7 +109,7 @@ def case_exec_in_place():
 def case_threads_come_and_go():
     """The driver plays the collector: what is full becomes free, and is used again."""
     directory = bench.directory()
-    env = bench.environment(directory, **NCCL, **STACKS)
+    env = bench.environment(directory, **NCCL)
     process = subprocess.Popen([PROGRAM, "come_and_go"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                text=True, cwd=directory)
     allocated = []
