@@ -151,7 +151,7 @@ static int find_ranks(struct skew_selection *s, const struct skew_reading *readi
 int skew_selection_resolve(struct skew_selection *s, const char *path,
                            const struct skew_reading *reading)
 {
-    int result = skew_labels_check(&s->filter, path, reading);
+    int result = skew_labels_prepare(&s->labelling, &s->filter, path, reading);
 
     if (result == 0)
         result = skew_candidates_collect(&s->candidates, reading);
@@ -178,8 +178,9 @@ int skew_selection_resolve(struct skew_selection *s, const char *path,
     return find_ranks(s, reading);
 }
 
-void skew_selection_free(struct skew_selection *selection)
+void skew_selection_free(struct skew_selection *selection, const struct skew_reading *reading)
 {
+    skew_labelling_close(&selection->labelling, reading);
     free(selection->candidates.all);
     free(selection->here);
     selection->here = NULL;

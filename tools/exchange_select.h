@@ -18,6 +18,7 @@ struct skew_selection {
     const struct skew_candidate *chosen;   /* of them */
     bool *here;    /* [ranks] of the chosen one: whether the rank is in any of the databases; owned */
     uint32_t absent; /* how many are not: their sends are unknown, not zero */
+    struct skew_labelling labelling;       /* of what the filter asks for */
     char why[160]; /* why this one; empty: it was asked for, or the only one */
     char nothing[320];                     /* what to say when nothing is selected */
 };
@@ -28,7 +29,8 @@ extern const struct argp skew_selection_argp;
 /** Finds the communicator; its size is known then. 0, or a negative errno after one sentence. */
 int skew_selection_resolve(struct skew_selection *selection, const char *path,
                            const struct skew_reading *reading);
-void skew_selection_free(struct skew_selection *selection);
+/** Before the traces are closed. */
+void skew_selection_free(struct skew_selection *selection, const struct skew_reading *reading);
 
 /** The bytes of exchanges, and their loads kept apart. */
 struct skew_exchanged {
