@@ -189,7 +189,8 @@ class Placement(unittest.TestCase):
 
     def test_worse_is_said(self):
         """What the first half asks for puts the second half's two hot experts on one rank."""
-        trace = self.steps("worse", lambda c: [10.0 if e in ((0, 1, 2, 3) if c < 40 else (0, 7)) else 1 for e in range(8)])
+        rows = [(c, 0, e, 10 if e in ((0, 1, 2, 3) if c < 40 else (0, 7)) else 1) for c in range(80) for e in range(8)]
+        trace = self.counts("worse", rows, columns="step,layer,expert,count")
         found = self.methods(trace, "--ranks", 4)["lpt"]
         self.assertLess(found["gain_over_current"]["mean"], -0.3)
         self.assertEqual(found["gain_over_current"]["verdict"], "does not pay")
