@@ -50,12 +50,21 @@ struct skew_routing_row {
 /** Takes one row. Anything but 0 ends the pass and is returned from it. */
 typedef int skew_routing_fn(void *accumulator, const struct skew_routing_row *row);
 
-/** @return 0, what `take` returned, or a negative errno with `error` set. */
+/**
+ * Step, layer, micro-batch and stage that a row does not have come from the label of its exchange:
+ * those attached to the trace (label.h), else the table's. Filters by layer and step are applied to
+ * the result.
+ * @return 0, what `take` returned, or a negative errno with `error` set.
+ */
 int skew_routing_each(struct skew_trace *trace, const struct skew_routing_filter *filter,
                       skew_routing_fn *take, void *accumulator, struct skew_error *error);
 
 /** Number of rows, without looking at them; 0 also when the trace has no such table. */
 int skew_routing_count(struct skew_trace *trace, int64_t *rows, struct skew_error *error);
+
+/** Of how many rows layer or step can only be had from the label of the dispatch that they explain.
+ */
+int skew_routing_unlabelled(struct skew_trace *trace, int64_t *rows, struct skew_error *error);
 
 /* ---- accumulator ----------------------------------------------------------------------------- */
 
