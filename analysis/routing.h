@@ -36,7 +36,9 @@ struct skew_routing_row {
     const struct skew_comm *comm; /* NULL: no ranks are known */
     int32_t source;               /* rank of comm; −1: the tokens of all ranks together */
     int64_t step, layer, microbatch, request; /* −1: not known; request −1: of all requests */
-    const char *stage;                        /* NULL: not known */
+    int64_t ordinal;   /* of the exchange on its communicator: tells calls apart where steps are not
+                          known; −1: not known, or not needed */
+    const char *stage; /* NULL: not known */
     uint32_t experts;
     uint32_t topk;  /* 0: not known */
     int64_t tokens; /* before they were copied to k experts; −1: not known */
@@ -106,6 +108,7 @@ int skew_routing_finish(struct skew_routing *routing);
 /** One call of one layer: the rows of all its sources. */
 struct skew_routing_call {
     int64_t step, microbatch; /* −1: not known */
+    int64_t ordinal;          /* of the exchange, where the step is not known; else −1 */
     const char *stage;        /* "": not known; owned by the accumulator */
     uint32_t sources;         /* how many sources' rows are here */
     bool whole;               /* a row of all ranks together is here */

@@ -34,14 +34,16 @@ enum {
     C_SIZES,
     C_PEER_WIDTH,
     C_PEER_STRIDE,
-    C_PEERS
+    C_PEERS,
+    C_ORDINAL
 };
 
 #define COLUMNS(step, layer, microbatch, stage)                                                    \
     "SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, " step ", " layer               \
     ", " microbatch ", " stage ", r.request, r.experts, r.topk, r.tokens, r.unit, r.verified, "    \
     "r.source, v.cells, v.size_width, v.size_stride, v.sizes, v.peer_width, v.peer_stride, "       \
-    "v.peers FROM routing r LEFT JOIN vector v ON v.vector_id = r.counts "
+    "v.peers, CASE WHEN r.step IS NULL THEN (SELECT x.seq FROM exchange x WHERE x.exchange_id = "  \
+    "r.exchange_id) END FROM routing r LEFT JOIN vector v ON v.vector_id = r.counts "
 
 static const char own_columns[] = COLUMNS("r.step", "r.layer", "r.microbatch", "r.stage");
 static const char label_columns[] = COLUMNS(
@@ -197,6 +199,7 @@ static int read_row(struct pass *p, struct skew_packed_row *out)
         .layer = or_unknown(s, C_LAYER),
         .microbatch = or_unknown(s, C_MICROBATCH),
         .request = or_unknown(s, C_REQUEST),
+        .ordinal = or_unknown(s, C_ORDINAL),
         .stage = (const char *)sqlite3_column_text(s, C_STAGE),
         .experts = (uint32_t)experts,
         .topk = skew_sql_between(s, C_TOPK, 1, experts, &topk) ? (uint32_t)topk : 0,

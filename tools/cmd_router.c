@@ -13,6 +13,7 @@
 #include "term.h"
 
 #include <errno.h>
+#include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -173,6 +174,7 @@ struct tapping {
     const struct skew_routing_filter *filter;
     const struct skew_comm *comms;
     size_t comm_count;
+    struct sqlite3_stmt *ordinal; /* of an exchange on its communicator */
 };
 
 static int take_tap(void *context, const struct skew_tap_row *tap)
@@ -186,6 +188,7 @@ static int take_tap(void *context, const struct skew_tap_row *tap)
                                    .layer = tap->layer,
                                    .microbatch = l ? l->microbatch : -1,
                                    .request = -1,
+                                   .ordinal = -1,
                                    .stage = l ? skew_label_stage_name(l->stage) : NULL,
                                    .experts = tap->experts,
                                    .topk = tap->topk,
@@ -194,6 +197,10 @@ static int take_tap(void *context, const struct skew_tap_row *tap)
                                    .how = tap->how,
                                    .counts = tap->counts};
 
+    sqlite3_bind_int64(t->ordinal, 1, tap->exchange);
+    if (row.exchange && sqlite3_step(t->ordinal) == SQLITE_ROW)
+        row.ordinal = sqlite3_column_int64(t->ordinal, 0);
+    sqlite3_reset(t->ordinal);
     if (l && row.step < 0)
         row.step = l->step >= 0 ? l->step : l->pass;
     if (l && row.layer < 0)
@@ -221,9 +228,14 @@ static int read_one(const struct arguments *a, struct skew_trace *trace,
     if (result < 0 || rows > 0)
         return result < 0 ? result : skew_routing_read(one, trace, &a->filter, 0, error);
     result = skew_trace_comms(trace, &t.comms, &t.comm_count, error);
+    if (result == 0 &&
+        sqlite3_prepare_v2(skew_trace_db(trace), "SELECT seq FROM exchange WHERE exchange_id = ?",
+                           -1, &t.ordinal, NULL) != SQLITE_OK)
+        result = skew_trace_sql_error(trace, error);
     if (result == 0)
         result = skew_tap_reduce(trace, &(struct skew_tap_options){.experts = a->experts}, take_tap,
                                  &t, &summary, error);
+    sqlite3_finalize(t.ordinal);
     return result;
 }
 
