@@ -14,7 +14,8 @@
 
 #define OPEN_MAX   64 /* blocks of one communicator that wait for their answer */
 #define RATIOS_MAX 16
-#define RATIO_LEAST 8 /* below it, tokens in one type and results in another: fp8 and bf16 are 2 apart */
+#define RATIO_LEAST                                                                                \
+    8 /* below it, tokens in one type and results in another: fp8 and bf16 are 2 apart */
 
 static const struct skew_rows_exchange *payload(const struct skew_labelling *lane, uint32_t place)
 {
@@ -24,7 +25,8 @@ static const struct skew_rows_exchange *payload(const struct skew_labelling *lan
 static uint32_t leader(const struct skew_labelling *lane, const struct skew_use *use,
                        uint32_t place)
 {
-    return use->leader ? lane->leader_of[(size_t)lane->payload[place] * SKEW_LEADERS + use->leader] : 0;
+    return use->leader ? lane->leader_of[(size_t)lane->payload[place] * SKEW_LEADERS + use->leader]
+                       : 0;
 }
 
 static bool answers(const struct skew_rows_exchange *x, const struct skew_rows_exchange *y)
@@ -179,9 +181,9 @@ static int group_items(struct skew_labelling *lane, uint32_t comm, uint32_t from
 /* ---- gate weights ------------------------------------------------------------------------------
  */
 
-/* Two exchanges next to each other with the same sizes but for a factor that comes back again and again:
- * tokens and their gate weights. There may be two such factors, when tokens are dispatched in another type
- * than results. */
+/* Two exchanges next to each other with the same sizes but for a factor that comes back again and
+ * again: tokens and their gate weights. There may be two such factors, when tokens are dispatched
+ * in another type than results. */
 struct ratios {
     uint64_t ratio[RATIOS_MAX], votes[RATIOS_MAX];
 };

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Dispatch without sends and receives (vLLM, TensorRT-LLM): every rank gathers all tokens with the experts
- * that they chose, and the results are summed back. One group gathers hidden states beside whole numbers
- * (ids; the gate weights have as many), as groups of broadcasts or all-gathers; the next reduces as many
- * elements as the hidden states had. Gathering and scattering without ids is tensor parallelism's too and is
- * not taken for it.
+ * Dispatch without sends and receives (vLLM, TensorRT-LLM): every rank gathers all tokens with the
+ * experts that they chose, and the results are summed back. One group gathers hidden states beside
+ * whole numbers (ids; the gate weights have as many), as groups of broadcasts or all-gathers; the
+ * next reduces as many elements as the hidden states had. Gathering and scattering without ids is
+ * tensor parallelism's too and is not taken for it.
  */
 #include "label_lane.h"
 
@@ -24,13 +24,14 @@ static bool scatters(int32_t op)
     return op == SKEW_OP_REDUCE || op == SKEW_OP_REDUCESCATTER;
 }
 
-static const struct skew_rows_operation *operations(const struct skew_labelling *lane, uint32_t event)
+static const struct skew_rows_operation *operations(const struct skew_labelling *lane,
+                                                    uint32_t event)
 {
     return &lane->rows->operations[lane->events[event].first];
 }
 
-/* Where the tensor that begins with call `i` of a group ends: an all-gather is one, broadcasts of one are
- * of ascending roots. */
+/* Where the tensor that begins with call `i` of a group ends: an all-gather is one, broadcasts of
+ * one are of ascending roots. */
 static uint32_t tensor_end(const struct skew_rows_operation *o, uint32_t count, uint32_t i)
 {
     uint32_t end = i + 1;

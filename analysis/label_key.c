@@ -125,7 +125,8 @@ static int reconsider(struct skew_rows *rows)
             bool whole = s && r && s->cells >= ranks && r->cells >= ranks;
             if (round == 0) {
                 kind->whole |= whole;
-                kind->differs |= x->class == SKEW_CLASS_SIZES && ((s && s->total) || (r && r->total));
+                kind->differs |=
+                    x->class == SKEW_CLASS_SIZES && ((s && s->total) || (r && r->total));
                 rows->comms[comm].partial |= x->self && !whole;
             } else if (kind->differs && x->class == SKEW_CLASS_UNIFORM) {
                 x->class = SKEW_CLASS_SIZES;

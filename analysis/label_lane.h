@@ -17,8 +17,9 @@ enum skew_leader { /* what tells the sizes before a dispatch */
                    SKEW_LEADER_GATHER,   /* ncclAllGather of whole numbers */
                    SKEW_LEADER_INTEGERS, /* an all-to-all of whole numbers */
                    SKEW_LEADER_CAPACITY, /* an all-reduce of one whole number */
-    SKEW_LEADER_SITE,     /* nothing; forward and backward calls come from different places */
-    SKEW_LEADERS
+                   SKEW_LEADER_SITE,     /* nothing; forward and backward calls come from different
+                                            places */
+                   SKEW_LEADERS
 };
 
 enum skew_block_kind { SKEW_BLOCK_UNKNOWN, SKEW_BLOCK_FIRST, SKEW_BLOCK_AGAIN, SKEW_BLOCK_BACK };
@@ -64,15 +65,15 @@ struct skew_pass_info {
 
 /* How one communicator is used by one lane. */
 struct skew_use {
-    uint32_t payload;  /* exchanges of SIZES or UNIFORM */
-    uint32_t sizes;    /* … of SIZES */
-    uint32_t led[SKEW_LEADERS];   /* … directly after, by enum skew_leader */
-    uint32_t integers; /* exchanges of INTEGER */
+    uint32_t payload;           /* exchanges of SIZES or UNIFORM */
+    uint32_t sizes;             /* … of SIZES */
+    uint32_t led[SKEW_LEADERS]; /* … directly after, by enum skew_leader */
+    uint32_t integers;          /* exchanges of INTEGER */
     uint8_t leader;
     bool moe;
     bool groups; /* several exchanges are one dispatch */
     uint32_t blocks, paired;
-    uint64_t unit;  /* greatest common divisor of the big items' units */
+    uint64_t unit; /* greatest common divisor of the big items' units */
     float role_confidence;
 };
 
@@ -83,8 +84,8 @@ struct skew_labelling {
     uint32_t event_count;
     struct skew_use *uses; /* [communicators] */
     uint32_t *payload;     /* events of payload, communicator after communicator */
-    uint32_t
-        *leader_of; /* [event]: event + 1 of the candidates before a payload, by kind: [event][LEADERS] */
+    uint32_t *leader_of;   /* [event]: event + 1 of the candidates before a payload, by kind:
+                              [event][LEADERS] */
     struct skew_item *items;
     uint32_t item_count;
     struct skew_block *blocks; /* in the order of their first exchange */
@@ -112,20 +113,20 @@ static inline const struct skew_rows_exchange *skew_lane_exchange(const struct s
 static inline bool skew_lane_captured(const struct skew_labelling *lane, uint32_t event)
 {
     const struct skew_rows_event *e = &lane->events[event];
-    uint32_t flags = e->count ? lane->rows->operations[e->first].flags
-                              : lane->rows->exchanges[e->first].flags;
+    uint32_t flags =
+        e->count ? lane->rows->operations[e->first].flags : lane->rows->exchanges[e->first].flags;
     return flags & SKEW_EX_CAPTURED;
 }
 
 /* Each int function returns 0 or -ENOMEM. */
-int skew_lane_scan(struct skew_labelling *lane);   /* label_scan.c: what is used how */
-int skew_lane_padded(struct skew_labelling *lane); /* label_padded.c: equal sizes, untold */
-int skew_lane_blocks(struct skew_labelling *lane); /* label_block.c: items, then blocks */
+int skew_lane_scan(struct skew_labelling *lane);        /* label_scan.c: what is used how */
+int skew_lane_padded(struct skew_labelling *lane);      /* label_padded.c: equal sizes, untold */
+int skew_lane_blocks(struct skew_labelling *lane);      /* label_block.c: items, then blocks */
 int skew_lane_collectives(struct skew_labelling *lane); /* label_gather.c: by all-gathers */
-int skew_lane_links(struct skew_labelling *lane);  /* label_link.c: kinds and links */
-int skew_lane_passes(struct skew_labelling *lane); /* label_pass.c: passes and layers */
-int skew_lane_steps(struct skew_labelling *lane);  /* label_step.c: steps and micro-batches */
-void skew_lane_write(struct skew_labelling *lane); /* label_write.c: labels */
+int skew_lane_links(struct skew_labelling *lane);       /* label_link.c: kinds and links */
+int skew_lane_passes(struct skew_labelling *lane);      /* label_pass.c: passes and layers */
+int skew_lane_steps(struct skew_labelling *lane);       /* label_step.c: steps and micro-batches */
+void skew_lane_write(struct skew_labelling *lane);      /* label_write.c: labels */
 void skew_lane_write_collectives(struct skew_labelling *lane);
 /* What a block says of step, layer and so on. */
 void skew_label_place(const struct skew_labelling *lane, const struct skew_block *b,

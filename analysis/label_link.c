@@ -114,11 +114,11 @@ struct evidence {
     uint32_t once, twice;   /* groups of one backward and one, or two, counted blocks */
 };
 
-/* Among many blocks with equal keys, whether counted block `i` is a recomputation: it stands right before
- * its backward block, as it does when layers are recomputed one by one, and is not simply the end of a
- * forward pass. UNKNOWN: nothing says which. */
-static enum skew_block_kind among_many(const struct linking *l, const struct evidence *e, uint32_t i,
-                                       uint32_t pass_layers)
+/* Among many blocks with equal keys, whether counted block `i` is a recomputation: it stands right
+ * before its backward block, as it does when layers are recomputed one by one, and is not simply
+ * the end of a forward pass. UNKNOWN: nothing says which. */
+static enum skew_block_kind among_many(const struct linking *l, const struct evidence *e,
+                                       uint32_t i, uint32_t pass_layers)
 {
     const struct skew_block *blocks = l->lane->blocks;
     bool before_back = i + 1 < l->lane->block_count && l->group_of[i + 1] == l->group_of[i] &&
@@ -129,18 +129,17 @@ static enum skew_block_kind among_many(const struct linking *l, const struct evi
         return SKEW_BLOCK_FIRST;
     for (uint32_t k = i + 1; k-- > 0 && blocks[k].counted; run++)
         ;
-    if ((e->twice && !e->once) ||
-        (!e->once && (uint64_t)e->counted * 4 >= (uint64_t)e->back * 7))
+    if ((e->twice && !e->once) || (!e->once && (uint64_t)e->counted * 4 >= (uint64_t)e->back * 7))
         return SKEW_BLOCK_AGAIN; /* as good as every layer is recomputed */
     if (pass_layers)
         return run % pass_layers == 1 || pass_layers == 1 ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_FIRST;
     return e->twice && run == 1 ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_UNKNOWN;
 }
 
-/* Of counted block `i`, whose sizes an earlier one had that still waits for its backward pass: the same
- * layer once more, or another one. */
-static enum skew_block_kind same_again(const struct linking *l, const struct evidence *e, uint32_t i,
-                                       uint32_t pass_layers)
+/* Of counted block `i`, whose sizes an earlier one had that still waits for its backward pass: the
+ * same layer once more, or another one. */
+static enum skew_block_kind same_again(const struct linking *l, const struct evidence *e,
+                                       uint32_t i, uint32_t pass_layers)
 {
     const struct group *g = &l->groups[l->group_of[i]];
 
@@ -302,7 +301,8 @@ static void find_kinds(struct linking *l, uint32_t pass_layers)
     number_firsts(l->lane);
 }
 
-/* Whether some forward blocks with equal keys wait for the same backward blocks, so that order decides. */
+/* Whether some forward blocks with equal keys wait for the same backward blocks, so that order
+ * decides. */
 static bool keys_repeat(const struct linking *l)
 {
     for (uint32_t k = 0; k < l->group_count; k++) {
@@ -319,8 +319,8 @@ static bool keys_repeat(const struct linking *l)
     return false;
 }
 
-/* Whether passes over `layers` layers, answered one after the other from the last layer down, agree with
- * every key. */
+/* Whether passes over `layers` layers, answered one after the other from the last layer down, agree
+ * with every key. */
 static bool length_agrees(const struct linking *l, uint32_t layers)
 {
     const struct skew_labelling *lane = l->lane;
@@ -371,8 +371,9 @@ static uint32_t link_by_order(struct linking *l)
 
     if (several) {
         find_kinds(l, 0);
-        l->lane->no_layers = "the sizes of different layers are all alike, and more than one number of layers "
-                             "explains their order; give --layers";
+        l->lane->no_layers =
+            "the sizes of different layers are all alike, and more than one number of layers "
+            "explains their order; give --layers";
         return 0;
     }
     find_kinds(l, length);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Equal sizes to all ranks, and nothing that tells sizes before: capacity-padded dispatch, or sequence
- * parallelism, or something else. Sizes cannot tell them apart. What can: the user's number of layers; or
- * that on two communicators such exchanges take turns, four at a time (queries, keys, values and what
- * attention makes of them) and two at a time (there and back). Otherwise nothing is said.
+ * Equal sizes to all ranks, and nothing that tells sizes before: capacity-padded dispatch, or
+ * sequence parallelism, or something else. Sizes cannot tell them apart. What can: the user's
+ * number of layers; or that on two communicators such exchanges take turns, four at a time
+ * (queries, keys, values and what attention makes of them) and two at a time (there and back).
+ * Otherwise nothing is said.
  */
 #include "label_lane.h"
 
@@ -68,7 +69,8 @@ struct site {
     int32_t thread;
 };
 
-/* Marks what is forward: all places that calls come from but the last one to appear, or the only one. */
+/* Marks what is forward: all places that calls come from but the last one to appear, or the only
+ * one. */
 static void mark_forward(struct skew_labelling *lane, const uint32_t *payload, uint32_t count)
 {
     struct site sites[PLACES_MAX];
