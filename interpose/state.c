@@ -132,6 +132,7 @@ static void thread_end(void *user)
     skew_self = &skew_nobody;
     if (thread->gate == SKEW_GATE_NEW)
         return; /* wiped by a fork, never used again: not ours to seal */
+    skew_time_thread_end(thread);
     skew_thread_seal(thread);
     skew_tap_thread_end(thread);
     munmap(thread, sizeof(*thread));
@@ -162,6 +163,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     if (thread->gate == SKEW_GATE_BUSY)
         return NULL;
     int saved = errno;
+    skew_loader_guard();
     skew_bind();
     struct skew_process *proc = skew_process_get();
     if (proc && thread == &skew_nobody)
@@ -174,6 +176,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
         thread->cell = SKEW_NO_CELL;
         thread->gate = SKEW_GATE_BUSY;
         thread->fast_limit = NULL;
+        thread->watch = SKEW_WATCH_TIME;
     }
     errno = saved;
     return thread;
