@@ -60,6 +60,16 @@ static bool may_be_ids(const struct skew_tap_call *call)
     return call->shape == SKEW_TAP_BROADCAST || call->shape == SKEW_TAP_ALLGATHER;
 }
 
+/* That of the first of the group's operations: they are one dispatch together. */
+static const struct skew_label *label_of(const struct skew_tap_pass *pass,
+                                         const struct skew_tap_call *call)
+{
+    const struct skew_labels *labels = pass->options.labels;
+    if (!labels || call->event == UINT32_MAX || pass->event[call->event].exchange)
+        return NULL;
+    return skew_labels_operation(labels, pass->event[call->event].id);
+}
+
 static const uint64_t *own_ids(const struct skew_tap_call *call)
 {
     if (call->own.values && call->own.elements == call->count)
@@ -84,19 +94,18 @@ static int emit_ids(struct skew_tap_pass *pass, const struct skew_tap_call *call
         return 0;
     }
     uint32_t k = skew_tap_guess_topk(ids, call->count);
+    struct skew_tap_row row = {
+        .comm = comm->id,
+        .source = call->member->rank,
+        .experts = (uint32_t)experts,
+        .topk = k,
+        .tokens = k ? (int64_t)(call->count / k) : -1,
+        .how = call->shape == SKEW_TAP_BROADCAST ? "tap broadcast" : "tap allgather",
+        .counts = pass->row,
+    };
+    skew_tap_label(&row, label_of(pass, call));
     pass->summary->unverified++;
-    return skew_tap_emit(
-        pass, &(struct skew_tap_row){
-                  .comm = comm->id,
-                  .source = call->member->rank,
-                  .step = -1,
-                  .layer = -1,
-                  .experts = (uint32_t)experts,
-                  .topk = k,
-                  .tokens = k ? (int64_t)(call->count / k) : -1,
-                  .how = call->shape == SKEW_TAP_BROADCAST ? "tap broadcast" : "tap allgather",
-                  .counts = pass->row,
-              });
+    return skew_tap_emit(pass, &row);
 }
 
 /* ---- maps and sums -------------------------------------------------------------------------- */
@@ -123,17 +132,18 @@ static int emit_map(struct skew_tap_pass *pass, const struct skew_tap_call *call
         total += map[i];
     }
     uint32_t tokens = call->count / experts;
+    struct skew_tap_row row = {
+        .comm = call->member->comm->id,
+        .source = call->member->rank,
+        .experts = experts,
+        .topk = total % tokens ? 0 : (uint32_t)(total / tokens),
+        .tokens = tokens,
+        .how = "tap map",
+        .counts = pass->row,
+    };
+    skew_tap_label(&row, label_of(pass, call));
     pass->summary->unverified++;
-    return skew_tap_emit(
-        pass, &(struct skew_tap_row){.comm = call->member->comm->id,
-                                     .source = call->member->rank,
-                                     .step = -1,
-                                     .layer = -1,
-                                     .experts = experts,
-                                     .topk = total % tokens ? 0 : (uint32_t)(total / tokens),
-                                     .tokens = tokens,
-                                     .how = "tap map",
-                                     .counts = pass->row});
+    return skew_tap_emit(pass, &row);
 }
 
 static bool is_lowest_rank(const struct skew_tap_pass *pass, const struct skew_member *member)
@@ -161,6 +171,7 @@ static int emit_sum(struct skew_tap_pass *pass, const struct skew_tap_call *call
                                          .source = -1,
                                          .step = step,
                                          .layer = layer,
+                                         .microbatch = -1,
                                          .experts = experts,
                                          .tokens = -1,
                                          .how = "tap sum",

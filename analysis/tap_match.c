@@ -176,6 +176,19 @@ static int explains_groups(struct skew_tap_pass *pass, const struct counts *c, s
     return *unit != 0;
 }
 
+void skew_tap_label(struct skew_tap_row *row, const struct skew_label *label)
+{
+    row->step = label ? label->step : -1;
+    row->layer = label ? label->layer : -1;
+    row->microbatch = label ? label->microbatch : -1;
+    row->stage = label ? skew_label_stage_name(label->stage) : NULL;
+}
+
+static const struct skew_label *label_of(const struct skew_tap_pass *pass, int64_t exchange)
+{
+    return pass->options.labels ? skew_labels_exchange(pass->options.labels, exchange) : NULL;
+}
+
 int skew_tap_emit(struct skew_tap_pass *pass, struct skew_tap_row *row)
 {
     pass->summary->rows++;
@@ -200,14 +213,18 @@ static int emit_rows(struct skew_tap_pass *pass, const struct skew_tap_call *cal
     struct skew_tap_row row = {.exchange = e->id,
                                .comm = e->member->comm->id,
                                .source = e->member->rank,
-                               .step = -1,
-                               .layer = -1,
                                .experts = experts,
                                .tokens = -1,
                                .verified = true,
                                .how = how[call->shape],
                                .counts = c->sent,
                                .unit_bytes = unit};
+    const struct skew_label *label = label_of(pass, e->id);
+    if (label && label->role == SKEW_LABEL_DISPATCH_RECOMPUTE) {
+        pass->summary->recomputed++;
+        return 0;
+    }
+    skew_tap_label(&row, label);
     int result = skew_tap_emit(pass, &row);
     pass->experts_differ |= pass->experts && pass->experts != experts;
     pass->experts = experts;

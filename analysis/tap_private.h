@@ -72,6 +72,8 @@ int skew_tap_no_memory(struct skew_tap_pass *pass);
 int skew_tap_match(struct skew_tap_pass *pass, struct skew_tap_call *call);
 /** Sends a row on. */
 int skew_tap_emit(struct skew_tap_pass *pass, struct skew_tap_row *row);
+/** Step, layer, micro-batch and stage by a label, which may be NULL. */
+void skew_tap_label(struct skew_tap_row *row, const struct skew_label *label);
 int skew_tap_scratch(struct skew_tap_pass *pass, size_t row, size_t ranks);
 /** Bytes by peer of a vector into `bytes`, [ranks]. 0, 1 when it names other peers, or negative
  * errno. */

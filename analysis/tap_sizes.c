@@ -104,13 +104,13 @@ static int one_call(struct skew_tap_pass *pass, size_t count, uint32_t g, uint64
         struct skew_tap_row row = {.exchange = pass->event[at[0]].id,
                                    .comm = e->member->comm->id,
                                    .source = e->member->rank,
-                                   .step = -1,
-                                   .layer = -1,
                                    .experts = experts,
                                    .tokens = -1,
                                    .how = "sizes",
                                    .counts = pass->row,
                                    .unit_bytes = *unit};
+        const struct skew_labels *labels = pass->options.labels;
+        skew_tap_label(&row, labels ? skew_labels_exchange(labels, row.exchange) : NULL);
         if (emit)
             result = skew_tap_emit(pass, &row);
         if (emit)
