@@ -70,6 +70,18 @@ static const struct skew_label *label_of(const struct skew_tap_pass *pass,
     return skew_labels_operation(labels, pass->event[call->event].id);
 }
 
+/* Step and layer: by label, else by order where the number of layers is given. */
+static void place_row(struct skew_tap_pass *pass, const struct skew_tap_call *call,
+                      struct skew_tap_row *row)
+{
+    uint64_t n = pass->calls_of[call->member - pass->members]++;
+    skew_tap_label(row, label_of(pass, call));
+    if (row->layer < 0 && pass->options.layers) {
+        row->layer = (int64_t)(n % pass->options.layers);
+        row->step = (int64_t)(n / pass->options.layers);
+    }
+}
+
 static const uint64_t *own_ids(const struct skew_tap_call *call)
 {
     if (call->own.values && call->own.elements == call->count)
@@ -103,7 +115,7 @@ static int emit_ids(struct skew_tap_pass *pass, const struct skew_tap_call *call
         .how = call->shape == SKEW_TAP_BROADCAST ? "tap broadcast" : "tap allgather",
         .counts = pass->row,
     };
-    skew_tap_label(&row, label_of(pass, call));
+    place_row(pass, call, &row);
     pass->summary->unverified++;
     return skew_tap_emit(pass, &row);
 }
@@ -141,7 +153,7 @@ static int emit_map(struct skew_tap_pass *pass, const struct skew_tap_call *call
         .how = "tap map",
         .counts = pass->row,
     };
-    skew_tap_label(&row, label_of(pass, call));
+    place_row(pass, call, &row);
     pass->summary->unverified++;
     return skew_tap_emit(pass, &row);
 }
@@ -361,6 +373,7 @@ int skew_tap_reduce(struct skew_trace *trace, const struct skew_tap_options *opt
     free(padded_of);
     free(pass.set_of);
     free(pass.counted);
+    free(pass.calls_of);
     free(pass.event);
     free(pass.call);
     free(pass.row);

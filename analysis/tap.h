@@ -20,6 +20,9 @@
 /** What cannot be told from a trace alone. 0, NULL: take what the trace says. */
 struct skew_tap_options {
     uint32_t experts; /* for top-k ids, routing maps and sums over steps: how many there are */
+    /* MoE layers of a rank, where a row has no layer by a label: then the n-th call of top-k ids,
+     * or map, of a rank is of layer n mod layers and step n / layers. 0: such rows have neither. */
+    uint32_t layers;
     /* Of this trace (skew_labels_get()), for steps and layers, and so that recomputed dispatches
      * give no row; borrowed. NULL: none. */
     const struct skew_labels *labels;

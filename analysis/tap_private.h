@@ -54,9 +54,10 @@ struct skew_tap_pass {
     size_t calls, call_room;
     uint32_t experts; /* as verified calls say; 0: none yet, or they differ */
     bool experts_differ;
-    uint64_t max_id; /* largest top-k id seen */
-    uint64_t *row;   /* scratch: counts of a row */
-    uint64_t *bytes; /* scratch: [ranks], bytes by peer */
+    uint64_t *calls_of; /* [member_count]: calls with ids or maps so far */
+    uint64_t max_id;    /* largest top-k id seen */
+    uint64_t *row;      /* scratch: counts of a row */
+    uint64_t *bytes;    /* scratch: [ranks], bytes by peer */
     uint64_t *recv_bytes;
     size_t row_room, bytes_room;
 };

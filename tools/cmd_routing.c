@@ -22,13 +22,15 @@ struct arguments {
     bool save, json;
 };
 
-enum { KEY_SAVE = 0x100, KEY_EXPERTS };
+enum { KEY_SAVE = 0x100, KEY_EXPERTS, KEY_LAYERS };
 
 /* clang-format off */
 static const struct argp_option options[] = {
     {"save", KEY_SAVE, NULL, 0, "write the rows into the trace's table routing, instead of what an earlier --save wrote", 0},
     {"experts", KEY_EXPERTS, "E", 0, "experts of a layer, for what does not say so itself: top-k ids, routing maps, "
      "sums over a step", 0},
+    {"layers", KEY_LAYERS, "L", 0, "MoE layers of a rank, for top-k ids whose step and layer no label tells: the n-th call "
+     "of a rank is then layer n mod L of step n / L", 0},
     {"json", 'j', NULL, 0, "as JSON, for machines", 0},
     {0}};
 /* clang-format on */
@@ -43,6 +45,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_EXPERTS:
         a->options.experts = (uint32_t)skew_option_integer(state, "experts", text, 1, 65536);
+        return 0;
+    case KEY_LAYERS:
+        a->options.layers = (uint32_t)skew_option_integer(state, "layers", text, 1, 65536);
         return 0;
     case 'j':
         a->json = true;
