@@ -18,6 +18,7 @@
     X(label, "find what each exchange is for: role, step, layer, micro-batch")                     \
     X(routing, "tell tokens by expert, as tapped count exchanges say")                             \
     X(whatif, "compute what another schedule of the same traffic would cost")                        \
+    X(import, "make a trace of routing that others recorded")                                      \
     X(collect, "bring what processes left in their spools into the trace")                         \
     X(help, "show help on a command")
 
