@@ -116,7 +116,7 @@ def differences(job, out, source):
 
 def check(tapped, directory, pattern, kind, ranks, layers=3, steps=2, tokens=8):
     job, options = job_of(pattern, kind, ranks, layers, steps, tokens)
-    out = os.path.join(directory, f"{pattern}-{kind}-{ranks}")
+    out = os.path.join(directory, f"{pattern}-{kind}-{ranks}-{len(os.listdir(directory))}")
     tapped.run(options, out)
     summary = tapped.reduce(out)
     wrong = differences(job, out, SOURCES[pattern])
