@@ -59,7 +59,8 @@ struct skew_clock {
     uint64_t origin_ns;
     struct skew_anchor raw[SKEW_CLOCK_ANCHORS]; /* the latest, as measured */
     struct skew_anchor best;                    /* the newest, narrowed by those before */
-    double rate, rate_error;                    /* host ns gained a device ns */
+    double lag;              /* anchors contradict the first one by this, ns: a simulated clock */
+    double rate, rate_error; /* host ns gained a device ns */
 };
 
 struct skew_context {
@@ -156,7 +157,7 @@ void skew_events_harvest(struct skew_time *time, struct skew_timer *timer, uint3
 void skew_events_end(struct skew_time *time);
 
 /* ---- timing_clock.c ---- */
-void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
+bool skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
                        uint64_t high_ns);
 bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double *host_ns,
                         double *error_ns);

@@ -15,8 +15,9 @@
 
 #define EVENTS_AT_ONCE  64u
 #define UNTIMED(reason) ((int32_t)SKEW_UNTIMED_##reason)
-#define DEFAULT_STREAMS 2u /* handles up to this one are default streams: of the current context   \
-                            */
+#define DEFAULT_STREAMS                                                                            \
+    2u /* handles up to this one are default streams: of the current context                       \
+        */
 
 /* ---- the driver ---------------------------------------------------------------------------- */
 
@@ -144,29 +145,35 @@ static struct skew_context *context_make(struct skew_time *time, void *handle,
     return c;
 }
 
-static struct skew_context *context_get(struct skew_time *time, void *handle)
+static struct skew_context *context_find(struct skew_time *time, void *handle,
+                                         unsigned long long id)
 {
-    unsigned long long id = 0;
-    struct skew_context *found = NULL;
-    if (!handle || (time->driver.context_id && time->driver.context_id(handle, &id) != 0))
-        return NULL;
     uint32_t count = __atomic_load_n(&time->contexts, __ATOMIC_ACQUIRE);
-    for (uint32_t i = 0; i < count && !found; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         struct skew_context *c = &time->context[i];
         if (c->context != handle || __atomic_load_n(&c->gone, __ATOMIC_RELAXED))
             continue;
         if (c->id == id)
-            found = c;
-        else
-            __atomic_store_n(&c->gone, 1, __ATOMIC_RELAXED); /* another one at its address now */
+            return c;
+        __atomic_store_n(&c->gone, 1, __ATOMIC_RELAXED); /* another one at its address now */
     }
+    return NULL;
+}
+
+static struct skew_context *context_get(struct skew_time *time, void *handle)
+{
+    unsigned long long id = 0;
+    if (!handle || (time->driver.context_id && time->driver.context_id(handle, &id) != 0))
+        return NULL;
+    struct skew_context *found = context_find(time, handle, id);
     if (found)
         return found;
     skew_time_lock(&time->lock);
-    if (time->contexts == count)
+    found = context_find(time, handle, id);
+    if (!found)
         found = context_make(time, handle, id);
     skew_time_unlock(&time->lock);
-    return found; /* NULL as well when somebody else has just made one: the next group finds it */
+    return found;
 }
 
 /* The context of a stream; *reason when there is none to be had. */

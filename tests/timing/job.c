@@ -86,10 +86,9 @@ static void streams(struct rig *rig)
             put(rig, number, p, comm, s[p % 3]);
         OK(ncclGroupEnd());
     }
+    OK(exchange_on(rig, comm, s[0])); /* behind the one before, which was on another stream */
     for (int i = 0; i < 3; i++)
         rig_sync(s[i]);
-    OK(exchange_on(rig, comm, s[0])); /* behind the one before, which was on another stream */
-    rig_sync(s[0]);
     OK(ncclCommDestroy(comm));
 }
 
