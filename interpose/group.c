@@ -391,7 +391,7 @@ SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t c
         skew_group_discard(t);
     if (skew_unlikely(t->tap_calls)) {
         skew_time_after(t, result); /* its copies come behind the launch, and are not part of it */
-        skew_tap_group_ended(t, launched && result == ncclSuccess);
+        skew_tap_group_ended(t, launched && result == ncclSuccess, result == ncclInProgress);
     } else if (skew_unlikely(__atomic_load_n(&skew_hot.tap_waiting, __ATOMIC_RELAXED))) {
         skew_tap_harvest();
     }

@@ -381,7 +381,8 @@ void skew_tap_start(const struct skew_process *proc);     /* reads the options *
 void skew_tap_call(struct skew_thread *thread, ncclResult_t result, uint32_t op, const void *send,
                    const void *recv, uint64_t count, int datatype, uint32_t arg, ncclComm_t handle,
                    cudaStream_t stream);
-void skew_tap_group_ended(struct skew_thread *thread, bool launched); /* after its record was committed */
+/* After its record was committed. */
+void skew_tap_group_ended(struct skew_thread *thread, bool launched, bool in_progress);
 void skew_tap_harvest(void);
 void skew_tap_thread_end(struct skew_thread *thread);
 
