@@ -34,6 +34,9 @@
             "VALUES(?,?,?,?,?,?)")                                                                 \
     X(LOSS_EDGE, "INSERT INTO loss_edge(member_id, before_seq, peer, sends, recvs) "               \
                  "VALUES(?,?,?,?,?)")                                                              \
+    X(TAP, "INSERT INTO tap(member_id, thread, group_seq, place, shape, side, dtype, count, "       \
+           "elements, width, data) VALUES(?,?,?,?,?,?,?,?,?,?,?)")                                  \
+    X(TAP_COUNT, "REPLACE INTO tap_count(process_id, outcome, buffers, bytes) VALUES(?,?,?,?)")     \
     X(ANCHOR, "INSERT INTO clock_anchor(process_id, monotonic_ns, real_ns) VALUES(?,?,?)")         \
     X(STREAM, "INSERT INTO stream(process_id, handle) VALUES(?,?)")                                \
     X(THREAD, "REPLACE INTO thread(process_id, stream, tid, name) VALUES(?,?,?,?)")                \
@@ -83,6 +86,11 @@ enum skew_stmt {
 #undef X
         SKEW_STMT_COUNT
 };
+
+/* Made once a database is whole: they would slow down every insert. */
+#define SKEW_TRACE_INDICES                                                                         \
+    "CREATE INDEX IF NOT EXISTS exchange_by_member ON exchange(member_id, seq);"                   \
+    "CREATE INDEX IF NOT EXISTS operation_by_member ON operation(member_id, seq);"
 
 /* What a statement's parameters hold, since binding the same again costs as much as anything else.
  */

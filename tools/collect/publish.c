@@ -14,15 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "node.h"
+#include "follow.h"
 #include "layout.h"
+#include "node.h"
 
 #define NAMES 32u
-
-/* Made in the published copy only: they would slow down every insert. */
-static const char indices[] =
-    "CREATE INDEX IF NOT EXISTS exchange_by_member ON exchange(member_id, seq);"
-    "CREATE INDEX IF NOT EXISTS operation_by_member ON operation(member_id, seq);";
 
 int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size_t size)
 {
@@ -41,15 +37,16 @@ int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size
 
 /* ---- copying --------------------------------------------------------------------------------- */
 
-static int copy_database(sqlite3 *from, sqlite3 *to)
+static int copy_database(const struct skew_node *c, sqlite3 *from, sqlite3 *to)
 {
     sqlite3_backup *backup = sqlite3_backup_init(to, "main", from, "main");
     if (!backup)
         return sqlite3_errcode(to);
     int code;
-    do
+    do {
         code = sqlite3_backup_step(backup, 16384);
-    while (code == SQLITE_OK);
+        skew_node_sign(c);
+    } while (code == SQLITE_OK);
     int finish = sqlite3_backup_finish(backup);
     return finish != SQLITE_OK ? finish : code == SQLITE_DONE ? SQLITE_OK : code;
 }
@@ -94,7 +91,7 @@ int skew_copy_write(struct skew_node *c, sqlite3 *from, const char *path, const 
             "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;",
             NULL, NULL, NULL);
     if (code == SQLITE_OK)
-        code = copy_database(from, to);
+        code = copy_database(c, from, to);
     if (code == SQLITE_OK)
         code = sqlite3_exec(to, sql, NULL, NULL, NULL);
     if (code != SQLITE_OK) {
@@ -205,9 +202,9 @@ int skew_publish(struct skew_node *c)
         return -ENAMETOOLONG;
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(sql, sizeof sql,
-             "%sDELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta "
+             SKEW_TRACE_INDICES "DELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta "
              "VALUES('published_real_ns', '%" PRId64 "');",
-             indices, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
+             (int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
     do { /* again when another node took the name in the meantime */
         c->db->error[0] = 0;
         error = choose_name(c, path, sizeof path, &there);

@@ -150,19 +150,20 @@ static int add_views(struct skew_spool_file *file, bool definitions)
             file->bad_heads++;
             continue;
         }
-        file->view[file->views++] = (struct skew_seg_view){i,
-                                                           entry.state,
-                                                           entry.stream,
-                                                           seg.seq,
-                                                           seg.committed,
-                                                           seg.opened_ns,
-                                                           seg.opened_real_ns};
+        file->view[file->views++] = (struct skew_seg_view){.index = i,
+                                                           .state = entry.state,
+                                                           .complete = entry.state == SKEW_SEG_FULL,
+                                                           .stream = entry.stream,
+                                                           .seq = seg.seq,
+                                                           .committed = seg.committed,
+                                                           .opened_ns = seg.opened_ns,
+                                                           .opened_real_ns = seg.opened_real_ns};
     }
     return error;
 }
 
-/* Groups counted in the segments, those of earlier owners included: FREE ones have counts too. Before anything else
- * is read, so that what is counted is also there. */
+/* Groups counted in the segments, those of earlier owners included: FREE ones have counts too.
+ * Before anything else is read, so that what is counted is also there. */
 static int add_returned(struct skew_spool_file *file)
 {
     const struct skew_spool_head *head = &file->head;
@@ -170,11 +171,25 @@ static int add_returned(struct skew_spool_file *file)
     file->returned = head->returned_groups;
     for (uint32_t i = 0; !error && i < file->segments; i++) {
         struct skew_seg_head seg;
-        error = read_at(file->fd, &seg, sizeof seg, head->head_bytes + (uint64_t)i * head->seg_bytes);
+        error =
+            read_at(file->fd, &seg, sizeof seg, head->head_bytes + (uint64_t)i * head->seg_bytes);
         if (!error && seg.magic == SKEW_SEG_MAGIC)
             file->returned += seg.returned;
     }
     return error;
+}
+
+/*
+ * A writer takes its next segment before it seals the one before, and may be killed or looked at in
+ * between. It commits nothing more to the earlier one then, and the table, which says so, was read
+ * before `committed` was.
+ */
+static void complete_superseded(struct skew_spool_file *file)
+{
+    for (size_t i = 0; i + 1 < file->views; i++)
+        if (file->view[i].stream == file->view[i + 1].stream &&
+            file->view[i].seq < file->view[i + 1].seq)
+            file->view[i].complete = true;
 }
 
 int skew_spool_file_snapshot(struct skew_spool_file *file)
@@ -182,17 +197,18 @@ int skew_spool_file_snapshot(struct skew_spool_file *file)
     struct stat st;
     struct skew_spool_head *head = &file->head;
     uint64_t fixed = offsetof(struct skew_spool_head, seg_allocated);
-    if (fstat(file->fd, &st) < 0)
-        return -errno;
-    file->size = (uint64_t)st.st_size;
-    /* What identifies the process was checked at the start and is not read again. */
+    /* What identifies the process was checked at the start and is not read again. The size comes
+     * after the number: a file that grows in between must not look cut off. */
     int error = read_at(file->fd, &head->seg_allocated, sizeof head->seg_allocated, fixed);
+    if (!error && fstat(file->fd, &st) < 0)
+        error = -errno;
     if (!error)
         error = read_at(file->fd, &head->state,
                         SKEW_HEAD_FIXED - offsetof(struct skew_spool_head, state),
                         offsetof(struct skew_spool_head, state));
     if (error)
         return error;
+    file->size = (uint64_t)st.st_size;
     uint64_t fit =
         file->size > head->head_bytes ? (file->size - head->head_bytes) / head->seg_bytes : 0;
     uint32_t allocated = head->seg_allocated < head->seg_cap ? head->seg_allocated : head->seg_cap;
@@ -213,6 +229,8 @@ int skew_spool_file_snapshot(struct skew_spool_file *file)
         error = add_views(file, true);
     if (!error && file->views)
         qsort(file->view, file->views, sizeof *file->view, by_stream_and_seq);
+    if (!error)
+        complete_superseded(file);
     return error;
 }
 

@@ -109,16 +109,20 @@ INSERT INTO "exchange" VALUES(13,3,5,0,3100,10,7,5,6,4,32,3,NULL,1,10,1,2);
 INSERT INTO "exchange" VALUES(14,3,3,0,2300,40,9,7,8,5760,5760,3,4,2,3,0,NULL);
 CREATE TABLE exchange_label (
     exchange_id INTEGER PRIMARY KEY REFERENCES exchange,
-    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, probs_bwd, dispatch_recompute, count,
-                         -- pipeline, sequence, other; NULL: could not be told
-    step        INTEGER, -- ordinals from 0, NULL: could not be told
-    layer       INTEGER, -- of the MoE layers of this process, not of the model
-    microbatch  INTEGER,
-    stage       TEXT,    -- prefill, decode, train; NULL: could not be told
+    role        TEXT,    -- dispatch, combine, their gradients' combine_bwd and dispatch_bwd, probs, probs_bwd, by activation
+                         -- recomputation dispatch_recompute, combine_recompute, probs_recompute, count, pipeline,
+                         -- sequence, other
+    step        INTEGER, -- ordinals from 0
+    layer       INTEGER, -- of the MoE layers of this rank, not of the model
+    microbatch  INTEGER, -- within the step
+    stage       TEXT,    -- prefill, decode, train
     token_bytes INTEGER, -- bytes of one token in this exchange
     pair_id     INTEGER, -- the exchange that brings these tokens back, or took them away
     confidence  REAL NOT NULL, -- 0 … 1; of the least certain part
-    source      TEXT NOT NULL
+    source      TEXT NOT NULL,
+    pass        INTEGER, -- ordinal of the forward pass over the layers that these tokens went through
+    flags       INTEGER NOT NULL DEFAULT 0 -- 1 capacity-padded: sizes say nothing of the routing; 2 one of several
+                                           -- that are the dispatch together; 4 captured: stands for several steps
 );
 CREATE TABLE frame (
     site_id   INTEGER NOT NULL REFERENCES callsite,
@@ -287,6 +291,20 @@ CREATE TABLE operation (
 );
 INSERT INTO "operation" VALUES(1,2,0,5,3000,10,4,64,512,NULL,2,NULL,1,9,8,NULL);
 INSERT INTO "operation" VALUES(2,4,0,5,3000,10,4,64,512,NULL,4,NULL,1,9,8,NULL);
+CREATE TABLE operation_label (
+    operation_id INTEGER PRIMARY KEY REFERENCES operation,
+    role        TEXT,
+    step        INTEGER,
+    layer       INTEGER,
+    microbatch  INTEGER,
+    stage       TEXT,
+    token_bytes INTEGER,
+    pair_id     INTEGER, -- the first operation of the group that brings these tokens back, or took them away
+    confidence  REAL NOT NULL,
+    source      TEXT NOT NULL,
+    pass        INTEGER,
+    flags       INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE ordinal (n INTEGER PRIMARY KEY);
 INSERT INTO "ordinal" VALUES(0);
 INSERT INTO "ordinal" VALUES(1);
@@ -402,12 +420,12 @@ CREATE TABLE spool_progress (
     parts_offset INTEGER,
     PRIMARY KEY (process_id, stream)
 ) WITHOUT ROWID;
-INSERT INTO "spool_progress" VALUES(1,0,0,1160,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(1,1,0,1168,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(1,2,0,256,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(2,0,0,1160,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(2,1,0,1168,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(2,2,0,256,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(1,0,0,1168,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(1,1,0,1176,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(1,2,0,264,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(2,0,0,1168,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(2,1,0,1176,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(2,2,0,264,NULL,NULL);
 CREATE TABLE stream (
     stream_id  INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
@@ -418,6 +436,27 @@ INSERT INTO "stream" VALUES(1,1,7);
 INSERT INTO "stream" VALUES(2,1,8);
 INSERT INTO "stream" VALUES(3,2,7);
 INSERT INTO "stream" VALUES(4,2,8);
+CREATE TABLE tap (
+    tap_id    INTEGER PRIMARY KEY,
+    member_id INTEGER NOT NULL REFERENCES member,
+    thread    INTEGER NOT NULL, -- with group_seq: the group of the call, as in exchange and operation
+    group_seq INTEGER NOT NULL,
+    place     INTEGER NOT NULL, -- which of this member's operations of the group, from 0; alltoall: which all-to-all
+    shape     TEXT NOT NULL,    -- allgather, sendrecv, alltoall, map, broadcast, sum, max (enum skew_tap_shape)
+    side      TEXT NOT NULL,    -- own [count]; whole, sent, heard [ranks][count]; result [count]
+    dtype     INTEGER NOT NULL, -- ncclDataType_t of the buffer
+    count     INTEGER NOT NULL, -- elements of one rank or peer
+    elements  INTEGER NOT NULL,
+    width     INTEGER NOT NULL, -- bytes an element below: 1, 2, 4 or 8
+    data      BLOB NOT NULL     -- elements × width, little-endian unsigned integers
+);
+CREATE TABLE tap_count (
+    process_id INTEGER NOT NULL REFERENCES process,
+    outcome    TEXT NOT NULL,
+    buffers    INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL,
+    PRIMARY KEY (process_id, outcome)
+) WITHOUT ROWID;
 CREATE TABLE thread (
     process_id INTEGER NOT NULL REFERENCES process,
     stream     INTEGER NOT NULL, -- the spool stream it wrote: names the thread within the process

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files that make placements share.
+ */
+#ifndef SKEW_PLACEMENT_PRIVATE_H
+#define SKEW_PLACEMENT_PRIVATE_H
+
+#include "placement.h"
+
+/** splitmix64: the next number of a seed; a small and good enough generator for shuffles. */
+uint64_t skew_random_next(uint64_t *seed);
+/** Uniform over 0 … limit − 1, with a bias below limit / 2^32. */
+uint32_t skew_random_below(uint64_t *seed, uint32_t limit);
+
+/** Counts p->copies anew. */
+void skew_placement_count(struct skew_placement *placement);
+
+/** copies[experts], together `slots`: each further copy to the largest load / copies. */
+void skew_placement_replicate(const double *load, uint32_t experts, uint32_t slots,
+                              uint32_t *copies);
+
+/** order[count]: by load downwards, lowest index first among equals. Uses `keys` [count]. */
+void skew_placement_sort(const double *load, uint32_t count, uint32_t *order);
+
+#endif
