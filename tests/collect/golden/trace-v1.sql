@@ -47,6 +47,14 @@ CREATE TABLE communicator (
 );
 INSERT INTO "communicator" VALUES(1,'00000000feedface','init_rank',4,NULL,NULL);
 INSERT INTO "communicator" VALUES(2,'00000000deadbeef','split',2,1,1);
+CREATE TABLE device_clock (
+    process_id INTEGER NOT NULL REFERENCES process,
+    clock      INTEGER NOT NULL, -- 1, 2, … within the process: one a CUDA context, or CUPTI's
+    source     INTEGER NOT NULL REFERENCES time_source,
+    device_ns  INTEGER NOT NULL,
+    low_ns     INTEGER NOT NULL,
+    high_ns    INTEGER NOT NULL
+);
 CREATE TABLE device_time (
     member_id INTEGER NOT NULL REFERENCES member,
     thread    INTEGER NOT NULL, -- with group_seq: the group, as in exchange and operation
@@ -55,7 +63,9 @@ CREATE TABLE device_time (
     source    INTEGER NOT NULL REFERENCES time_source,
     start_ns  INTEGER NOT NULL, -- this node's CLOCK_MONOTONIC, brought there from the device's clock
     end_ns    INTEGER NOT NULL,
-    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock
+    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock, but for:
+    start_slack_ns INTEGER NOT NULL DEFAULT 0, -- events: the start may be up to this earlier, the host was still launching
+    end_slack_ns   INTEGER NOT NULL DEFAULT 0, -- events: the end may be up to this earlier: over before it could be marked
     PRIMARY KEY (member_id, thread, group_seq, launch_id)
 ) WITHOUT ROWID;
 CREATE TABLE diagnostic (
@@ -174,6 +184,22 @@ INSERT INTO "graph_launch" VALUES(1,1,3220,9,1);
 INSERT INTO "graph_launch" VALUES(2,1,3230,9,1);
 INSERT INTO "graph_launch" VALUES(3,2,3220,9,3);
 INSERT INTO "graph_launch" VALUES(4,2,3230,9,3);
+CREATE TABLE kernel (
+    process_id INTEGER NOT NULL REFERENCES process,
+    device     INTEGER NOT NULL, -- CUDA ordinal
+    stream     INTEGER NOT NULL, -- CUPTI's number of the stream
+    start_ns   INTEGER NOT NULL, -- as in device_time
+    end_ns     INTEGER NOT NULL,
+    busy_ns    INTEGER NOT NULL, -- of start … end, the time that the kernels ran
+    kernels    INTEGER NOT NULL,
+    name_id    INTEGER           -- kernel_name, of the first; NULL: a copy
+);
+CREATE TABLE kernel_name (
+    process_id INTEGER NOT NULL REFERENCES process,
+    name_id    INTEGER NOT NULL,
+    name       TEXT NOT NULL,
+    PRIMARY KEY (process_id, name_id)
+) WITHOUT ROWID;
 CREATE TABLE loss (
     process_id INTEGER NOT NULL REFERENCES process,
     reason     TEXT NOT NULL,
@@ -310,6 +336,16 @@ INSERT INTO "ordinal" VALUES(0);
 INSERT INTO "ordinal" VALUES(1);
 INSERT INTO "ordinal" VALUES(2);
 INSERT INTO "ordinal" VALUES(3);
+CREATE TABLE overhead (
+    process_id      INTEGER PRIMARY KEY REFERENCES process,
+    measured_groups INTEGER NOT NULL, -- ends of groups that were measured: now and then one …
+    measured_ns     INTEGER NOT NULL, -- … and what we took of the host's time there, in all. NCCL's own work is not in it
+    setup_ns        INTEGER NOT NULL, -- once: making CUDA events, opening CUPTI
+    events          INTEGER NOT NULL, -- CUDA events recorded on streams of the application
+    event_ns        INTEGER,          -- device time of one, at most; NULL: not known
+    cupti_records   INTEGER NOT NULL, -- activity records read
+    cupti_dropped   INTEGER NOT NULL  -- activity records that found no room in the bounded buffers
+);
 CREATE TABLE placement (
     comm_id INTEGER NOT NULL REFERENCES communicator,
     layer   INTEGER NOT NULL, -- −1: all
@@ -374,6 +410,11 @@ CREATE TABLE routing (
     unit        INTEGER NOT NULL DEFAULT 1, -- the vector's sizes times this are tokens
     verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
     source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
+);
+CREATE TABLE routing_ids (
+    routing_id INTEGER PRIMARY KEY REFERENCES routing,
+    width      INTEGER NOT NULL, -- 1 or 2
+    ids        BLOB NOT NULL     -- tokens × topk × width bytes
 );
 CREATE TABLE run (
     run_id          INTEGER PRIMARY KEY,
@@ -472,6 +513,18 @@ CREATE TABLE time_source (source INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)
 INSERT INTO "time_source" VALUES(1,'events');
 INSERT INTO "time_source" VALUES(2,'cupti');
 INSERT INTO "time_source" VALUES(3,'synth');
+CREATE TABLE timing (
+    process_id INTEGER NOT NULL REFERENCES process,
+    ns         INTEGER NOT NULL,
+    tier       TEXT NOT NULL,
+    why        TEXT NOT NULL -- asked, auto, max_connections, no_driver, no_cupti, foreign_cupti, handed_over, given_back
+);
+CREATE TABLE untimed (
+    process_id INTEGER NOT NULL REFERENCES process,
+    reason     TEXT NOT NULL, -- sampled_out, captured, nonblocking, …: docs/time-tiers.md
+    launches   INTEGER NOT NULL,
+    PRIMARY KEY (process_id, reason)
+) WITHOUT ROWID;
 CREATE TABLE vector (
     vector_id   INTEGER PRIMARY KEY,
     cells       INTEGER NOT NULL,
@@ -555,6 +608,34 @@ CREATE VIEW exchange_device_time AS
     FROM exchange e JOIN member m USING (member_id)
     LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
     LEFT JOIN time_source s ON s.source = t.source;
+CREATE VIEW exchange_time AS
+    SELECT comm_id, seq, run, rank, exchange_id, launch_id, source, arrival_ns, end_ns, end_ns - arrival_ns AS duration_ns,
+           last_ns - arrival_ns AS wait_ns, end_ns - last_ns AS transfer_ns, error_ns, start_slack_ns,
+           end_slack_ns, ranks_timed
+    FROM (SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
+          FROM (SELECT m.comm_id, e.seq, m.rank, e.exchange_id, t.launch_id, coalesce(s.name, 'host') AS source,
+                       coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
+                       t.start_slack_ns, t.end_slack_ns,
+                       CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
+                           row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id) - 1 END AS run
+                FROM exchange e JOIN member m USING (member_id)
+                LEFT JOIN device_time t
+                    ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
+                LEFT JOIN time_source s ON s.source = t.source)
+          WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host'));
+CREATE VIEW time_coverage AS
+    SELECT p.process_id, p.world_rank, coalesce(l.launches, 0) AS launches, coalesce(t.timed, 0) AS timed,
+           coalesce(t.events, 0) AS events, coalesce(t.cupti, 0) AS cupti
+    FROM process p
+    LEFT JOIN (SELECT process_id, sum(runs) AS launches
+               FROM (SELECT m.process_id, CASE WHEN g.flags & 1 THEN coalesce(c.launches, 0) ELSE 1 END AS runs
+                     FROM (SELECT member_id, thread, group_seq, flags, capture_id FROM exchange UNION
+                           SELECT member_id, thread, group_seq, flags, capture_id FROM operation) g
+                     JOIN member m USING (member_id) LEFT JOIN capture_launches c USING (capture_id)
+                     GROUP BY g.member_id, g.thread, g.group_seq)
+               GROUP BY process_id) l USING (process_id)
+    LEFT JOIN (SELECT m.process_id, count(*) AS timed, sum(d.source = 1) AS events, sum(d.source = 2) AS cupti
+               FROM device_time d JOIN member m USING (member_id) GROUP BY m.process_id) t USING (process_id);
 CREATE VIEW routing_cell AS
     SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, r.step, r.layer, r.microbatch, r.stage, r.request,
            v.peer AS expert, r.unit * v.size AS tokens
