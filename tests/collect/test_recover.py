@@ -56,6 +56,21 @@ class Killed(Place):
         self.check_stream(3000)
         self.assertEqual(os.listdir(self.out), ["trace.db"])
 
+    def test_killed_while_tidying_up(self):
+        """All is published and removed but the lock, or but the directory that it was in: nothing to collect, and
+        nothing may stay."""
+        self.write(COMM + exchange(0, [1], [1]))
+        self.collect()
+        state = os.path.join(self.out, ".skewscope")
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            lock = os.path.join(state, f"collector-{file.read(8)}.lock")
+        for left in (False, True):
+            os.mkdir(state, 0o700)
+            if left:
+                open(lock, "x", encoding="ascii").close()
+            self.collect()
+            self.assertEqual(os.listdir(self.out), ["trace.db"])
+
     def test_writer_killed(self):
         writer = Writer(self.spools)
         child = self.follow()

@@ -33,20 +33,11 @@ static int drain(struct skew_node *c)
     return error;
 }
 
-/* One that was killed while it tidied up has left the state directory, and nothing that anybody
- * would come back for. */
-static void tidy_up(struct skew_node *c)
+/* One that was killed while it tidied up may have left its lock, and nothing besides. */
+static void tidy(struct skew_node *c)
 {
-    struct skew_requests asked, look;
-    if (access(c->state, F_OK) != 0 || skew_node_lock(c) != 0)
-        return;
-    if (!skew_find_anything(c)) {
-        skew_requests_open(c, SKEW_ASK_PUBLISH, &asked);
-        skew_requests_open(c, SKEW_ASK_LOOK, &look);
-        skew_requests_close(c, &asked, true);
-        skew_requests_close(c, &look, true);
-    }
-    skew_node_finish(c);
+    if (access(c->state, F_OK) == 0 && skew_node_lock(c) == 0)
+        skew_node_finish(c);
 }
 
 int skew_collect_left(const char *out, FILE *messages, bool progress,
@@ -59,7 +50,7 @@ int skew_collect_left(const char *out, FILE *messages, bool progress,
     bool anything = !error && skew_find_anything(&c);
     if (!anything) {
         if (!error)
-            tidy_up(&c);
+            tidy(&c);
         goto out;
     }
     error = skew_node_lock(&c);
