@@ -10,6 +10,7 @@ usage: test_tap.py WORKLOAD LIBRARIES SKEWSCOPE WATCH CASE
   capture   count exchanges that are captured into a graph are not copied but counted
   off       SKEWSCOPE_TAP=off: no copies, no rows; what sizes alone say is right
   other     sums over a step, agreed capacities, padded dispatch, routing maps, threads, recomputation
+  program   one thread with two devices, a capture in global mode beside it, a forked child (tap_program.c)
   quiet     nothing waits; arrival is seen without asking the driver, and with it where it cannot write words
 """
 import json
@@ -286,6 +287,24 @@ def case_other(tapped, directory):
     if row != [(2, 3, 0)] or counts != [[[sum(e in t for t in tokens) for e in range(16)]]]:
         sys.exit(f"routing map: {row}, {counts}")
     print("ok: routing map")
+
+
+def case_program(tapped, directory):
+    program, out = os.path.join(os.path.dirname(tapped.watch), "tap_program"), os.path.join(directory, "trace")
+    result = subprocess.run([tapped.skewscope, "run", "--standin", "--out", out, "--", program],
+                            env=tapped.workload.environment(), capture_output=True, text=True, check=False)
+    if (result.returncode, result.stdout) != (0, "done\n"):
+        sys.exit(f"exit status {result.returncode}\n{result.stdout}{result.stderr}")
+    summary = tapped.reduce(out)
+    want = {r: [[1 + (r * 7 + e * 5) % 11 for e in range(6)]] for r in range(2)}
+    if rows(out) != want or (summary["verified"], summary["skipped"]) != (2, 0):
+        sys.exit(f"{rows(out)} and not {want}: {summary}")
+    db = sqlite3.connect(os.path.join(out, "trace.db"))
+    places = db.execute("SELECT place, side FROM tap ORDER BY member_id").fetchall()
+    db.close()
+    if places != [(1, "whole"), (1, "own")]:
+        sys.exit(f"places in the group: {places}")
+    print("ok: two devices, a global capture beside, a fork")
 
 
 def main():
