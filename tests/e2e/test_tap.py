@@ -174,6 +174,22 @@ def case_payload(tapped, directory):
         if (summary["verified"], summary["rejected"], summary["rows"]) != (23, 1, 23):
             sys.exit(f"{pattern}: with one count changed: {summary}")
         print(f"ok: {pattern}: counts that do not fit the payload are rejected")
+    for column, value in (("width", 9), ("elements", 7), ("elements", -1), ("data", "x")):
+        db = sqlite3.connect(os.path.join(out, "trace.db"))
+        old = db.execute(f"SELECT {column} FROM tap WHERE tap_id = 1").fetchone()[0]
+        before = db.execute("SELECT count(*) FROM routing").fetchone()
+        db.execute(f"UPDATE tap SET {column} = ? WHERE tap_id = 1", (value,))
+        db.commit()
+        result = subprocess.run([tapped.skewscope, "routing", out, "--save"], capture_output=True, text=True,
+                                check=False)
+        after = db.execute("SELECT count(*) FROM routing").fetchone()
+        db.execute(f"UPDATE tap SET {column} = ? WHERE tap_id = 1", (old,))
+        db.commit()
+        db.close()
+        if result.returncode != 1 or result.stderr.count("\n") != 1 or "is damaged" not in result.stderr or \
+                before != after:
+            sys.exit(f"a damaged tap ({column} = {value}): {result.returncode}, {result.stderr}, {before} → {after}")
+    print("ok: damaged copies are refused with one sentence, and nothing is changed")
 
 
 def case_capture(tapped, directory):
