@@ -166,7 +166,6 @@ static inline void skew_group_open(struct skew_thread *thread)
         skew_fetch_write((const char *)thread->rec + 64 * i);
     skew_fetch_write(thread->seg);
     skew_fetch_write(thread->comm);
-    skew_fetch_write(thread->returned);
     skew_fetch_code(__start_skew_hot_text, __stop_skew_hot_text);
     skew_fetch_code((const char *)skew_hot.clock, (const char *)skew_hot.clock + 256);
 }
