@@ -16,6 +16,7 @@
     X(info, "show what is in a trace and how much of it was captured")                             \
     X(matrix, "show the bytes from each rank to each rank")                                        \
     X(whatif, "compute what another schedule of the same traffic would cost")                        \
+    X(synth, "write a synthetic trace with known truth")                                           \
     X(collect, "bring what processes left in their spools into the trace")                         \
     X(help, "show help on a command")
 
