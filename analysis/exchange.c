@@ -4,6 +4,7 @@
  * here rather than in SQL where that spares a join: a pass over millions of rows is the normal
  * case.
  */
+#include "label.h"
 #include "trace_private.h"
 
 #include <errno.h>
@@ -26,9 +27,9 @@ static bool wants_labels(const struct skew_filter *filter)
 
 /* The statement, whose parameters are ?1 seq_from, ?2 seq_to, ?3 layer, ?4 step, ?5 role. */
 static void write_sql(char *sql, size_t size, const struct skew_filter *filter,
-                      enum skew_order order)
+                      enum skew_order order, bool attached)
 {
-    bool labels = wants_labels(filter), counted = filter->count_layers != 0;
+    bool labels = wants_labels(filter) && !attached, counted = filter->count_layers != 0;
 
     snprintf(
         sql, size,
@@ -39,9 +40,9 @@ static void write_sql(char *sql, size_t size, const struct skew_filter *filter,
         labels ? " JOIN exchange_label b USING (exchange_id)" : "",
         filter->by_seq || labels ? " WHERE 1" : "",
         filter->by_seq ? " AND e.seq BETWEEN ?1 AND ?2" : "",
-        filter->by_layer && !counted ? " AND b.layer = ?3" : "",
-        filter->by_step && !counted ? " AND b.step = ?4" : "",
-        filter->role ? " AND b.role = ?5" : "",
+        labels && filter->by_layer && !counted ? " AND b.layer = ?3" : "",
+        labels && filter->by_step && !counted ? " AND b.step = ?4" : "",
+        labels && filter->role ? " AND b.role = ?5" : "",
         order == SKEW_ORDER_SEQ ? " ORDER BY m.comm_id, e.seq, m.rank, e.exchange_id"
                                 : " ORDER BY e.exchange_id");
 }
@@ -85,7 +86,7 @@ int skew_exchange_iter_open(struct skew_exchange_iter **out, struct skew_trace *
         goto no_memory;
     if (it->filter.count_layers && it->filter.count_calls == 0)
         it->filter.count_calls = 1;
-    write_sql(sql, sizeof sql, &it->filter, order);
+    write_sql(sql, sizeof sql, &it->filter, order, trace->labels != NULL);
     result = skew_sql_prepare(trace, &it->select, sql, error);
     if (result == 0)
         result = bind(it, error);
@@ -113,6 +114,20 @@ void skew_exchange_iter_close(struct skew_exchange_iter **iter)
     free(it);
 }
 
+/* Labels that are attached to the trace instead of saved in it. */
+static bool label_passes(const struct skew_exchange_iter *it, const struct skew_exchange *e)
+{
+    const struct skew_filter *f = &it->filter;
+    const struct skew_label *l = skew_labels_exchange(it->trace->labels, e->id);
+    const char *role = l ? skew_label_role_name(l->role) : NULL;
+
+    if (!l || (f->role && !(role && strcmp(role, f->role) == 0)))
+        return false;
+    if (f->count_layers)
+        return true;
+    return (!f->by_layer || l->layer == f->layer) && (!f->by_step || l->step == f->step);
+}
+
 /* The filters that the statement does not apply. */
 static bool passes(const struct skew_exchange_iter *it, const struct skew_exchange *e)
 {
@@ -121,6 +136,8 @@ static bool passes(const struct skew_exchange_iter *it, const struct skew_exchan
     if (it->comm_key && strcmp(e->member->comm->key, it->comm_key) != 0)
         return false;
     if (f->ops && !((uint32_t)e->op < 32 && (f->ops >> e->op & 1)))
+        return false;
+    if (it->trace->labels && wants_labels(f) && !label_passes(it, e))
         return false;
     if (f->count_layers) {
         int64_t in_step = (int64_t)f->count_layers * f->count_calls;

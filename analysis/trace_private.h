@@ -15,6 +15,7 @@
 #define SKEW_CELLS_MAX (1u << 24)
 
 struct skew_vector_cache;
+struct skew_labels;
 
 struct skew_trace {
     sqlite3 *db;
@@ -25,6 +26,7 @@ struct skew_trace {
     size_t member_count;
     bool loaded;
     struct skew_vector_cache *vectors;
+    const struct skew_labels *labels; /* attached, borrowed; NULL: the table's */
 };
 
 __attribute__((format(printf, 2, 3))) void skew_error_set(struct skew_error *error,

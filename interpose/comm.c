@@ -474,6 +474,8 @@ struct skew_comm *skew_comm_leaving(ncclComm_t handle, enum skew_comm_end how)
     if (!proc || !handle)
         return NULL;
     int saved = errno;
+    if (__atomic_load_n(&skew_hot.tap_waiting, __ATOMIC_RELAXED))
+        skew_tap_harvest();
     skew_lock(proc);
     struct skew_comm *comm = skew_comm_find(proc, handle);
     if (!comm)

@@ -183,7 +183,7 @@ static int visit_symbols(struct dl_phdr_info *info, size_t size, void *user)
 void *skew_elf_first_of(const char *const names[], bool after_self, struct dl_phdr_info *found)
 {
     struct search s = {.names = names, .after_self = after_self, .found = found};
-    dl_iterate_phdr(visit_symbols, &s);
+    skew_loader_iterate(visit_symbols, &s);
     return s.result;
 }
 
@@ -244,7 +244,7 @@ static int visit_address(struct dl_phdr_info *info, size_t size, void *user)
 bool skew_elf_module_of(const void *address, struct dl_phdr_info *found)
 {
     struct search s = {.address = address, .found = found};
-    return dl_iterate_phdr(visit_address, &s) != 0;
+    return skew_loader_iterate(visit_address, &s) != 0;
 }
 
 /* What the memory at an address may be used for, as its object says and the loader has made it. */
@@ -376,5 +376,5 @@ static int visit_weak(struct dl_phdr_info *info, size_t size, void *user)
 void skew_elf_drop_weak(void *(*unwanted)(const char *name))
 {
     struct weak_walk walk = {unwanted};
-    dl_iterate_phdr(visit_weak, &walk);
+    skew_loader_iterate(visit_weak, &walk);
 }

@@ -100,6 +100,24 @@ def data_record(f, name):
     return f"SKEW_OP_{f.record.upper()}, {count}, (int){datatype}, {peer}, comm, stream"
 
 
+# Which data types the tap looks at in which calls (interpose/tap_shape.c): as a mask of ncclDataType_t.
+TAP = {"send": "SKEW_TAP_INTEGERS", "recv": "SKEW_TAP_INTEGERS", "alltoall": "SKEW_TAP_INTEGERS",
+       "allgather": "SKEW_TAP_INTEGERS | SKEW_TAP_BYTES", "broadcast": "SKEW_TAP_INTEGERS",
+       "allreduce": "SKEW_TAP_INTEGERS | SKEW_TAP_FLOAT"}
+
+
+def tap_of(f):
+    if f.record not in TAP:
+        return ""
+    args = {n for _, n, _ in f.args}
+    send = next((n for n in ("sendbuff", "buff") if n in args), "NULL")
+    recv = next((n for n in ("recvbuff", "buff") if n in args), "NULL")
+    count = next(n for n in ("count", "sendcount") if n in args)
+    arg = next((f"(uint32_t){n}" for n in ("peer", "root", "op") if n in args), "0")
+    return (f"    skew_tap(thread, {TAP[f.record]}, result, SKEW_OP_{f.record.upper()}, {send}, {recv}, {count}, "
+            f"(int)datatype, {arg}, comm, stream);\n")
+
+
 # The bodies of the wrappers. {call} is the real call; each reads like its contract: guard, real call,
 # record, the real result.
 DATA = """    struct skew_thread *thread = skew_enter();
@@ -108,13 +126,13 @@ DATA = """    struct skew_thread *thread = skew_enter();
     uint64_t call_ns = skew_call_ns(thread, 0);
     ncclResult_t result = {call};
     skew_record(thread, result, call_ns, {record});
-    skew_leave(thread);
+{tap}    skew_leave(thread);
     return result;
 """
 # Send and receive: the hot path in front, and what DATA says out of line behind it.
 P2P = """    struct skew_thread *self = skew_self;
     if (skew_cell_fast(self, comm, stream, (int)datatype)) {{
-        skew_cell_put(self, SKEW_OP_{op}, count, (int)datatype, (uint32_t)peer);
+        skew_cell_put_like_last(self, SKEW_OP_{op}, count, (uint32_t)peer);
         return {call};
     }}
     return {slow}({args});
@@ -214,7 +232,7 @@ def body(f, slot, slow=False):
     if f.cls == "data" and f.record in ("send", "recv") and not slow:
         return P2P.format(call=call, op=f.record.upper(), args=f.call(), slow=f"skew_slow_{slot}_{f.name}")
     if f.cls == "data":
-        return DATA.format(call=call, record=data_record(f, f.name))
+        return DATA.format(call=call, record=data_record(f, f.name), tap=tap_of(f))
     if f.cls == "group" and f.record == "group_start":
         return GROUP_START.format(call=call)
     if f.cls == "group":

@@ -154,7 +154,8 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
     }
     t->last_handle = handle;
     t->last_stream = stream;
-    t->last_lane_bits = i << 16;
+    t->last_lane_bits = i << 16; /* of no data type: what comes next is not on the fast way */
+    t->last_type = SKEW_NO_TYPE;
 }
 
 SKEW_COLD void skew_cell_slow(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
@@ -386,6 +387,10 @@ SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t c
         skew_group_commit(t, call_ns, address, frame, result);
     else
         skew_group_discard(t);
+    if (skew_unlikely(t->tap_calls))
+        skew_tap_group_ended(t, launched && result == ncclSuccess);
+    else if (skew_unlikely(__atomic_load_n(&skew_hot.tap_waiting, __ATOMIC_RELAXED)))
+        skew_tap_harvest();
     if (skew_unlikely(__atomic_load_n(&skew_hot.pendings, __ATOMIC_RELAXED)))
         skew_comm_group_ended(t, !simulated && skew_result_ok(result));
 }

@@ -66,12 +66,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && offsetof(struct skew
                    offsetof(struct skew_cell, lane) == offsetof(struct skew_cell, op) + 2,
                "skew_cell_put() stores three fields at once");
 
-static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64_t count,
-                                 int datatype, uint32_t peer)
+/* A cell of last_type. */
+static inline void skew_cell_put_like_last(struct skew_thread *thread, uint32_t op, uint64_t count,
+                                           uint32_t peer)
 {
     struct skew_cell *cell = thread->cell;
-    uint32_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
-    uint32_t rest = thread->last_lane_bits | type << 8 | op;
+    uint32_t rest = thread->last_lane_bits | op;
     cell->count = count;
     cell->peer = peer;
     memcpy(&cell->op, &rest, sizeof(rest));
@@ -79,8 +79,20 @@ static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64
     thread->cell = cell + 1;
 }
 
-/* The usual send or receive: inside a group, on the same communicator and stream as the one before. It is
- * recorded before the real call and left by a tail jump. That is safe because nothing of a group exists
+/* A call of another data type than the one before. Types of count exchanges always come this way, so that the
+ * tap sees where their buffers lie. */
+static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64_t count,
+                                 int datatype, uint32_t peer)
+{
+    uint32_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
+    bool watched = type < 32 && (skew_hot.tap_types & SKEW_TAP_INTEGERS) >> type & 1;
+    thread->last_lane_bits = (thread->last_lane_bits & 0xffff0000u) | type << 8;
+    thread->last_type = type == 255 || watched ? SKEW_NO_TYPE : datatype;
+    skew_cell_put_like_last(thread, op, count, peer);
+}
+
+/* The usual send or receive: inside a group, on the same communicator and stream and of the same data type as
+ * the one before. It is recorded before the real call and left by a tail jump. That is safe because nothing of a group exists
  * before its outermost End succeeds, and because a failing call makes that End fail (NCCL's
  * ncclGroupErrCheck; tests/preload/groups.c, tests/preload/real_nccl.py). Re-entry of ncclGroupStart and
  * End from the real ncclSend, before NCCL 2.24, only moves the depth up and down. */
@@ -88,7 +100,7 @@ static inline bool skew_cell_fast(const struct skew_thread *thread, ncclComm_t h
                                   cudaStream_t stream, int datatype)
 {
     return skew_mostly(thread->last_handle == handle) && skew_mostly(thread->last_stream == stream) &&
-           skew_mostly(thread->cell < thread->fast_limit) && skew_mostly((unsigned)datatype < 255);
+           skew_mostly(thread->cell < thread->fast_limit) && skew_mostly(thread->last_type == datatype);
 }
 
 /* After the real call returned: remember what it asked for. Outside a group this is the whole group. */
@@ -104,6 +116,16 @@ skew_record(struct skew_thread *thread, ncclResult_t result, uint64_t call_ns, u
     if (thread->depth == 0)
         skew_group_commit(thread, call_ns, (uintptr_t)__builtin_return_address(0),
                           (uintptr_t)__builtin_frame_address(0), result);
+}
+
+/* After skew_record(): a call that may be a count exchange, by its data type. `types`: those that the tap looks
+ * at in calls of this kind. `arg`: peer, root or reduction. */
+static inline void skew_tap(struct skew_thread *thread, uint32_t types, ncclResult_t result, uint32_t op,
+                            const void *send, const void *recv, uint64_t count, int datatype, uint32_t arg,
+                            ncclComm_t handle, cudaStream_t stream)
+{
+    if (skew_unlikely(types & skew_hot.tap_types & 1u << (datatype & 31)))
+        skew_tap_call(thread, result, op, send, recv, count, datatype, arg, handle, stream);
 }
 
 static inline void skew_fetch_code(const void *from, const void *to)

@@ -104,10 +104,11 @@ struct skew_thread {
     struct skew_cell *fast_limit; /* `limit` while the application runs, NULL while a wrapper of ours does */
     ncclComm_t last_handle;       /* key of the lane used last; kept for the next group */
     cudaStream_t last_stream;
-    uint32_t last_lane_bits;      /* its number, where struct skew_cell has it */
+    uint32_t last_lane_bits;      /* its number and last_type's, where struct skew_cell has them */
+    int32_t last_type;            /* data type of the call before; SKEW_NO_TYPE: the next one takes the slow way */
     uint32_t lane_seen;           /* skew_hot.comms_changed when lane[0] was looked up; else: look again */
-    uint32_t gate;                /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
-    uint32_t depth;               /* shadow of NCCL's own group depth */
+    uint16_t depth;               /* shadow of NCCL's own group depth */
+    uint8_t gate;                 /* enum skew_gate: BUSY while one of our wrappers runs on this thread */
     struct skew_cell *limit;
     struct skew_rec_group *rec;   /* the open record, in the segment or in scratch; else where the next one begins */
 
@@ -125,6 +126,8 @@ struct skew_thread {
 
     uintptr_t next;          /* where the segment's next record begins: seg + committed */
     uintptr_t end;           /* of the segment; 0: there is none */
+    struct skew_tap_group *tap; /* tap.c: what the open group holds for the tap; NULL: never any */
+    uint32_t tap_calls;      /* how much that is */
     struct skew_lane_key lane[SKEW_LANES_MAX];
     struct skew_site_key site[SKEW_SITE_CACHE];
     uint32_t seg_index;
@@ -135,6 +138,7 @@ struct skew_thread {
 };
 
 #define SKEW_NO_CELL ((struct skew_cell *)UINTPTR_MAX)
+#define SKEW_NO_TYPE INT32_MIN
 
 static inline bool skew_record_is_open(const struct skew_thread *t)
 {
@@ -186,6 +190,8 @@ struct skew_process {
     struct skew_loss_count unstored[SKEW_LOSS_SLOTS]; /* counted before there was a head */
     uint64_t unstored_returned;
 
+    struct skew_tap *tap; /* tap.c; NULL: nothing has been copied yet */
+
     /* comm.c */
     uint32_t comm_ids, comms_used;
     struct skew_comm *free_comms;
@@ -230,6 +236,8 @@ struct skew_hot {
     skew_capture_info ask_driver; /* NULL: nobody to ask (yet); set once */
     uint32_t comms_changed; /* counts pointers that came to mean another communicator, or none */
     uint32_t pendings;      /* not 0: there may be constructors that wait for the end of a group */
+    uint32_t tap_types;     /* bit set of the data types that the tap looks at; 0: it is off */
+    uint32_t tap_waiting;   /* not 0: copies of the tap are on their way */
     void *real[SKEW_SLOTS][SKEW_HOT_COUNT]; /* as in skew_real (bind.h); set before skew_bound */
 } __attribute__((aligned(64)));
 extern struct skew_hot skew_hot;
@@ -319,6 +327,12 @@ bool skew_elf_at_start(void);
 int skew_elf_hide(const char *const names[], unsigned count);
 void skew_elf_drop_weak(void *(*unwanted)(const char *name));
 
+/* ---- loader.c: the way into the loader's list, and out of fork() ---- */
+bool skew_loader_enter(void); /* false: not in this process */
+void skew_loader_leave(void);
+void skew_loader_guard(void);
+int skew_loader_iterate(int (*visit)(struct dl_phdr_info *, size_t, void *), void *user);
+
 /* ---- dlsym.c ---- */
 void skew_dlsym_at_load(void);
 void *skew_dlsym(void *handle, const char *name); /* the real one, from our own point of view */
@@ -336,6 +350,18 @@ void skew_diag_once(enum skew_diag code, const char *text); /* once a process; `
 void skew_diag_flush(struct skew_process *proc);            /* hold the lock */
 void skew_stderr_line(const char *what, int err, const char *advice); /* once, and by one rank of a node */
 const char *skew_error_text(int err);
+
+/* ---- tap.c: copies of count exchanges ---- */
+#define SKEW_TAP_BYTES    (1u << 1)           /* ncclUint8 */
+#define SKEW_TAP_INTEGERS (1u << 2 | 1u << 4) /* ncclInt32, ncclInt64 */
+#define SKEW_TAP_FLOAT    (1u << 7)           /* ncclFloat32 */
+void skew_tap_start(const struct skew_process *proc);     /* reads the options */
+void skew_tap_call(struct skew_thread *thread, ncclResult_t result, uint32_t op, const void *send,
+                   const void *recv, uint64_t count, int datatype, uint32_t arg, ncclComm_t handle,
+                   cudaStream_t stream);
+void skew_tap_group_ended(struct skew_thread *thread, bool launched); /* after its record was committed */
+void skew_tap_harvest(void);
+void skew_tap_thread_end(struct skew_thread *thread);
 
 /* ---- launch.c ---- */
 void skew_collector_start(struct skew_process *proc);

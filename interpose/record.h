@@ -39,7 +39,7 @@ static inline void skew_record_close(struct skew_thread *t)
         t->limit = t->end ? skew_limit_before(t->end) : NULL;
         t->last_handle = lane->handle;
         t->last_stream = lane->stream;
-        t->last_lane_bits = 0;
+        t->last_lane_bits &= 0xffffu;
         lane->exchanges = lane->ops = lane->p2p = lane->v_open = 0;
     }
     t->lanes = t->loss = 0;

@@ -124,7 +124,7 @@ void skew_modules_update(struct skew_process *proc)
 {
     struct module_walk walk = {.proc = proc};
     skew_lock(proc);
-    dl_iterate_phdr(put_module, &walk);
+    skew_loader_iterate(put_module, &walk);
     if (walk.added && !walk.failed)
         proc->modules_added = walk.added;
     skew_unlock(proc);

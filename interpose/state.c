@@ -89,6 +89,8 @@ static void process_start(struct skew_process *proc)
     clock_bind();
     skew_options_read(proc);
     bool off = getauxval(AT_SECURE) != 0 || !skew_option_on(proc, SKEW_OPT_ENABLE);
+    if (!off)
+        skew_tap_start(proc);
     __atomic_store_n(&proc->phase, off ? SKEW_PHASE_OFF : SKEW_PHASE_READY, __ATOMIC_RELEASE);
 }
 
@@ -131,6 +133,7 @@ static void thread_end(void *user)
     if (thread->gate == SKEW_GATE_NEW)
         return; /* wiped by a fork, never used again: not ours to seal */
     skew_thread_seal(thread);
+    skew_tap_thread_end(thread);
     munmap(thread, sizeof(*thread));
 }
 
@@ -159,6 +162,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     if (thread->gate == SKEW_GATE_BUSY)
         return NULL;
     int saved = errno;
+    skew_loader_guard();
     skew_bind();
     struct skew_process *proc = skew_process_get();
     if (proc && thread == &skew_nobody)

@@ -83,6 +83,9 @@ def main():
     out += ["", "## Why something is missing: `loss.reason`", "", "| reason | |", "|---|---|"]
     listed = re.search(r"#define SKEW_LOSS_LIST\(X\)(.*?)\n\n", open(spool, encoding="utf-8").read(), re.S).group(1)
     out += [f"| `{n}` | {t} |" for n, t in re.findall(r'X\(\w+, "(\w+)", "([^"]*)"\)', listed)]
+    out += ["", "## What became of count exchanges: `tap_count.outcome`", "", "| outcome | |", "|---|---|"]
+    listed = re.search(r"#define SKEW_TAP_COUNT_LIST\(X\)(.*?)\n\n", open(spool, encoding="utf-8").read(), re.S).group(1)
+    out += [f"| `{n}` | {t} |" for n, t in re.findall(r'X\(\w+,\s+"(\w+)",[\s\\]+"([^"]*)"\)', listed)]
     with open(output, "w", encoding="utf-8") as f:
         f.write("\n".join(out) + "\n")
 

@@ -33,6 +33,13 @@
       "the real NCCL, for jobs that name skewscope itself as their NCCL library")                  \
     X(DLSYM, "DLSYM", ENUM, "on", "on|off", "", TARGET,                                            \
       "answer dlsym() for NCCL's names, so that ctypes and JAX are seen")                          \
+    X(TAP, "TAP", ENUM, "on", "on|off", "", TARGET,                                                \
+      "copy small integer buffers that look like count exchanges, for exact tokens of each expert")  \
+    X(TAP_KB, "TAP_KB", INT, "256", "1..4096", "KiB", TARGET, "largest buffer that the tap copies") \
+    X(TAP_POOL_KB, "TAP_POOL_KB", INT, "2048", "64..65536", "KiB", TARGET,                         \
+      "pinned memory of one process for copies that are on their way")                             \
+    X(TAP_TOTAL_MB, "TAP_TOTAL_MB", INT, "1024", "1..1048576", "MiB", TARGET,                      \
+      "what the tap of one process copies at most in all")                                         \
     X(COLLECTOR, "COLLECTOR", ENUM, "auto", "auto|off", "", BOTH,                                  \
       "start a collector when none runs; off: the spool waits for `skewscope collect`")            \
     X(QUIET, "QUIET", ENUM, "off", "on|off", "", BOTH,                                             \

@@ -47,6 +47,34 @@ enum skew_loss {
 #undef X
         SKEW_LOSS_COUNT
 };
+/* What became of buffers that looked like count exchanges (the tap). Append only. */
+#define SKEW_TAP_COUNT_LIST(X)                                                                     \
+    X(QUEUED, "queued", "copies that were put on a stream")                                        \
+    X(STORED, "stored", "copies that arrived and were stored")                                     \
+    X(IMPLAUSIBLE, "implausible", "copies that held no counts: dropped by the target, never stored") \
+    X(CAPTURED, "captured", "not copied: the call was captured into a CUDA graph")                 \
+    X(TOO_LARGE, "too_large", "not copied: larger than SKEWSCOPE_TAP_KB or a spool segment")       \
+    X(POOL_FULL, "pool_full", "not copied: SKEWSCOPE_TAP_POOL_KB of copies were on their way")     \
+    X(BUDGET, "budget", "not copied: SKEWSCOPE_TAP_TOTAL_MB were copied before")                   \
+    X(UNREACHED, "unreached",                                                                      \
+      "not copied: a non-blocking communicator, another device, or no driver function to copy with") \
+    X(GIVEN_UP, "given_up", "not copied: earlier ones of this shape on this communicator were implausible") \
+    X(UNSTORED, "unstored", "copies that arrived but found no room in the spool")
+
+enum skew_tap_count_what {
+#define X(id, name, text) SKEW_TAP_COUNT_##id,
+    SKEW_TAP_COUNT_LIST(X)
+#undef X
+        SKEW_TAP_COUNTS
+};
+#define SKEW_TAP_COUNT_SLOTS 24u /* room in the head; SKEW_TAP_COUNTS stays below it */
+
+/* Buffers and their bytes; each only grows. Written by any thread of the target (atomic add). */
+struct skew_tap_count {
+    uint64_t buffers;
+    uint64_t bytes;
+};
+
 #define SKEW_LOSS_SLOTS 16u /* room in the head; SKEW_LOSS_COUNT stays below it */
 
 /* One reason's counters; each only grows. Written by any thread of the target (atomic add). */
@@ -73,7 +101,8 @@ enum skew_seg_state {
 /* Entry of the segment table. The target moves ABSENT → FREE → CLAIMED → ACTIVE → FULL, the collector alone
  * FULL → FREE (after its transaction is durable), by a 4-byte store that nobody else races with.
  * ACTIVE is stored after the segment's head and `stream`; a segment is FULL before the first record of
- * its stream's next one is committed. */
+ * its stream's next one is committed. Its writer may be killed before that: an ACTIVE segment beside a later
+ * one of its stream is as complete as a FULL one, but not to be made FREE while the process lives. */
 struct skew_seg_entry {
     uint32_t state;
     uint32_t stream;
@@ -106,7 +135,9 @@ struct skew_spool_head {
     uint64_t returned_groups; /* groups stored or lost: "captured N of M" without reading a record */
     struct skew_loss_count loss[SKEW_LOSS_SLOTS];
 
-    uint8_t reserved[1024];
+    struct skew_tap_count tap[SKEW_TAP_COUNT_SLOTS]; /* zeros from a library that had no tap */
+
+    uint8_t reserved[1024 - SKEW_TAP_COUNT_SLOTS * sizeof(struct skew_tap_count)];
     struct skew_seg_entry seg[SKEW_SPOOL_SEGMENTS];
 };
 _Static_assert(sizeof(struct skew_spool_head) <= SKEW_SPOOL_HEAD_BYTES, "head block too small");
@@ -132,6 +163,7 @@ enum skew_rec_type {
     SKEW_REC_MODULE = 6,   /* struct skew_rec_module */
     SKEW_REC_GRAPH = 7,    /* struct skew_rec_graph */
     SKEW_REC_DIAG = 8,     /* struct skew_rec_text: what = enum skew_diag */
+    SKEW_REC_TAP = 9,      /* struct skew_rec_tap */
     /* streams 1, 2, … */
     SKEW_REC_GROUP = 32,      /* struct skew_rec_group */
     SKEW_REC_GROUP_PART = 33, /* struct skew_rec_group, lanes 0: earlier cells of a GROUP that follows */
@@ -281,7 +313,8 @@ enum skew_process_text {
     X(CORRUPT_SPOOL, "corrupt_spool", "error")                                                     \
     X(SPOOL_UNREACHABLE, "spool_unreachable", "error")                                             \
     X(COLLECTOR_RESTART, "collector_restart", "info")                                              \
-    X(RUN_NOTE, "run_note", "info")
+    X(RUN_NOTE, "run_note", "info")                                                                \
+    X(TAP_OFF, "tap_off", "info")
 
 enum skew_diag {
     SKEW_DIAG_NONE,
@@ -397,6 +430,60 @@ struct skew_rec_graph {
     uint64_t graph;   /* handles are reused by the driver: `ns` decides which one is meant */
     uint64_t source;
     uint64_t exec;
+};
+
+/* Shapes of calls that may be count exchanges. Append only. */
+#define SKEW_TAP_SHAPE_LIST(X)                                                                     \
+    X(ALLGATHER, "allgather") /* int32 or int64 of each rank: counts[E], or top-k ids */           \
+    X(SENDRECV, "sendrecv")   /* a send to and a receive from each peer, all alike: counts[E/R] */ \
+    X(ALLTOALL, "alltoall")   /* counts[E/R], or one count, for each peer */                       \
+    X(MAP, "map")             /* all-gather of uint8: routing map [T][E] of zeros and ones */      \
+    X(BROADCAST, "broadcast") /* top-k ids of the root, beside its tokens */                       \
+    X(SUM, "sum")             /* all-reduce: tokens [layers][E] of one step */                     \
+    X(MAX, "max")             /* all-reduce of one integer: the largest capacity */
+
+enum skew_tap_shape {
+    SKEW_TAP_NONE,
+#define X(id, name) SKEW_TAP_##id,
+    SKEW_TAP_SHAPE_LIST(X)
+#undef X
+        SKEW_TAP_SHAPES
+};
+
+/* Whose values a tap holds. Append only. */
+#define SKEW_TAP_SIDE_LIST(X)                                                                      \
+    X(OWN, "own")     /* [count]: what this rank contributed */                                    \
+    X(WHOLE, "whole") /* [ranks][count]: what every rank contributed */                            \
+    X(SENT, "sent")   /* [ranks][count]: what this rank told each peer */                          \
+    X(HEARD, "heard") /* [ranks][count]: what each peer told this rank */                          \
+    X(RESULT, "result") /* [count]: of a reduction */
+
+enum skew_tap_side {
+    SKEW_TAP_SIDE_NONE,
+#define X(id, name) SKEW_TAP_SIDE_##id,
+    SKEW_TAP_SIDE_LIST(X)
+#undef X
+        SKEW_TAP_SIDES
+};
+
+/* The integers of one small buffer, copied behind its call on the call's own stream. Which call: the group
+ * `group` of the spool stream `thread`, and in it on `comm` the operation (sendrecv: the exchange of all sends and
+ * receives; alltoall: the all-to-all) number `place`. Comes after the call's own record, in time but not always in
+ * reading order, and not at all when the call's record was lost. Followed by `elements` values of `dtype`. */
+struct skew_rec_tap {
+    struct skew_rec head;
+    uint64_t group;
+    uint32_t thread;
+    uint32_t comm;
+    uint32_t place;
+    uint8_t shape; /* enum skew_tap_shape */
+    uint8_t side;  /* enum skew_tap_side */
+    uint8_t dtype; /* ncclDataType_t: int32, int64, uint8, float32 */
+    uint8_t reserved;
+    uint32_t count; /* elements of one rank or peer */
+    uint32_t elements;
+    uint32_t root; /* of a broadcast, else 0 */
+    uint32_t reserved2;
 };
 
 #define SKEW_ROUND8(n) (((n) + 7u) & ~7u)

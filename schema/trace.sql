@@ -228,19 +228,40 @@ CREATE TABLE stream (
     UNIQUE (process_id, handle)
 );
 
--- What an exchange is for. Filled by analyses, never by the capture; `source` says by which and how.
+-- What an exchange is for (docs/labels.md). Filled by analyses, never by the capture; `source` says by which
+-- and how. NULL everywhere: could not be told.
 CREATE TABLE exchange_label (
     exchange_id INTEGER PRIMARY KEY REFERENCES exchange,
-    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, probs_bwd, dispatch_recompute, count,
-                         -- pipeline, sequence, other; NULL: could not be told
-    step        INTEGER, -- ordinals from 0, NULL: could not be told
-    layer       INTEGER, -- of the MoE layers of this process, not of the model
-    microbatch  INTEGER,
-    stage       TEXT,    -- prefill, decode, train; NULL: could not be told
+    role        TEXT,    -- dispatch, combine, their gradients' combine_bwd and dispatch_bwd, probs, probs_bwd, by activation
+                         -- recomputation dispatch_recompute, combine_recompute, probs_recompute, count, pipeline,
+                         -- sequence, other
+    step        INTEGER, -- ordinals from 0
+    layer       INTEGER, -- of the MoE layers of this rank, not of the model
+    microbatch  INTEGER, -- within the step
+    stage       TEXT,    -- prefill, decode, train
     token_bytes INTEGER, -- bytes of one token in this exchange
     pair_id     INTEGER, -- the exchange that brings these tokens back, or took them away
     confidence  REAL NOT NULL, -- 0 … 1; of the least certain part
-    source      TEXT NOT NULL
+    source      TEXT NOT NULL,
+    pass        INTEGER, -- ordinal of the forward pass over the layers that these tokens went through
+    flags       INTEGER NOT NULL DEFAULT 0 -- 1 capacity-padded: sizes say nothing of the routing; 2 one of several
+                                           -- that are the dispatch together; 4 captured: stands for several steps
+);
+
+-- The same for operations, where dispatchers use them: counts by all-gather, tokens by groups of broadcasts.
+CREATE TABLE operation_label (
+    operation_id INTEGER PRIMARY KEY REFERENCES operation,
+    role        TEXT,
+    step        INTEGER,
+    layer       INTEGER,
+    microbatch  INTEGER,
+    stage       TEXT,
+    token_bytes INTEGER,
+    pair_id     INTEGER, -- the first operation of the group that brings these tokens back, or took them away
+    confidence  REAL NOT NULL,
+    source      TEXT NOT NULL,
+    pass        INTEGER,
+    flags       INTEGER NOT NULL DEFAULT 0
 );
 
 -- ---------------------------------------------------------------- call sites
@@ -359,6 +380,33 @@ CREATE TABLE routing (
     verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
     source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
 );
+
+-- Small integer buffers that looked like count exchanges, as the target copied them (docs/tap.md). Candidates:
+-- what they are is decided by whether they explain the payload that follows (table routing).
+CREATE TABLE tap (
+    tap_id    INTEGER PRIMARY KEY,
+    member_id INTEGER NOT NULL REFERENCES member,
+    thread    INTEGER NOT NULL, -- with group_seq: the group of the call, as in exchange and operation
+    group_seq INTEGER NOT NULL,
+    place     INTEGER NOT NULL, -- which of this member's operations of the group, from 0; alltoall: which all-to-all
+    shape     TEXT NOT NULL,    -- allgather, sendrecv, alltoall, map, broadcast, sum, max (enum skew_tap_shape)
+    side      TEXT NOT NULL,    -- own [count]; whole, sent, heard [ranks][count]; result [count]
+    dtype     INTEGER NOT NULL, -- ncclDataType_t of the buffer
+    count     INTEGER NOT NULL, -- elements of one rank or peer
+    elements  INTEGER NOT NULL,
+    width     INTEGER NOT NULL, -- bytes an element below: 1, 2, 4 or 8
+    data      BLOB NOT NULL     -- elements × width, little-endian unsigned integers
+);
+
+-- What became of such buffers, by outcome: queued, stored, implausible, captured, … (enum skew_tap_count_what).
+-- Queued but neither stored nor implausible: still on their way when the process ended.
+CREATE TABLE tap_count (
+    process_id INTEGER NOT NULL REFERENCES process,
+    outcome    TEXT NOT NULL,
+    buffers    INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL,
+    PRIMARY KEY (process_id, outcome)
+) WITHOUT ROWID;
 
 -- Which rank holds which expert, where that is known otherwise than contiguous (expert e on rank e / (E/R)).
 CREATE TABLE placement (

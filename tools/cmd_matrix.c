@@ -180,7 +180,7 @@ static int run(struct arguments *a, const struct skew_reading *reading)
     }
     if (result == 0)
         skew_matrix_output_end(&a->output);
-    skew_selection_free(selection);
+    skew_selection_free(selection, reading);
     return result;
 }
 

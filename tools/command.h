@@ -15,6 +15,7 @@
     X(doctor, "check that a command can be traced, and say what will not be seen")                 \
     X(info, "show what is in a trace and how much of it was captured")                             \
     X(matrix, "show the bytes from each rank to each rank")                                        \
+    X(label, "find what each exchange is for: role, step, layer, micro-batch")                     \
     X(whatif, "compute what another schedule of the same traffic would cost")                        \
     X(synth, "write a synthetic trace with known truth")                                           \
     X(collect, "bring what processes left in their spools into the trace")                         \

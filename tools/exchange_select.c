@@ -124,7 +124,7 @@ const struct argp skew_selection_argp = {options, parse, NULL, NULL, NULL, NULL,
 int skew_selection_resolve(struct skew_selection *s, const char *path,
                            const struct skew_reading *reading)
 {
-    int result = skew_labels_check(&s->filter, path, reading);
+    int result = skew_labels_prepare(&s->labelling, &s->filter, path, reading);
 
     if (result == 0)
         result = skew_candidates_collect(&s->candidates, reading);
@@ -151,8 +151,9 @@ int skew_selection_resolve(struct skew_selection *s, const char *path,
     return 0;
 }
 
-void skew_selection_free(struct skew_selection *selection)
+void skew_selection_free(struct skew_selection *selection, const struct skew_reading *reading)
 {
+    skew_labelling_close(&selection->labelling, reading);
     free(selection->candidates.all);
     selection->candidates = (struct skew_candidates){0};
     selection->chosen = NULL;

@@ -16,6 +16,7 @@ struct skew_selection {
     /* filled by skew_selection_resolve() */
     struct skew_candidates candidates;     /* owned; skew_selection_free() */
     const struct skew_candidate *chosen;   /* of them */
+    struct skew_labelling labelling;       /* of what the filter asks for */
     char why[160]; /* why this one; empty: it was asked for, or the only one */
     char nothing[320];                     /* what to say when nothing is selected */
 };
@@ -26,7 +27,8 @@ extern const struct argp skew_selection_argp;
 /** Finds the communicator; its size is known then. 0, or a negative errno after one sentence. */
 int skew_selection_resolve(struct skew_selection *selection, const char *path,
                            const struct skew_reading *reading);
-void skew_selection_free(struct skew_selection *selection);
+/** Before the traces are closed. */
+void skew_selection_free(struct skew_selection *selection, const struct skew_reading *reading);
 
 /** The bytes of exchanges, and their loads kept apart. */
 struct skew_exchanged {

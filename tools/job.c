@@ -291,10 +291,15 @@ int skew_job_end(struct skew_job *job)
 
 void skew_job_explain(struct skew_job *job)
 {
+    int result = -ENOENT;
+
     skew_notes_nothing(job);
-    mkdir(job->state, 0700); /* the collector has tidied it away */
-    if (skew_run_record_write(&job->record, true) == 0 &&
-        skew_run_collector_start(&job->collector, false) == 0)
+    /* The collector has tidied it away, and that of another run may do so again. */
+    for (unsigned i = 0; result == -ENOENT && i < 8; i++) {
+        mkdir(job->state, 0700);
+        result = skew_run_record_write(&job->record, true);
+    }
+    if (result == 0 && skew_run_collector_start(&job->collector, false) == 0)
         wait_for_collector(job);
 }
 

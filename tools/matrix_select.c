@@ -161,33 +161,47 @@ int skew_coverage_read(struct skew_coverage *coverage, const struct skew_reading
     return 0;
 }
 
-/* Layers, steps and roles can be asked for only where somebody has named them. */
-int skew_labels_check(const struct skew_filter *f, const char *path,
-                      const struct skew_reading *reading)
+/* Whether anything has the role, and whether any layer or step was told at all. */
+static void look(const struct skew_labels *labels, const struct skew_filter *f, bool *role,
+                 bool *layer, bool *step)
 {
-    bool labels = false, all = false;
-    struct skew_error error;
+    size_t count;
+    const struct skew_label *all = skew_labels_exchanges(labels, &count);
+    int wanted = f->role ? skew_label_role_of(f->role) : 0;
+
+    for (size_t i = 0; i < count; i++) {
+        *role |= wanted > 0 && all[i].role == wanted;
+        *layer |= all[i].layer >= 0;
+        *step |= all[i].step >= 0;
+    }
+}
+
+int skew_labels_prepare(struct skew_labelling *labelling, const struct skew_filter *f,
+                        const char *path, const struct skew_reading *reading)
+{
+    bool role = false, layer = false, step = false;
 
     if (!f->role && (f->count_layers || (!f->by_layer && !f->by_step)))
         return 0;
-    for (size_t t = 0; t < reading->count; t++) {
-        if (skew_trace_has_labels(reading->traces[t], &labels, &error) < 0) {
-            skew_tell("%s", error.text);
-            return -EBADMSG;
-        }
-        all |= labels;
-    }
-    if (all)
-        return 0;
-    if (f->role)
-        skew_tell(
-            "%s: no exchange has a role yet (table exchange_label is empty); select by --seq, --op "
-            "or --layers",
-            path);
+    int result = skew_labelling_open(labelling, reading, NULL);
+    for (size_t t = 0; t < labelling->count; t++)
+        look(labelling->labels[t], f, &role, &layer, &step);
+    if (result < 0)
+        return result;
+    if (f->role && !role)
+        skew_tell("%s: no exchange could be told to be '%s'; skewscope label %s shows the roles",
+                  path, f->role, path);
+    else if (!f->count_layers && f->by_layer && !layer)
+        skew_tell("%s: the layer of no exchange could be told; skewscope label %s says why. Give "
+                  "--layers L "
+                  "to count calls instead, or select by --seq",
+                  path, path);
+    else if (!f->count_layers && f->by_step && !step)
+        skew_tell("%s: the step of no exchange could be told; skewscope label %s says why and what "
+                  "to give "
+                  "it (--save), or select by --seq",
+                  path, path);
     else
-        skew_tell("%s: no exchange has a layer or step yet (table exchange_label is empty); give "
-                  "--layers "
-                  "L, the number of MoE layers, to count calls instead, or select by --seq",
-                  path);
+        return 0;
     return -ENOENT;
 }

@@ -6,6 +6,7 @@
 #ifndef SKEW_MATRIX_SELECT_H
 #define SKEW_MATRIX_SELECT_H
 
+#include "labelling.h"
 #include "matrix_output.h"
 #include "reading.h"
 
@@ -35,8 +36,11 @@ const struct skew_candidate *skew_candidates_choose(const struct skew_candidates
 
 int skew_coverage_read(struct skew_coverage *coverage, const struct skew_reading *reading);
 
-/** -ENOENT when `filter` asks for labels that nobody has given yet. */
-int skew_labels_check(const struct skew_filter *filter, const char *path,
-                      const struct skew_reading *reading);
+/**
+ * Labels, when `filter` asks for roles, layers or steps: saved ones, or else found now. -ENOENT
+ * when none of those asked for could be told. The caller closes `labelling` (zeroed before).
+ */
+int skew_labels_prepare(struct skew_labelling *labelling, const struct skew_filter *filter,
+                        const char *path, const struct skew_reading *reading);
 
 #endif

@@ -386,7 +386,7 @@ static int run_trace(struct arguments *a)
         result = a->how == SKEW_HOW_EACH ? skew_selection_each(&a->selection, &reading, take_one, a)
                                          : take_together(a, &reading);
     }
-    skew_selection_free(&a->selection);
+    skew_selection_free(&a->selection, &reading);
     skew_reading_close(&reading);
     return result;
 }

@@ -134,8 +134,9 @@ class Matrix(CliTest):
 
     def test_labels_missing(self):
         self.make()
-        for arguments, texts in ((["--layer", "1"], ["layer or step", "--layers L"]), (["--step", "0"], ["--layers L"]),
-                                 (["--role", "dispatch"], ["no exchange has a role"])):
+        for arguments, texts in ((["--layer", "1"], ["the layer of no exchange", "--layers L"]),
+                                 (["--step", "0"], ["the step of no exchange", "skewscope label"]),
+                                 (["--role", "dispatch"], ["no exchange could be told to be 'dispatch'"])):
             done = self.show(self.trace, *arguments, status=1)
             self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1))
             for text in texts:

@@ -123,6 +123,7 @@ static void collect(const char *name)
             break;
         if (skew_proc_open(&proc, db, file, dir, name))
             stop("open", db->error);
+        proc->gone = true; /* nobody writes it any more: one look decides */
         int64_t first = skew_proc_drain(proc), second = first < 0 ? 0 : skew_proc_drain(proc);
         if (first < 0 || second < 0 || skew_proc_end(proc, "killed") || skew_comm_settle(proc) ||
             skew_db_commit(db))

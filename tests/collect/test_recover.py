@@ -67,6 +67,56 @@ class Killed(Place):
         self.assertEqual(self.rows("SELECT ended, ended_ns FROM process"), [("killed", None)])
         self.assertFalse(os.path.exists(self.spools))
 
+    def entry(self, number):
+        """Where the state of a segment stands: the table is the end of struct skew_spool_head."""
+        return 80 + 40 + 16 + 8 + 16 + 16 * 32 + 1024 + 8 * number
+
+    def test_writer_killed_between_segments(self):
+        """It takes the next segment before it seals the one before: both are ACTIVE then."""
+        for empty in (False, True):
+            with self.subTest(next_is_empty=empty):
+                shutil.rmtree(self.out, ignore_errors=True)
+                self.spool_dir()
+                last = f"poke {(64 << 10) + 2 * 16384 + 16} 28" if empty else "returned 2"
+                self.write("head seg_bytes=16384 cap=4\n" + COMM + exchange(0, [5], []) + "\nseal 1\n" + exchange(1, [6], [])
+                           + f"\npoke {self.entry(1)} 02\n{last}")
+                self.collect()
+                self.assertEqual(self.rows("SELECT bytes FROM edges"), [(5,)] if empty else [(5,), (6,)])
+                self.assertEqual(self.rows("SELECT text FROM diagnostic"), [])
+                self.assertEqual(os.listdir(self.out), ["trace.db"])
+                self.assertFalse(os.path.exists(self.spools))
+
+    def test_writer_seen_between_segments(self):
+        """The segment that it has still to seal is not given back."""
+        writer = Writer(self.spools)
+        writer.tell("head seg_bytes=16384 cap=4\n" + COMM + exchange(0, [5], []) + "\nseal 1\n" + exchange(1, [6], [])
+                    + f"\npoke {self.entry(1)} 02")
+        writer.sync()
+        path = writer.path()
+        for poke, state in (None, 2), (f"poke {self.entry(1)} 03", 1):
+            if poke:
+                writer.tell(poke).sync()
+            self.collect()
+            self.assertEqual(read(path, "rb")[self.entry(1)], state)
+            self.assertEqual(self.rows("SELECT bytes FROM edges"), [(5,), (6,)])
+            self.assertEqual(self.rows("SELECT text FROM diagnostic"), [])
+        writer.end()
+
+    def test_segment_that_comes_late(self):
+        """The table is not read at one moment: of a live process a segment may be seen later than the next one."""
+        writer = Writer(self.spools)
+        writer.tell("head seg_bytes=16384 cap=8\n" + COMM + exchange(0, [5], []) + "\nseal 1\n" + exchange(1, [6], [])
+                    + "\nseal 1\n" + exchange(2, [7], []) + f"\npoke {self.entry(2)} 04")
+        writer.sync()
+        self.collect()
+        self.assertEqual(self.rows("SELECT bytes FROM edges"), [(5,)])
+        writer.tell(f"poke {self.entry(2)} 03")
+        writer.end()
+        self.collect()
+        self.assertEqual(self.rows("SELECT bytes FROM edges"), [(5,), (6,), (7,)])
+        self.assertEqual(self.rows("SELECT text FROM diagnostic"), [])
+        self.assertFalse(os.path.exists(self.spools))
+
     def test_end_of_a_process(self):
         self.write(COMM + "exited 777\ncounters reason=0 groups=3 exchanges=2 ops=1 cells=9\n" + exchange(0, [1], [1]))
         self.collect()

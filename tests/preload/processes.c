@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Processes and threads in every way that hosts have. usage: processes CASE [ARGUMENT]
- * Prints the records that each process image expects, as in expect.h but after "PID: "; processes.py compares.
+ * Prints the records that each process image expects, as in expect.h but after "PID: ";
+ * processes.py compares.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
@@ -62,7 +64,8 @@ static void wait_for(pid_t pid)
     MUST(waitpid(-1, &status, 0) < 0 && errno == ECHILD); /* no child of anybody else's */
 }
 
-/* ---- forks ------------------------------------------------------------------------------------- */
+/* ---- forks -------------------------------------------------------------------------------------
+ */
 
 /* A child without NCCL, that ends by exit() with all its handlers, and by _exit(). */
 static void fork_plain(void)
@@ -128,7 +131,8 @@ static void *busy_thread(void *user)
     return NULL;
 }
 
-/* While other threads hold whatever they may hold. The children must neither wait for these nor inherit them. */
+/* While other threads hold whatever they may hold. The children must neither wait for these nor
+ * inherit them. */
 static void fork_busy(void)
 {
     pthread_t thread[3];
@@ -146,6 +150,68 @@ static void fork_busy(void)
     __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
     for (int i = 0; i < 3; i++)
         MUST(pthread_join(thread[i], NULL) == 0);
+}
+
+static struct {
+    int entered, leave, tid;
+} loader;
+
+static int stay_inside(struct dl_phdr_info *info, size_t size, void *user)
+{
+    (void)info;
+    (void)size;
+    (void)user;
+    __atomic_store_n(&loader.entered, 1, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&loader.leave, __ATOMIC_ACQUIRE))
+        usleep(1000);
+    return 1;
+}
+
+static void *hold_loader(void *user)
+{
+    dl_iterate_phdr(stay_inside, user);
+    return NULL;
+}
+
+static void *want_loader(void *user)
+{
+    (void)user;
+    __atomic_store_n(&loader.tid, (int)syscall(SYS_gettid), __ATOMIC_RELEASE);
+    exchange(make_comm(2, 1, 3));
+    return NULL;
+}
+
+/* Whether a thread waits for a lock. */
+static bool is_waiting(int tid)
+{
+    char path[64], text[64] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    MUST(fd >= 0 && read(fd, text, sizeof(text) - 1) >= 0);
+    close(fd);
+    return atoi(text) == SYS_futex && text[0] != 'r';
+}
+
+/* While a thread is in the loader for us, which holds the one lock that fork() does not reset. It
+ * cannot get out soon, so fork() does not wait for it, and the child must do without. */
+static void fork_stuck(void)
+{
+    pthread_t holder, wanter;
+    tell("any");
+    if (access("/proc/self/syscall", R_OK) != 0)
+        return;
+    MUST(pthread_create(&holder, NULL, hold_loader, NULL) == 0);
+    while (!__atomic_load_n(&loader.entered, __ATOMIC_ACQUIRE))
+        usleep(1000);
+    MUST(pthread_create(&wanter, NULL, want_loader, NULL) == 0);
+    while (!__atomic_load_n(&loader.tid, __ATOMIC_ACQUIRE) || !is_waiting(loader.tid))
+        usleep(1000);
+    pid_t pid = fork();
+    if (pid == 0)
+        child_uses_nccl();
+    __atomic_store_n(&loader.leave, 1, __ATOMIC_RELEASE);
+    MUST(pthread_join(holder, NULL) == 0 && pthread_join(wanter, NULL) == 0);
+    wait_for(pid);
 }
 
 static void vforked(void)
@@ -177,7 +243,8 @@ static void spawned(void)
     exchanges(comm, 1, 1);
 }
 
-/* The same process id and start time, another image: another spool, and the first one is complete. */
+/* The same process id and start time, another image: another spool, and the first one is complete.
+ */
 static void exec_in_place(void)
 {
     exchanges(begin(1), 0, 3);
@@ -189,7 +256,8 @@ static void exec_in_place(void)
     }
 }
 
-/* ---- threads ----------------------------------------------------------------------------------- */
+/* ---- threads -----------------------------------------------------------------------------------
+ */
 
 static void *one_exchange(void *user)
 {
@@ -236,7 +304,8 @@ static void exit_while_busy(void)
 
 static void *cancelled(void *comm)
 {
-    /* From here on each cancellation point ends the thread. There is none in NCCL, and none may come from us. */
+    /* From here on each cancellation point ends the thread. There is none in NCCL, and none may
+     * come from us. */
     pthread_cancel(pthread_self());
     for (int i = 0; i < CANCELLED_EXCHANGES; i++)
         exchange(comm);
@@ -345,7 +414,8 @@ static void exit_handlers(void)
     tell("total 2");
 }
 
-/* ---- signals ----------------------------------------------------------------------------------- */
+/* ---- signals -----------------------------------------------------------------------------------
+ */
 
 static volatile sig_atomic_t ticks;
 
@@ -403,10 +473,12 @@ static void handler_inside(void)
     tell("group C1/0x0:0:0 | allreduce 1 int8 0");
     MUST(ticks == 1);
     MUST(pthread_sigmask(SIG_BLOCK, NULL, &after) == 0);
-    MUST(sigismember(&after, SIGUSR2) && !sigismember(&after, SIGUSR1) && !sigismember(&after, SIGCHLD));
+    MUST(sigismember(&after, SIGUSR2) && !sigismember(&after, SIGUSR1) &&
+         !sigismember(&after, SIGCHLD));
 }
 
-/* ---- what the host may have done before -------------------------------------------------------------- */
+/* ---- what the host may have done before
+ * -------------------------------------------------------------- */
 
 static void change_directory(void)
 {
@@ -433,8 +505,8 @@ static void odd_umask(void)
     tell("total 6000");
 }
 
-/* Standard descriptors are closed: they stay so, and what is written to them goes nowhere. `tell` writes to
- * the file that ARGUMENT names, by a descriptor that is high enough. */
+/* Standard descriptors are closed: they stay so, and what is written to them goes nowhere. `tell`
+ * writes to the file that ARGUMENT names, by a descriptor that is high enough. */
 static void closed_descriptors(void)
 {
     int fd = open(arguments[2], O_WRONLY | O_CREAT | O_TRUNC, 0600);
@@ -480,6 +552,7 @@ static const struct {
     {"raw_clone", raw_clone},
     {"fork_before", fork_before},
     {"fork_busy", fork_busy},
+    {"fork_stuck", fork_stuck},
     {"vforked", vforked},
     {"spawned", spawned},
     {"exec_in_place", exec_in_place},

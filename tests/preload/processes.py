@@ -94,6 +94,15 @@ def case_fork_while_other_threads_record():
     check(run("fork_busy", **SMALL))
 
 
+def case_fork_while_another_thread_waits_in_the_loader():
+    """The child cannot go there, and knows its modules all the same."""
+    result = check(run("fork_stuck"))
+    parent, child = (set(one.modules) for one in sorted(result.spools, key=lambda one: len(one.groups)))
+    assert child <= parent, f"modules: {child - parent}"
+    names = {os.path.basename(path).split(".")[0] for *_, path in child}
+    assert {"exe", "libskewscope", "libnccl", "libc"} <= names, names
+
+
 def case_vfork():
     check(run("vforked"))
 

@@ -34,6 +34,9 @@
             "VALUES(?,?,?,?,?,?)")                                                                 \
     X(LOSS_EDGE, "INSERT INTO loss_edge(member_id, before_seq, peer, sends, recvs) "               \
                  "VALUES(?,?,?,?,?)")                                                              \
+    X(TAP, "INSERT INTO tap(member_id, thread, group_seq, place, shape, side, dtype, count, "       \
+           "elements, width, data) VALUES(?,?,?,?,?,?,?,?,?,?,?)")                                  \
+    X(TAP_COUNT, "REPLACE INTO tap_count(process_id, outcome, buffers, bytes) VALUES(?,?,?,?)")     \
     X(ANCHOR, "INSERT INTO clock_anchor(process_id, monotonic_ns, real_ns) VALUES(?,?,?)")         \
     X(STREAM, "INSERT INTO stream(process_id, handle) VALUES(?,?)")                                \
     X(THREAD, "REPLACE INTO thread(process_id, stream, tid, name) VALUES(?,?,?,?)")                \

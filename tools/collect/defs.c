@@ -179,6 +179,7 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
         {SKEW_REC_SITE, sizeof(struct skew_rec_site)},
         {SKEW_REC_MODULE, sizeof(struct skew_rec_module)},
         {SKEW_REC_GRAPH, sizeof(struct skew_rec_graph)},
+        {SKEW_REC_TAP, sizeof(struct skew_rec_tap)},
     };
     const void *any = rec;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -208,6 +209,8 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
         return skew_module_record(proc, any);
     case SKEW_REC_GRAPH:
         return skew_graph_record(proc, rec);
+    case SKEW_REC_TAP:
+        return skew_tap_record(proc, rec);
     default:
         proc->unknown_records++;
         return 0;

@@ -23,7 +23,6 @@
 #define FIRST_GRACE   (10000 * MS) /* for the first spool to appear */
 #define PUBLISH_SOON  (5000 * MS)  /* after a process ended: its spool takes up memory */
 #define PUBLISH_EVERY (60000 * MS)
-#define ANSWER_WAIT   (30000 * MS)
 
 static volatile sig_atomic_t stop; /* set by the handler, read by the one thread */
 
@@ -56,23 +55,9 @@ static void doze(uint64_t ns, const sigset_t *signals)
     ppoll(NULL, 0, &time, signals);
 }
 
-/* Asks the collector that has the lock, and waits until it has done so or has gone.
- * @return 0 the lock is ours, 1 it is done, negative errno */
-static int ask_holder(struct skew_node *c, const char *what, const sigset_t *signals)
+static void pause_asking(const void *signals)
 {
-    uint64_t start = skew_node_now_ns();
-    int error = skew_node_request(c, what);
-    if (error)
-        return skew_node_lock(c) == 0 ? 0 : error; /* it went with its directory: our turn */
-    while (!error && skew_node_requested(c, what) && skew_node_now_ns() - start < ANSWER_WAIT) {
-        doze(POLL_NORMAL / 2, signals);
-        error = skew_node_lock(c);
-        if (!error)
-            return 0;
-        error = error == -EWOULDBLOCK ? 0 : error;
-    }
-    skew_node_withdraw(c, what); /* when it was not answered in time */
-    return error ? error : 1;
+    doze(POLL_NORMAL / 2, signals);
 }
 
 /* @return 0 the lock is ours, 1 told to end before that, negative errno */
@@ -84,10 +69,10 @@ static int stand_by(struct skew_node *c, bool until_idle, const sigset_t *signal
          * which it was started: that one may be about to end, or needs us to get into our mount
          * namespace. */
         if (until_idle)
-            return ask_holder(c, SKEW_ASK_LOOK, signals);
+            return skew_node_ask(c, SKEW_ASK_LOOK, pause_asking, signals);
         /* Our run is over: what it left must be in the trace before we end. */
         if (stop)
-            return ask_holder(c, SKEW_ASK_PUBLISH, signals);
+            return skew_node_ask(c, SKEW_ASK_PUBLISH, pause_asking, signals);
         doze(POLL_STANDBY, signals);
     }
     return error;
@@ -128,7 +113,8 @@ static int serve(struct skew_node *c, bool publish)
 {
     struct skew_requests asked, look;
     publish |= skew_requests_open(c, SKEW_ASK_PUBLISH, &asked) != 0;
-    skew_requests_open(c, SKEW_ASK_LOOK, &look);
+    if (skew_requests_open(c, SKEW_ASK_LOOK, &look) || asked.count)
+        skew_node_sign(c);
     int error = skew_node_round(c);
     skew_requests_close(c, &look, true);
     if (!error && (publish ? c->changed : publish_due(c, skew_node_now_ns())))

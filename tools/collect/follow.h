@@ -29,11 +29,20 @@ void skew_node_finish(struct skew_node *c);
 #define SKEW_ASK_LOOK                                                                              \
     "look" /* at the spools that are there now; it keeps an eye on them from then on */
 
-/** Asks; each asker for itself. @return 0, or negative errno */
-int skew_node_request(struct skew_node *c, const char *what);
-/** Whether our own request is still open. */
-bool skew_node_requested(struct skew_node *c, const char *what);
-void skew_node_withdraw(struct skew_node *c, const char *what);
+#define SKEW_ASK_SECONDS 60 /* without a sign of life of the holder, before it is given up */
+
+/**
+ * Asks the collector that has the lock, each asker for itself, and waits until it has done so or
+ * has gone.
+ *
+ * @param pause  called between two looks; sleeps for a moment
+ * @return 0 the lock is ours: do it yourself; 1 it is done; −ETIMEDOUT the other shows no sign of
+ *         life; other negative errno
+ */
+int skew_node_ask(struct skew_node *c, const char *what, void (*pause)(const void *user),
+                  const void *user);
+/** Tells askers that the holder of the lock is at work. */
+void skew_node_sign(const struct skew_node *c);
 
 /** Requests of all askers, as the holder of the lock found them before a round. */
 #define SKEW_REQUEST_BYTES 64

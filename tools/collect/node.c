@@ -216,6 +216,7 @@ static void show_progress(void *user, int64_t bytes)
 {
     struct skew_node *c = user;
     c->result.bytes += (uint64_t)bytes;
+    skew_node_sign(c);
     if (c->progress && c->messages)
         fprintf(c->messages, "\rcollecting: process %zu of %zu, %.1f MiB\033[K", c->tended + 1,
                 c->proc_count, (double)c->result.bytes / (1 << 20));

@@ -7,32 +7,16 @@
 
 #include "follow.h"
 
-#define WAIT_SECONDS 60
-
-/* @return 0 published by the other, 1 the lock is ours now, negative errno */
-static int wait_for_other(struct skew_node *c)
+static void pause_asking(const void *user)
 {
-    int error = skew_node_request(c, SKEW_ASK_PUBLISH);
-    uint64_t start = skew_node_now_ns();
-    while (!error && skew_node_requested(c, SKEW_ASK_PUBLISH)) {
-        struct timespec pause = {0, 50 * 1000000};
-        nanosleep(&pause, NULL);
-        int locked = skew_node_lock(c);
-        if (locked == 0)
-            return 1;
-        if (locked != -EWOULDBLOCK)
-            error = locked;
-        else if (skew_node_now_ns() - start > WAIT_SECONDS * 1000000000ull)
-            error = -ETIMEDOUT;
-    }
-    if (error)
-        skew_node_withdraw(c, SKEW_ASK_PUBLISH);
-    return error;
+    struct timespec pause = {0, 50 * 1000000};
+    (void)user;
+    nanosleep(&pause, NULL);
 }
 
 static int drain(struct skew_node *c)
 {
-    /* Asked of a collector that died since, or by ourselves. */
+    /* Asked of a collector that died since. */
     struct skew_requests asked, look;
     skew_requests_open(c, SKEW_ASK_PUBLISH, &asked);
     skew_requests_open(c, SKEW_ASK_LOOK, &look);
@@ -60,24 +44,20 @@ int skew_collect_left(const char *out, FILE *messages, bool progress,
         goto out;
     error = skew_node_lock(&c);
     if (error == -EWOULDBLOCK) {
-        error = wait_for_other(&c);
-        if (error <= 0)
+        error = skew_node_ask(&c, SKEW_ASK_PUBLISH, pause_asking, NULL);
+        if (error == 1) {
+            error = 0;
             goto out;
-        error = 0;
+        }
     }
     if (!error)
         error = drain(&c);
-    else
+    else if (error != -ETIMEDOUT)
         skew_node_say(
             &c, "error", NULL,
             "Nobody can be kept from collecting %s at the same time (%s: %s): nothing is done.",
             c.out, c.lock_path, strerror(-error));
 out:
-    if (error == -ETIMEDOUT)
-        skew_node_say(&c, "error", NULL,
-                      "The collector that holds %s has not answered for %d s; look for a "
-                      "stopped `skewscope collect`, or a full disk.",
-                      c.lock_path, WAIT_SECONDS);
     if (result)
         *result = c.result;
     skew_node_free(&c);

@@ -301,7 +301,23 @@ static bool has_news(const struct skew_stream *stream, const struct skew_seg_vie
 {
     if (view->seq != stream->seq)
         return view->seq > stream->seq;
-    return view->state == SKEW_SEG_FULL || (!stream->stuck && view->committed > stream->offset);
+    return view->complete || (!stream->stuck && view->committed > stream->offset);
+}
+
+/*
+ * Whether a segment that is not in this snapshot is really not there. The table is not read at one
+ * moment: of a live process the later of two segments can be seen and the earlier one not yet.
+ */
+static bool is_missing(struct skew_proc *proc, struct skew_stream *stream)
+{
+    if (proc->gone)
+        return true;
+    if (stream->gap_snapshot && stream->gap_seq == stream->seq)
+        return proc->snapshots > stream->gap_snapshot;
+    stream->gap_seq = stream->seq;
+    stream->gap_snapshot = proc->snapshots;
+    proc->in_doubt = true;
+    return false;
 }
 
 /* Reads a segment from where its stream is. @return bytes read, or negative errno. */
@@ -309,7 +325,6 @@ static int64_t take_segment(struct skew_proc *proc, struct skew_stream *stream,
                             const struct skew_seg_view *view)
 {
     if (view->seq > stream->seq) {
-        /* Never by a race: the earlier segment would be in the same snapshot. */
         char text[128];
         snprintf(text, sizeof text, "segments %" PRIu64 " to %" PRIu64 " of stream %u are missing",
                  stream->seq, view->seq - 1, view->stream);
@@ -335,7 +350,7 @@ static int64_t take_segment(struct skew_proc *proc, struct skew_stream *stream,
     int64_t bytes = 0;
     if (!stream->stuck && stream->offset < view->committed)
         bytes = read_segment(proc, stream, view);
-    if (bytes < 0 || view->state != SKEW_SEG_FULL)
+    if (bytes < 0 || !view->complete)
         return bytes;
     if (stream->stuck)
         stream->part_count = 0;
@@ -367,6 +382,8 @@ static int store_counters(struct skew_proc *proc)
         error = skew_db_run(db, stmt);
         proc->loss[i] = head->loss[i];
     }
+    if (!error)
+        error = skew_tap_counters(proc);
     if (error || (!proc->stored && proc->returned == head->returned_groups))
         return error;
     error = skew_db_begin(db);
@@ -417,7 +434,7 @@ static int commit(struct skew_proc *proc)
     proc->touched |= proc->db->in_transaction;
     if (!error)
         error = skew_db_commit(proc->db);
-    for (size_t i = 0; !error && !proc->damaged && i < proc->file->views; i++) {
+    for (size_t i = 0; !error && !proc->damaged && !proc->in_doubt && i < proc->file->views; i++) {
         struct skew_seg_view *view = &proc->file->view[i];
         struct skew_stream *stream = stream_of(proc, view->stream);
         if (!stream || view->state != SKEW_SEG_FULL ||
@@ -462,6 +479,8 @@ int64_t skew_proc_drain(struct skew_proc *proc)
 {
     int64_t total = 0, batch = 0;
     int error = proc->unreadable ? 0 : skew_spool_file_snapshot(proc->file);
+    proc->snapshots++;
+    proc->in_doubt = false;
     if (error == -ENOMEM)
         return error;
     if (error) {
@@ -478,6 +497,11 @@ int64_t skew_proc_drain(struct skew_proc *proc)
             return -ENOMEM;
         if (!has_news(stream, view))
             continue;
+        if (view->seq > stream->seq && !is_missing(proc, stream)) {
+            if (view->stream == SKEW_STREAM_DEFS)
+                break; /* what comes behind may need what is missing */
+            continue;
+        }
         error = skew_db_begin(proc->db);
         int64_t bytes = error ? error : take_segment(proc, stream, view);
         if (bytes < 0)

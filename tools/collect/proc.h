@@ -57,6 +57,7 @@ struct skew_stream {
     uint64_t replay_seq, replay_offset;
     bool dirty;
     bool stuck; /* the open segment is damaged; wait until it is sealed, then go on behind it */
+    uint64_t gap_seq, gap_snapshot; /* where a segment was missing first, and in which snapshot */
 };
 
 struct skew_module {
@@ -85,10 +86,13 @@ struct skew_proc {
     uint64_t orphans; /* frames without a module, perhaps */
     struct skew_graphs *graphs;
     struct skew_loss_count loss[SKEW_LOSS_SLOTS]; /* as stored */
+    struct skew_tap_count taps[SKEW_TAP_COUNTS];  /* as stored */
     uint64_t returned;                            /* as stored */
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
+    uint64_t snapshots; /* taken so far */
+    bool in_doubt;      /* a segment was not in this one: nothing is given back before the next */
     uint32_t bad_heads; /* in the snapshot before */
     bool damaged;       /* from now on the file is only read, and kept at the end */
     bool touched;       /* rows of it were written; whoever publishes clears it */
@@ -159,6 +163,11 @@ int skew_loss_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id);
 /** Gives exchanges that waited for the number of ranks their vector. */
 int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
+
+/* taps.c */
+int skew_tap_record(struct skew_proc *proc, const struct skew_rec *rec);
+/** Stores what became of the buffers, as far as it is news. */
+int skew_tap_counters(struct skew_proc *proc);
 
 /* graphs.c */
 int skew_graph_record(struct skew_proc *proc, const struct skew_rec *rec);

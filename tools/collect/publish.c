@@ -14,8 +14,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "node.h"
+#include "follow.h"
 #include "layout.h"
+#include "node.h"
 
 #define NAMES 32u
 
@@ -36,15 +37,16 @@ int skew_trace_name(const struct skew_node *c, unsigned number, char *path, size
 
 /* ---- copying --------------------------------------------------------------------------------- */
 
-static int copy_database(sqlite3 *from, sqlite3 *to)
+static int copy_database(const struct skew_node *c, sqlite3 *from, sqlite3 *to)
 {
     sqlite3_backup *backup = sqlite3_backup_init(to, "main", from, "main");
     if (!backup)
         return sqlite3_errcode(to);
     int code;
-    do
+    do {
         code = sqlite3_backup_step(backup, 16384);
-    while (code == SQLITE_OK);
+        skew_node_sign(c);
+    } while (code == SQLITE_OK);
     int finish = sqlite3_backup_finish(backup);
     return finish != SQLITE_OK ? finish : code == SQLITE_DONE ? SQLITE_OK : code;
 }
@@ -89,7 +91,7 @@ int skew_copy_write(struct skew_node *c, sqlite3 *from, const char *path, const 
             "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;",
             NULL, NULL, NULL);
     if (code == SQLITE_OK)
-        code = copy_database(from, to);
+        code = copy_database(c, from, to);
     if (code == SQLITE_OK)
         code = sqlite3_exec(to, sql, NULL, NULL, NULL);
     if (code != SQLITE_OK) {

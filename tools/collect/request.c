@@ -12,9 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "follow.h"
+
+#define VAIN_MOST 50
 
 static int request_path(struct skew_node *c, const char *what, char *path, size_t size)
 {
@@ -26,11 +29,8 @@ static int request_path(struct skew_node *c, const char *what, char *path, size_
                : -ENAMETOOLONG;
 }
 
-int skew_node_request(struct skew_node *c, const char *what)
+static int request(const char *path)
 {
-    char path[PATH_MAX];
-    if (request_path(c, what, path, sizeof path))
-        return -ENAMETOOLONG;
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return -errno;
@@ -38,17 +38,60 @@ int skew_node_request(struct skew_node *c, const char *what)
     return 0;
 }
 
-bool skew_node_requested(struct skew_node *c, const char *what)
+/* When the holder of the lock last showed that it is at work. */
+static struct timespec sign_of_life(const struct skew_node *c)
 {
-    char path[PATH_MAX];
-    return request_path(c, what, path, sizeof path) == 0 && access(path, F_OK) == 0;
+    struct stat st;
+    return stat(c->lock_path, &st) == 0 ? st.st_mtim : (struct timespec){0};
 }
 
-void skew_node_withdraw(struct skew_node *c, const char *what)
+void skew_node_sign(const struct skew_node *c)
+{
+    if (c->lock >= 0)
+        futimens(c->lock, NULL);
+}
+
+int skew_node_ask(struct skew_node *c, const char *what, void (*pause)(const void *user),
+                  const void *user)
 {
     char path[PATH_MAX];
-    if (request_path(c, what, path, sizeof path) == 0)
+    bool asked = false;
+    unsigned vain = 0;
+    int error = request_path(c, what, path, sizeof path);
+    uint64_t since = skew_node_now_ns();
+    struct timespec sign = {0};
+    while (!error) {
+        if (asked && access(path, F_OK) < 0)
+            return 1;
+        error = skew_node_lock(c);
+        if (error != -EWOULDBLOCK)
+            break;
+        error = 0;
+        if (!asked) {
+            error = request(path);
+            asked = !error;
+            /* The one before took the directory with it when it ended, and another has the lock
+             * already; the next attempt to lock makes it again. */
+            if (error == -ENOENT && ++vain < VAIN_MOST)
+                error = 0;
+        }
+        struct timespec now = sign_of_life(c);
+        if (now.tv_sec != sign.tv_sec || now.tv_nsec != sign.tv_nsec)
+            since = skew_node_now_ns();
+        sign = now;
+        if (!error && skew_node_now_ns() - since > SKEW_ASK_SECONDS * 1000000000ull)
+            error = -ETIMEDOUT;
+        if (!error)
+            pause(user);
+    }
+    if (asked)
         unlink(path);
+    if (error == -ETIMEDOUT)
+        skew_node_say(c, "error", NULL,
+                      "The collector that holds %s has not answered for %d s; look for a "
+                      "stopped `skewscope collect`, or a full disk.",
+                      c->lock_path, SKEW_ASK_SECONDS);
+    return error;
 }
 
 size_t skew_requests_open(struct skew_node *c, const char *what, struct skew_requests *requests)

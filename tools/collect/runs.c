@@ -15,6 +15,7 @@
 #include <jansson.h>
 
 #include "alive.h"
+#include "layout.h"
 #include "node.h"
 
 #define FILE_MAX (16 << 20)
@@ -208,8 +209,9 @@ static uint64_t mark_of(int dir, const char *name, uint64_t *inode)
     uint64_t mark = 1469598103934665603u;
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return 0;
+    /* The name too: a file that was replaced leaves its inode to the next one. */
     uint64_t parts[] = {(uint64_t)st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
-                        (uint64_t)st.st_mtim.tv_nsec};
+                        (uint64_t)st.st_mtim.tv_nsec, skew_hash_string(name)};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         mark = (mark ^ parts[i]) * 1099511628211u;
     *inode = parts[0];

@@ -150,15 +150,29 @@ static int add_views(struct skew_spool_file *file, bool definitions)
             file->bad_heads++;
             continue;
         }
-        file->view[file->views++] = (struct skew_seg_view){i,
-                                                           entry.state,
-                                                           entry.stream,
-                                                           seg.seq,
-                                                           seg.committed,
-                                                           seg.opened_ns,
-                                                           seg.opened_real_ns};
+        file->view[file->views++] = (struct skew_seg_view){.index = i,
+                                                           .state = entry.state,
+                                                           .complete = entry.state == SKEW_SEG_FULL,
+                                                           .stream = entry.stream,
+                                                           .seq = seg.seq,
+                                                           .committed = seg.committed,
+                                                           .opened_ns = seg.opened_ns,
+                                                           .opened_real_ns = seg.opened_real_ns};
     }
     return error;
+}
+
+/*
+ * A writer takes its next segment before it seals the one before, and may be killed or looked at in
+ * between. It commits nothing more to the earlier one then, and the table, which says so, was read
+ * before `committed` was.
+ */
+static void complete_superseded(struct skew_spool_file *file)
+{
+    for (size_t i = 0; i + 1 < file->views; i++)
+        if (file->view[i].stream == file->view[i + 1].stream &&
+            file->view[i].seq < file->view[i + 1].seq)
+            file->view[i].complete = true;
 }
 
 int skew_spool_file_snapshot(struct skew_spool_file *file)
@@ -166,17 +180,18 @@ int skew_spool_file_snapshot(struct skew_spool_file *file)
     struct stat st;
     struct skew_spool_head *head = &file->head;
     uint64_t fixed = offsetof(struct skew_spool_head, seg_allocated);
-    if (fstat(file->fd, &st) < 0)
-        return -errno;
-    file->size = (uint64_t)st.st_size;
-    /* What identifies the process was checked at the start and is not read again. */
+    /* What identifies the process was checked at the start and is not read again. The size comes
+     * after the number: a file that grows in between must not look cut off. */
     int error = read_at(file->fd, &head->seg_allocated, sizeof head->seg_allocated, fixed);
+    if (!error && fstat(file->fd, &st) < 0)
+        error = -errno;
     if (!error)
         error = read_at(file->fd, &head->state,
                         SKEW_HEAD_FIXED - offsetof(struct skew_spool_head, state),
                         offsetof(struct skew_spool_head, state));
     if (error)
         return error;
+    file->size = (uint64_t)st.st_size;
     uint64_t fit =
         file->size > head->head_bytes ? (file->size - head->head_bytes) / head->seg_bytes : 0;
     uint32_t allocated = head->seg_allocated < head->seg_cap ? head->seg_allocated : head->seg_cap;
@@ -195,6 +210,8 @@ int skew_spool_file_snapshot(struct skew_spool_file *file)
         error = add_views(file, true);
     if (!error && file->views)
         qsort(file->view, file->views, sizeof *file->view, by_stream_and_seq);
+    if (!error)
+        complete_superseded(file);
     return error;
 }
 

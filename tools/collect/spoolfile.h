@@ -20,6 +20,7 @@
 struct skew_seg_view {
     uint32_t index; /* in the segment table */
     uint32_t state; /* SKEW_SEG_ACTIVE or SKEW_SEG_FULL */
+    bool complete;  /* nothing more will be committed to it: FULL, or its stream has a later one */
     uint32_t stream;
     uint64_t seq;
     uint64_t committed;

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which blocks are forward, recomputed and backward, and which belong to the same tokens.
+ *
+ * Where something tells sizes before a dispatch (a count exchange), it does so in the forward pass
+ * and when that is computed again, never backward. The rest follows from equal keys: the first of
+ * them is the forward pass, the last the backward pass. Where keys repeat (routing that is forced
+ * to be balanced, no tokens at all), the order of neighbours decides: a backward pass goes through
+ * the layers downwards.
+ */
+#include "label_lane.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Blocks with equal keys, in order. */
+struct group {
+    uint32_t from, to; /* in `order` */
+    uint32_t head;     /* the first that may be without a link */
+    uint32_t counted, back;
+    int32_t waiting; /* forward blocks without a backward block yet, while kinds are found */
+};
+
+struct linking {
+    struct skew_labelling *lane;
+    uint32_t *order;    /* [blocks] by key, then event */
+    uint32_t *group_of; /* [blocks] */
+    struct group *groups;
+    uint32_t group_count;
+};
+
+static __thread const struct skew_block *sorting; /* of the qsort that runs in this thread */
+
+static int by_key(const void *a, const void *b)
+{
+    const struct skew_block *x = &sorting[*(const uint32_t *)a],
+                            *y = &sorting[*(const uint32_t *)b];
+
+    if (x->comm != y->comm)
+        return x->comm < y->comm ? -1 : 1;
+    if (x->a != y->a)
+        return x->a < y->a ? -1 : 1;
+    if (x->b != y->b)
+        return x->b < y->b ? -1 : 1;
+    return x->event < y->event ? -1 : x->event > y->event;
+}
+
+static int make_groups(struct linking *l)
+{
+    struct skew_labelling *lane = l->lane;
+    uint32_t n = lane->block_count;
+
+    l->order = calloc((size_t)n + 1, sizeof *l->order);
+    l->group_of = calloc((size_t)n + 1, sizeof *l->group_of);
+    l->groups = calloc((size_t)n + 1, sizeof *l->groups);
+    if (!l->order || !l->group_of || !l->groups)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n; i++)
+        l->order[i] = i;
+    sorting = lane->blocks;
+    qsort(l->order, n, sizeof *l->order, by_key);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct skew_block *b = &lane->blocks[l->order[i]];
+        const struct skew_block *before = i ? &lane->blocks[l->order[i - 1]] : NULL;
+        if (!before || before->comm != b->comm || before->a != b->a || before->b != b->b)
+            l->groups[l->group_count++] = (struct group){.from = i, .to = i, .head = i};
+        struct group *g = &l->groups[l->group_count - 1];
+        g->to = i + 1;
+        g->counted += b->counted;
+        g->back += !b->counted;
+        l->group_of[l->order[i]] = l->group_count - 1;
+    }
+    return 0;
+}
+
+/* ---- kinds -------------------------------------------------------------------------------------
+ */
+
+/* Without anything that tells sizes only the number of blocks with equal keys speaks. */
+static void kinds_by_number(struct linking *l, uint32_t comm)
+{
+    struct skew_block *blocks = l->lane->blocks;
+    uint32_t alone = 0, groups = 0;
+
+    for (uint32_t k = 0; k < l->group_count; k++) {
+        const struct group *g = &l->groups[k];
+        if (blocks[l->order[g->from]].comm != comm)
+            continue;
+        groups++;
+        alone += g->to - g->from == 1;
+    }
+    for (uint32_t k = 0; k < l->group_count; k++) {
+        const struct group *g = &l->groups[k];
+        uint32_t n = g->to - g->from;
+        if (blocks[l->order[g->from]].comm != comm)
+            continue;
+        for (uint32_t i = 0; i < n; i++) {
+            struct skew_block *b = &blocks[l->order[g->from + i]];
+            if (alone * 2 > groups || i == 0)
+                b->kind = SKEW_BLOCK_FIRST;
+            else if (n > 3)
+                b->kind = SKEW_BLOCK_UNKNOWN;
+            else
+                b->kind = i == n - 1 ? SKEW_BLOCK_BACK : SKEW_BLOCK_AGAIN;
+        }
+        if (n > 3 && alone * 2 <= groups)
+            blocks[l->order[g->from]].kind = SKEW_BLOCK_UNKNOWN;
+    }
+}
+
+struct evidence {
+    uint32_t counted, back; /* blocks */
+    uint32_t once, twice;   /* groups of one backward and one, or two, counted blocks */
+};
+
+/* In groups of many a counted block is a recomputation when it stands right before the backward
+ * block, as it does when layers are recomputed one by one, and is not simply the end of a forward
+ * pass. */
+static bool again_among_many(const struct linking *l, const struct evidence *e, uint32_t block,
+                             uint32_t pass_layers)
+{
+    const struct skew_block *blocks = l->lane->blocks;
+    uint32_t run = 0;
+
+    if (e->counted <= e->back || (e->once && !e->twice))
+        return false;
+    for (uint32_t i = block + 1; i-- > 0 && blocks[i].counted; run++)
+        ;
+    if ((uint64_t)e->counted * 4 >= (uint64_t)e->back * 7 && !e->once)
+        return true; /* as good as every layer is */
+    return run == 1 || (pass_layers && run % pass_layers == 1);
+}
+
+/* Whether counted block `i`, whose sizes an earlier one had that still waits for its backward pass,
+ * is the same layer once more and not another one. */
+static bool recomputes(const struct linking *l, const struct evidence *e, uint32_t i,
+                       uint32_t pass_layers)
+{
+    const struct group *g = &l->groups[l->group_of[i]];
+
+    if (g->counted == 2 && g->back == 1)
+        return true;
+    return i + 1 < l->lane->block_count && l->group_of[i + 1] == l->group_of[i] &&
+           !l->lane->blocks[i + 1].counted && again_among_many(l, e, i, pass_layers);
+}
+
+static void kinds_by_counts(struct linking *l, uint32_t comm, uint32_t pass_layers)
+{
+    struct skew_block *blocks = l->lane->blocks;
+    struct evidence e = {0};
+
+    for (uint32_t k = 0; k < l->group_count; k++) {
+        struct group *g = &l->groups[k];
+        if (blocks[l->order[g->from]].comm != comm)
+            continue;
+        g->waiting = 0;
+        e.counted += g->counted;
+        e.back += g->back;
+        e.once += g->back == 1 && g->counted == 1;
+        e.twice += g->back == 1 && g->counted == 2;
+    }
+    for (uint32_t i = 0; i < l->lane->block_count; i++) {
+        struct group *g = &l->groups[l->group_of[i]];
+        struct skew_block *b = &blocks[i];
+        if (b->comm != comm)
+            continue;
+        b->kind = b->counted ? SKEW_BLOCK_FIRST : SKEW_BLOCK_BACK;
+        if (b->counted && g->waiting > 0)
+            b->kind = recomputes(l, &e, i, pass_layers) ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_FIRST;
+        g->waiting += b->kind == SKEW_BLOCK_FIRST;
+        g->waiting -= b->kind == SKEW_BLOCK_BACK;
+    }
+}
+
+/* ---- links -------------------------------------------------------------------------------------
+ */
+
+static void number_firsts(struct skew_labelling *lane)
+{
+    lane->first_count = lane->back_count = lane->again_count = 0;
+    for (uint32_t i = 0; i < lane->block_count; i++) {
+        struct skew_block *b = &lane->blocks[i];
+        b->link = b->first = -1;
+        lane->back_count += b->kind == SKEW_BLOCK_BACK;
+        lane->again_count += b->kind == SKEW_BLOCK_AGAIN;
+        if (b->kind == SKEW_BLOCK_FIRST) {
+            b->first = (int32_t)lane->first_count;
+            lane->firsts[lane->first_count++] = i;
+        }
+    }
+}
+
+static bool free_first(const struct skew_block *b)
+{
+    return b->kind == SKEW_BLOCK_FIRST && b->link < 0;
+}
+
+/* The forward block of backward block `i`: the one below the last one's, else the only one, else
+ * the oldest that ends a pass; −1. `previous` is the forward ordinal of the backward block before.
+ */
+static int32_t find_first(struct linking *l, uint32_t i, int32_t previous, uint32_t pass_layers)
+{
+    const struct skew_labelling *lane = l->lane;
+    struct group *g = &l->groups[l->group_of[i]];
+    uint32_t candidates = 0;
+    int32_t only = -1, ends = -1;
+
+    if (previous > 0 && !(pass_layers && (uint32_t)previous % pass_layers == 0)) {
+        uint32_t below = lane->firsts[previous - 1];
+        if (l->group_of[below] == l->group_of[i] && free_first(&lane->blocks[below]))
+            return (int32_t)below;
+    }
+    while (g->head < g->to && !free_first(&lane->blocks[l->order[g->head]]))
+        g->head++;
+    for (uint32_t k = g->head; k < g->to && l->order[k] < i; k++) {
+        const struct skew_block *b = &lane->blocks[l->order[k]];
+        if (!free_first(b))
+            continue;
+        candidates++;
+        only = (int32_t)l->order[k];
+        if (ends < 0 && pass_layers && ((uint32_t)b->first + 1) % pass_layers == 0)
+            ends = only;
+    }
+    return candidates == 1 ? only : ends;
+}
+
+static void link_backward(struct linking *l, uint32_t pass_layers)
+{
+    struct skew_labelling *lane = l->lane;
+    int32_t previous = -1;
+
+    for (uint32_t k = 0; k < l->group_count; k++)
+        l->groups[k].head = l->groups[k].from;
+    for (uint32_t i = 0; i < lane->block_count; i++) {
+        struct skew_block *b = &lane->blocks[i];
+        if (b->kind != SKEW_BLOCK_BACK)
+            continue;
+        b->link = find_first(l, i, previous, pass_layers);
+        previous = -1;
+        if (b->link >= 0) {
+            lane->blocks[b->link].link = (int32_t)i;
+            previous = lane->blocks[b->link].first;
+        }
+    }
+    /* what is computed again belongs to the forward block of the backward block that follows */
+    for (uint32_t i = lane->block_count; i-- > 0;) {
+        struct skew_block *b = &lane->blocks[i];
+        const struct group *g = &l->groups[l->group_of[i]];
+        for (uint32_t k = g->from; b->kind == SKEW_BLOCK_AGAIN && b->link < 0 && k < g->to; k++) {
+            const struct skew_block *back = &lane->blocks[l->order[k]];
+            if (l->order[k] > i && back->kind == SKEW_BLOCK_BACK) {
+                b->link = back->link;
+                break;
+            }
+        }
+    }
+}
+
+/* ---- layers of a pass --------------------------------------------------------------------------
+ */
+
+/* The most frequent length of a run of backward blocks whose forward blocks go down by one. */
+static uint32_t length_of_chains(const struct skew_labelling *lane, uint32_t *seen)
+{
+    enum { MOST = 1024 };
+    uint32_t votes[MOST] = {0}, length = 0, best = 0, total = 0;
+    int32_t before = -2;
+
+    for (uint32_t i = 0; i <= lane->block_count; i++) {
+        const struct skew_block *b = i < lane->block_count ? &lane->blocks[i] : NULL;
+        if (b && b->kind != SKEW_BLOCK_BACK)
+            continue;
+        int32_t first = b && b->link >= 0 ? lane->blocks[b->link].first : -2;
+        if (length && first != before - 1) {
+            votes[length < MOST ? length : 0]++;
+            total++;
+            length = 0;
+        }
+        length = first >= 0 ? length + 1 : 0;
+        before = first;
+    }
+    for (uint32_t k = 1; k < MOST; k++)
+        if (votes[k] > votes[best] || best == 0)
+            best = k;
+    *seen = votes[best];
+    return total && votes[best] * 4 >= total * 3 ? best : 0;
+}
+
+/* Where all sizes are alike: forward and backward passes come in multiples of the layers. */
+static uint32_t length_of_runs(const struct skew_labelling *lane)
+{
+    uint64_t common = 0;
+    uint32_t run = 0;
+    int kind = -1;
+
+    for (uint32_t i = 0; i < lane->block_count; i++) { /* the last run may be cut off: left out */
+        if (lane->blocks[i].kind == SKEW_BLOCK_AGAIN)
+            continue;
+        if (kind >= 0 && lane->blocks[i].kind != kind) {
+            common = skew_gcd(common, run);
+            run = 0;
+        }
+        kind = lane->blocks[i].kind;
+        run++;
+    }
+    return (uint32_t)common;
+}
+
+static void find_kinds(struct linking *l, uint32_t pass_layers)
+{
+    for (uint32_t c = 0; c < l->lane->rows->comm_count; c++) {
+        if (!l->lane->uses[c].moe)
+            continue;
+        if (l->lane->uses[c].leader)
+            kinds_by_counts(l, c, pass_layers);
+        else
+            kinds_by_number(l, c);
+    }
+    number_firsts(l->lane);
+}
+
+int skew_lane_links(struct skew_labelling *lane)
+{
+    struct linking l = {.lane = lane};
+    uint32_t seen = 0, length = 0;
+    int result = -ENOMEM;
+
+    lane->firsts = calloc((size_t)lane->block_count + 1, sizeof *lane->firsts);
+    if (!lane->firsts || make_groups(&l) < 0)
+        goto out;
+    find_kinds(&l, 0);
+    link_backward(&l, 0);
+    if (lane->back_count) {
+        length = length_of_chains(lane, &seen);
+        if (!length)
+            length = length_of_runs(lane);
+    }
+    if (length) { /* and again, now that the end of a pass is known */
+        find_kinds(&l, length);
+        link_backward(&l, length);
+        uint32_t better = length_of_chains(lane, &seen);
+        length = better;
+    }
+    lane->pass_layers = length;
+    lane->layer_confidence = seen >= 2 ? 0.95f : 0.8f;
+    result = 0;
+out:
+    free(l.order);
+    free(l.group_of);
+    free(l.groups);
+    return result;
+}

@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The tables routing and placement, row after row: see routing.h. Nothing read here is believed.
+ */
+#include "routing_private.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    C_ID,
+    C_EXCHANGE,
+    C_COMM,
+    C_SOURCE,
+    C_STEP,
+    C_LAYER,
+    C_MICROBATCH,
+    C_STAGE,
+    C_REQUEST,
+    C_EXPERTS,
+    C_TOPK,
+    C_TOKENS,
+    C_UNIT,
+    C_VERIFIED,
+    C_HOW,
+    C_CELLS,
+    C_WIDTH,
+    C_STRIDE,
+    C_SIZES,
+    C_PEER_WIDTH,
+    C_PEER_STRIDE,
+    C_PEERS
+};
+
+#define COLUMNS                                                                                    \
+    "r.routing_id, r.exchange_id, r.comm_id, r.source_rank, r.step, r.layer, r.microbatch, "       \
+    "r.stage, r.request, r.experts, r.topk, r.tokens, r.unit, r.verified, r.source, v.cells, "     \
+    "v.size_width, v.size_stride, v.sizes, v.peer_width, v.peer_stride, v.peers"
+
+static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
+{
+    uint64_t value = 0;
+    for (uint32_t i = 0; i < width; i++)
+        value = value << 8 | bytes[i];
+    return value;
+}
+
+bool skew_packed_add(const struct skew_packed *p, uint64_t *into)
+{
+    uint32_t n = p->cells;
+    const uint8_t *b = p->bytes;
+
+    /* The loops that nearly all cells go through; sums of sizes this narrow stay within 64 bits for
+     * as long as the caller's sums of totals, which it checks, do. */
+    if (p->stride && p->width == 1 && p->unit == 1) {
+        for (uint32_t i = 0; i < n; i++)
+            into[i] += b[i];
+        return true;
+    }
+    if (p->stride && p->width == 2 && p->unit == 1) {
+        for (uint32_t i = 0; i < n; i++)
+            into[i] += (uint32_t)b[2 * i] << 8 | b[2 * i + 1];
+        return true;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t size = big_endian(b + (size_t)i * p->stride, p->width);
+        if (__builtin_mul_overflow(size, p->unit, &size) ||
+            __builtin_add_overflow(into[i], size, &into[i]))
+            return false;
+    }
+    return true;
+}
+
+/* ---- one row --------------------------------------------------------------------------------- */
+
+struct pass {
+    struct skew_trace *trace;
+    sqlite3_stmt *select;
+    struct skew_error *error;
+    uint8_t *scattered; /* sizes in order of the experts, where the vector names its peers */
+    size_t scattered_size;
+    const struct skew_comm *comms;
+    size_t comm_count;
+};
+
+static int damaged(const struct pass *p, const char *why)
+{
+    skew_error_set(p->error, "%s: is damaged: routing %lld %s", skew_trace_path(p->trace),
+                   (long long)sqlite3_column_int64(p->select, C_ID), why);
+    return -EBADMSG;
+}
+
+static int64_t or_unknown(sqlite3_stmt *s, int column)
+{
+    int64_t value;
+    return skew_sql_between(s, column, 0, INT64_MAX, &value) ? value : -1;
+}
+
+/* A vector that names its peers: brought into the order of the experts, 8 bytes each. */
+static int scatter(struct pass *p, struct skew_packed *sizes, uint32_t experts)
+{
+    sqlite3_stmt *s = p->select;
+    int64_t width, stride;
+    size_t need = (size_t)experts * 8;
+
+    if (!skew_sql_between(s, C_PEER_WIDTH, 1, 8, &width) ||
+        !skew_sql_between(s, C_PEER_STRIDE, 0, 8, &stride) || (stride && stride != width) ||
+        (uint64_t)sqlite3_column_bytes(s, C_PEERS) <
+            (sizes->cells ? (uint64_t)(sizes->cells - 1) * (uint64_t)stride + (uint64_t)width : 0))
+        return damaged(p, "names its experts in a way that makes no sense");
+    const uint8_t *peers = sqlite3_column_blob(s, C_PEERS);
+    if (p->scattered_size < need) {
+        free(p->scattered);
+        p->scattered = malloc(need);
+        p->scattered_size = p->scattered ? need : 0;
+        if (!p->scattered)
+            return -ENOMEM;
+    }
+    memset(p->scattered, 0, need);
+    for (uint32_t i = 0; i < sizes->cells; i++) {
+        uint64_t expert = big_endian(peers + (size_t)i * (size_t)stride, (uint32_t)width);
+        if (expert >= experts)
+            return damaged(p, "names an expert that does not exist");
+        uint8_t *cell = p->scattered + expert * 8;
+        uint64_t size = big_endian(sizes->bytes + (size_t)i * sizes->stride, sizes->width);
+        if (__builtin_add_overflow(size, big_endian(cell, 8), &size))
+            return damaged(p, "holds counts beyond 64 bits");
+        for (int k = 7; k >= 0; k--, size >>= 8)
+            cell[k] = (uint8_t)size;
+    }
+    *sizes = (struct skew_packed){p->scattered, experts, 8, 8, sizes->unit};
+    return 0;
+}
+
+static int read_sizes(struct pass *p, struct skew_packed *sizes, uint32_t experts)
+{
+    sqlite3_stmt *s = p->select;
+    int64_t cells, width, stride, unit;
+
+    if (sqlite3_column_type(s, C_CELLS) == SQLITE_NULL)
+        return damaged(p, "has counts that are missing");
+    if (!skew_sql_between(s, C_CELLS, 0, SKEW_CELLS_MAX, &cells) ||
+        !skew_sql_between(s, C_WIDTH, 1, 8, &width) ||
+        !skew_sql_between(s, C_STRIDE, 0, 8, &stride) || (stride && stride != width) ||
+        !skew_sql_between(s, C_UNIT, 1, INT64_MAX, &unit))
+        return damaged(p, "has counts that make no sense");
+    uint64_t need = cells ? (uint64_t)(cells - 1) * (uint64_t)stride + (uint64_t)width : 0;
+    const void *bytes = sqlite3_column_blob(s, C_SIZES);
+    if ((uint64_t)sqlite3_column_bytes(s, C_SIZES) < need)
+        return damaged(p, "has counts that are shorter than they say");
+    *sizes = (struct skew_packed){bytes ? bytes : (const uint8_t *)"", (uint32_t)cells,
+                                  (uint32_t)width, (uint32_t)stride, (uint64_t)unit};
+    if (sqlite3_column_type(s, C_PEERS) != SQLITE_NULL)
+        return scatter(p, sizes, experts);
+    return sizes->cells == experts ? 0 : damaged(p, "has another number of counts than experts");
+}
+
+static const struct skew_comm *comm_of(const struct pass *p, int64_t id)
+{
+    size_t low = 0, high = p->comm_count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (p->comms[middle].id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < p->comm_count && p->comms[low].id == id ? &p->comms[low] : NULL;
+}
+
+static int read_row(struct pass *p, struct skew_packed_row *out)
+{
+    sqlite3_stmt *s = p->select;
+    struct skew_routing_row *row = &out->row;
+    int64_t experts, topk, source;
+
+    if (!skew_sql_between(s, C_EXPERTS, 1, SKEW_EXPERTS_MAX, &experts))
+        return damaged(p, "has no sensible number of experts");
+    *row = (struct skew_routing_row){
+        .id = sqlite3_column_int64(s, C_ID),
+        .exchange = sqlite3_column_int64(s, C_EXCHANGE),
+        .source = -1,
+        .step = or_unknown(s, C_STEP),
+        .layer = or_unknown(s, C_LAYER),
+        .microbatch = or_unknown(s, C_MICROBATCH),
+        .request = or_unknown(s, C_REQUEST),
+        .stage = (const char *)sqlite3_column_text(s, C_STAGE),
+        .experts = (uint32_t)experts,
+        .topk = skew_sql_between(s, C_TOPK, 1, experts, &topk) ? (uint32_t)topk : 0,
+        .tokens = or_unknown(s, C_TOKENS),
+        .verified = sqlite3_column_int(s, C_VERIFIED) != 0,
+        .how = (const char *)sqlite3_column_text(s, C_HOW)};
+    if (!row->how)
+        row->how = "";
+    row->physical = strstr(row->how, "physical") != NULL;
+    if (sqlite3_column_type(s, C_COMM) != SQLITE_NULL) {
+        row->comm = comm_of(p, sqlite3_column_int64(s, C_COMM));
+        if (!row->comm)
+            return damaged(p, "belongs to a communicator that is not there");
+    }
+    if (sqlite3_column_type(s, C_SOURCE) != SQLITE_NULL) {
+        int64_t most = row->comm && row->comm->ranks ? row->comm->ranks : SKEW_RANKS_MAX;
+        if (!skew_sql_between(s, C_SOURCE, 0, most - 1, &source))
+            return damaged(p, "comes from a rank that does not exist");
+        row->source = (int32_t)source;
+    }
+    return read_sizes(p, &out->sizes, row->experts);
+}
+
+/* ---- all rows -------------------------------------------------------------------------------- */
+
+static int has_table(struct skew_trace *trace, const char *name, struct skew_error *error)
+{
+    sqlite3_stmt *s;
+    int result = skew_sql_prepare(
+        trace, &s, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?", error);
+
+    if (result < 0)
+        return result;
+    sqlite3_bind_text(s, 1, name, -1, SQLITE_STATIC);
+    if (sqlite3_step(s) == SQLITE_ROW)
+        result = sqlite3_column_int(s, 0);
+    else
+        result = skew_trace_sql_error(trace, error);
+    sqlite3_finalize(s);
+    return result;
+}
+
+static int prepare(struct pass *p, const struct skew_routing_filter *f)
+{
+    char sql[1024];
+
+    snprintf(sql, sizeof sql,
+             "SELECT " COLUMNS " FROM routing r LEFT JOIN vector v ON v.vector_id = r.counts"
+             " WHERE 1%s%s%s%s%s ORDER BY r.routing_id",
+             f->id_from || f->id_to ? " AND r.routing_id BETWEEN ?1 AND ?2" : "",
+             f->by_step ? " AND r.step BETWEEN ?3 AND ?4" : "",
+             f->by_layer ? " AND r.layer = ?5" : "", f->stage ? " AND r.stage = ?6" : "",
+             f->verified ? " AND r.verified <> 0" : "");
+    int result = skew_sql_prepare(p->trace, &p->select, sql, p->error);
+    if (result < 0)
+        return result;
+    const int64_t numbers[] = {f->id_from, f->id_to, f->step_from, f->step_to, f->layer};
+    int count = sqlite3_bind_parameter_count(p->select);
+    for (int i = 1; i <= count && i <= 5; i++)
+        sqlite3_bind_int64(p->select, i, numbers[i - 1]);
+    if (count >= 6)
+        sqlite3_bind_text(p->select, 6, f->stage, -1, SQLITE_STATIC);
+    return 0;
+}
+
+int skew_routing_each_packed(struct skew_trace *trace, const struct skew_routing_filter *filter,
+                             skew_packed_fn *take, void *accumulator, struct skew_error *error)
+{
+    const struct skew_routing_filter none = {0};
+    struct pass p = {.trace = trace, .error = error};
+    struct skew_packed_row row;
+    int step, result = has_table(trace, "routing", error);
+
+    if (result <= 0)
+        return result;
+    if (!filter)
+        filter = &none;
+    result = skew_trace_comms(trace, &p.comms, &p.comm_count, error);
+    if (result == 0)
+        result = prepare(&p, filter);
+    while (result == 0 && (step = sqlite3_step(p.select)) != SQLITE_DONE) {
+        if (step != SQLITE_ROW) {
+            result = skew_trace_sql_error(trace, error);
+            break;
+        }
+        result = read_row(&p, &row);
+        if (result == 0 && filter->comm_key &&
+            (!row.row.comm || strcmp(row.row.comm->key, filter->comm_key) != 0))
+            continue;
+        if (result == 0)
+            result = take(accumulator, &row);
+        if (result == -EOVERFLOW)
+            result = damaged(&p, "holds counts beyond 64 bits");
+    }
+    if (result == -ENOMEM)
+        skew_error_set(error, "%s: out of memory", skew_trace_path(trace));
+    sqlite3_finalize(p.select);
+    free(p.scattered);
+    return result;
+}
+
+struct decoding {
+    skew_routing_fn *take;
+    void *accumulator;
+    uint64_t *counts;
+    uint32_t capacity;
+};
+
+static int decode(void *context, const struct skew_packed_row *packed)
+{
+    struct decoding *d = context;
+    struct skew_routing_row row = packed->row;
+
+    if (row.experts > d->capacity) {
+        free(d->counts);
+        d->counts = malloc(row.experts * sizeof *d->counts);
+        d->capacity = d->counts ? row.experts : 0;
+        if (!d->counts)
+            return -ENOMEM;
+    }
+    memset(d->counts, 0, row.experts * sizeof *d->counts);
+    if (!skew_packed_add(&packed->sizes, d->counts))
+        return -EOVERFLOW;
+    for (uint32_t e = 0; e < row.experts; e++)
+        if (__builtin_add_overflow(row.total, d->counts[e], &row.total))
+            return -EOVERFLOW;
+    row.counts = d->counts;
+    return d->take(d->accumulator, &row);
+}
+
+int skew_routing_each(struct skew_trace *trace, const struct skew_routing_filter *filter,
+                      skew_routing_fn *take, void *accumulator, struct skew_error *error)
+{
+    struct decoding d = {.take = take, .accumulator = accumulator};
+    int result = skew_routing_each_packed(trace, filter, decode, &d, error);
+
+    free(d.counts);
+    return result;
+}
+
+static int number(struct skew_trace *trace, const char *sql, int64_t *value,
+                  struct skew_error *error)
+{
+    sqlite3_stmt *s;
+    int result = has_table(trace, "routing", error);
+
+    *value = 0;
+    if (result <= 0)
+        return result;
+    result = skew_sql_prepare(trace, &s, sql, error);
+    if (result < 0)
+        return result;
+    if (sqlite3_step(s) == SQLITE_ROW)
+        *value = sqlite3_column_int64(s, 0);
+    else
+        result = skew_trace_sql_error(trace, error);
+    sqlite3_finalize(s);
+    return result;
+}
+
+int skew_routing_count(struct skew_trace *trace, int64_t *rows, struct skew_error *error)
+{
+    return number(trace, "SELECT count(*) FROM routing", rows, error);
+}
+
+/* ---- a whole database, by several threads ---------------------------------------------------- */
+
+struct part {
+    pthread_t thread;
+    struct skew_trace *trace;
+    struct skew_routing *routing;
+    struct skew_routing_filter filter;
+    struct skew_error error;
+    uint32_t database;
+    int result;
+    bool started;
+};
+
+static int take_packed(void *context, const struct skew_packed_row *row)
+{
+    struct part *part = context;
+    return skew_routing_add_packed(part->routing, row, part->database);
+}
+
+static void *read_part(void *context)
+{
+    struct part *p = context;
+
+    p->result = skew_routing_each_packed(p->trace, &p->filter, take_packed, p, &p->error);
+    return NULL;
+}
+
+/* Opens a connection and an accumulator for every part but the first, which has the caller's. */
+static int start_part(struct part *p, struct skew_routing *routing, struct skew_trace *trace,
+                      bool first)
+{
+    p->database = routing->databases;
+    if (first) {
+        p->trace = trace;
+        p->routing = routing;
+        return 0;
+    }
+    int result = skew_trace_open(&p->trace, skew_trace_path(trace), &p->error);
+    if (result == 0)
+        result = skew_routing_create(&p->routing, routing->keep);
+    if (result == 0 && pthread_create(&p->thread, NULL, read_part, p) != 0)
+        result = -EAGAIN;
+    p->started = result == 0;
+    return result;
+}
+
+static int read_parts(struct part *parts, unsigned count, struct skew_routing *routing,
+                      struct skew_trace *trace, struct skew_error *error)
+{
+    int result = 0;
+
+    for (unsigned i = 1; i < count && result == 0; i++) {
+        result = start_part(&parts[i], routing, trace, false);
+        if (result < 0)
+            *error = parts[i].error;
+    }
+    if (result == 0) {
+        start_part(&parts[0], routing, trace, true);
+        read_part(&parts[0]);
+        *error = parts[0].error;
+        result = parts[0].result;
+    }
+    for (unsigned i = 1; i < count; i++) {
+        if (parts[i].started)
+            pthread_join(parts[i].thread, NULL);
+        if (result == 0 && parts[i].result < 0) {
+            *error = parts[i].error;
+            result = parts[i].result;
+        }
+        if (result == 0) {
+            result = skew_routing_join(routing, parts[i].routing);
+            if (result < 0)
+                skew_error_set(error, "%s: out of memory", skew_trace_path(trace));
+        }
+        skew_routing_free(&parts[i].routing);
+        skew_trace_close(&parts[i].trace);
+    }
+    return result;
+}
+
+int skew_routing_read(struct skew_routing *routing, struct skew_trace *trace,
+                      const struct skew_routing_filter *filter, unsigned threads,
+                      struct skew_error *error)
+{
+    enum { ROWS_A_THREAD = 20000, THREADS_MAX = 16 };
+    struct part parts[THREADS_MAX] = {0};
+    int64_t first, last;
+    int result = number(trace, "SELECT coalesce(min(routing_id), 0) FROM routing", &first, error);
+
+    if (result == 0)
+        result = number(trace, "SELECT coalesce(max(routing_id), -1) FROM routing", &last, error);
+    if (result < 0)
+        return result;
+    if (threads == 0)
+        threads = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+    int64_t rows = last - first + 1, parts_wanted = rows / ROWS_A_THREAD;
+    unsigned count = threads < THREADS_MAX ? threads : THREADS_MAX;
+    if (parts_wanted < (int64_t)count)
+        count = parts_wanted > 1 ? (unsigned)parts_wanted : 1;
+    if (filter && (filter->id_from || filter->id_to))
+        count = 1;
+    for (unsigned i = 0; i < count; i++) {
+        parts[i].filter = filter ? *filter : (struct skew_routing_filter){0};
+        if (count > 1) {
+            parts[i].filter.id_from = first + (int64_t)((__int128)rows * i / count);
+            parts[i].filter.id_to = first + (int64_t)((__int128)rows * (i + 1) / count) - 1;
+        }
+    }
+    result = read_parts(parts, count, routing, trace, error);
+    if (result == 0)
+        result = skew_routing_placement(routing, trace, error);
+    routing->databases++;
+    return result;
+}
+
+int skew_routing_placement(struct skew_routing *routing, struct skew_trace *trace,
+                           struct skew_error *error)
+{
+    sqlite3_stmt *s;
+    int step, result = has_table(trace, "placement", error);
+
+    if (result <= 0)
+        return result;
+    result = skew_sql_prepare(trace, &s,
+                              "SELECT c.key, p.layer, p.slot, p.rank, p.expert FROM placement p"
+                              " JOIN communicator c USING (comm_id) ORDER BY 1, 2, 3",
+                              error);
+    while (result == 0 && (step = sqlite3_step(s)) != SQLITE_DONE) {
+        int64_t layer, slot, rank, expert;
+        if (step != SQLITE_ROW) {
+            result = skew_trace_sql_error(trace, error);
+        } else if (!skew_sql_between(s, 1, -1, INT64_MAX, &layer) ||
+                   !skew_sql_between(s, 2, 0, SKEW_EXPERTS_MAX - 1, &slot) ||
+                   !skew_sql_between(s, 3, 0, SKEW_RANKS_MAX - 1, &rank) ||
+                   !skew_sql_between(s, 4, 0, SKEW_EXPERTS_MAX - 1, &expert)) {
+            skew_error_set(error, "%s: is damaged: a row of placement makes no sense",
+                           skew_trace_path(trace));
+            result = -EBADMSG;
+        } else {
+            size_t count = routing->placed_count;
+            struct placed_slot *bigger =
+                count & (count - 1)
+                    ? routing->placed
+                    : realloc(routing->placed, (count ? count * 2 : 1) * sizeof *routing->placed);
+            const unsigned char *text = sqlite3_column_text(s, 0);
+            char *key = strdup(text ? (const char *)text : "");
+            if (bigger)
+                routing->placed = bigger;
+            if (!bigger || !key) {
+                free(key);
+                skew_error_set(error, "%s: out of memory", skew_trace_path(trace));
+                result = -ENOMEM;
+                break;
+            }
+            routing->placed[routing->placed_count++] = (struct placed_slot){
+                key, layer, (uint32_t)slot, {(uint32_t)expert, (uint32_t)rank}};
+        }
+    }
+    sqlite3_finalize(s);
+    return result;
+}
