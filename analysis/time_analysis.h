@@ -60,15 +60,10 @@ void skew_times_clock(struct skew_times *times, uint32_t rank, uint32_t clock);
 void skew_times_clock_fit(struct skew_times *times, uint32_t rank, int64_t at_ns, int64_t offset_ns,
                           double drift_ppb, int64_t residual_ns);
 
-/** How to count steps and layers in traces without labels: `calls` exchanges a layer (2: dispatch
- * and combine), `layers` layers a step. layers 0: labels only. */
-struct skew_time_counting {
-    uint32_t layers, calls;
-};
-/** Adds what one database has of the communicator; `clock` tells databases apart. */
+/** Adds what one database has of the communicator; `clock` tells databases apart. Roles, steps and
+ * layers are those of the labels attached to the trace (label.h), else of table exchange_label. */
 int skew_times_read(struct skew_times *times, struct skew_trace *trace, const char *comm_key,
-                    uint32_t clock, const struct skew_time_counting *counting,
-                    struct skew_error *error);
+                    uint32_t clock, struct skew_error *error);
 
 /** Tokens of the experts from one source of one call of a layer. */
 struct skew_time_routing {

@@ -3,6 +3,7 @@
  * From a database to rows of the Time analyses: one statement over exchanges with their times on
  * the device and their labels, and one over the routing.
  */
+#include "label.h"
 #include "time_private.h"
 #include "trace_private.h"
 
@@ -24,7 +25,6 @@ static const char rows_sql[] =
 struct reader {
     struct skew_times *times;
     struct skew_trace *trace;
-    const struct skew_time_counting *counting;
     sqlite3_stmt *select;
     struct skew_error *error;
     int64_t exchange; /* the one before, for counting its launches */
@@ -69,7 +69,9 @@ static enum skew_time_role role_of(sqlite3_stmt *s, int column)
     for (int i = SKEW_TIME_DISPATCH; i < SKEW_TIME_OTHER; i++)
         if (strcmp(name, skew_time_role_name[i]) == 0)
             return (enum skew_time_role)i;
-    return strcmp(name, "dispatch_recompute") == 0 ? SKEW_TIME_DISPATCH : SKEW_TIME_OTHER;
+    return strcmp(name, "dispatch_recompute") == 0  ? SKEW_TIME_DISPATCH
+           : strcmp(name, "combine_recompute") == 0 ? SKEW_TIME_COMBINE
+                                                    : SKEW_TIME_OTHER;
 }
 
 static int64_t ordinal(sqlite3_stmt *s, int column)
@@ -78,15 +80,30 @@ static int64_t ordinal(sqlite3_stmt *s, int column)
     return skew_sql_between(s, column, 0, INT64_MAX / 2, &value) ? value : -1;
 }
 
-static void count_labels(const struct reader *r, struct skew_time_row *row)
+/* Labels that were found now and not saved. */
+static void take_label(const struct skew_label *label, struct skew_time_row *row)
 {
-    static const enum skew_time_role forward[] = {SKEW_TIME_DISPATCH, SKEW_TIME_COMBINE};
-    int64_t calls = r->counting->calls ? r->counting->calls : 2, in_step;
+    static const enum skew_time_role roles[SKEW_LABEL_ROLES] = {
+        [SKEW_LABEL_UNKNOWN] = SKEW_TIME_UNKNOWN,
+        [SKEW_LABEL_DISPATCH] = SKEW_TIME_DISPATCH,
+        [SKEW_LABEL_DISPATCH_RECOMPUTE] = SKEW_TIME_DISPATCH,
+        [SKEW_LABEL_COMBINE] = SKEW_TIME_COMBINE,
+        [SKEW_LABEL_COMBINE_RECOMPUTE] = SKEW_TIME_COMBINE,
+        [SKEW_LABEL_COMBINE_BWD] = SKEW_TIME_COMBINE_BWD,
+        [SKEW_LABEL_DISPATCH_BWD] = SKEW_TIME_DISPATCH_BWD};
 
-    in_step = (int64_t)r->counting->layers * calls;
-    row->step = row->seq / in_step;
-    row->layer = row->seq % in_step / calls;
-    row->role = calls == 2 ? forward[row->seq % 2] : SKEW_TIME_UNKNOWN;
+    row->step = row->layer = -1;
+    row->microbatch = 0;
+    row->role = SKEW_TIME_UNKNOWN;
+    row->token_bytes = 0;
+    if (!label || !label->id)
+        return;
+    row->role = roles[label->role] || label->role == SKEW_LABEL_UNKNOWN ? roles[label->role]
+                                                                        : SKEW_TIME_OTHER;
+    row->step = label->step;
+    row->layer = label->layer;
+    row->microbatch = label->microbatch > 0 ? label->microbatch : 0;
+    row->token_bytes = (double)label->token_bytes;
 }
 
 static int add_row(struct reader *r, const struct skew_member *member)
@@ -111,8 +128,8 @@ static int add_row(struct reader *r, const struct skew_member *member)
         return damaged(r, "ended before it began");
     row.occurrence = r->occurrence = id == r->exchange ? r->occurrence + 1 : 0;
     r->exchange = id;
-    if (r->counting && r->counting->layers)
-        count_labels(r, &row);
+    if (r->trace->labels)
+        take_label(skew_labels_exchange(r->trace->labels, id), &row);
     int result = side(r, 4, row.rank, &row.sent, &all_sent);
     if (result == 0)
         result = side(r, 5, row.rank, &row.received, &row.load);
@@ -153,14 +170,9 @@ static int read_clocks(struct reader *r, const char *comm_key, uint32_t clock)
 }
 
 int skew_times_read(struct skew_times *times, struct skew_trace *trace, const char *comm_key,
-                    uint32_t clock, const struct skew_time_counting *counting,
-                    struct skew_error *error)
+                    uint32_t clock, struct skew_error *error)
 {
-    struct reader r = {.times = times,
-                       .trace = trace,
-                       .counting = counting,
-                       .error = error,
-                       .exchange = INT64_MIN};
+    struct reader r = {.times = times, .trace = trace, .error = error, .exchange = INT64_MIN};
     const struct skew_member *members, *member;
     size_t count;
     int step, result = skew_trace_members(trace, &members, &count, error);

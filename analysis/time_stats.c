@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See time_stats.h. */
 #include "time_stats.h"
+#include "stats.h"
 
 #include <errno.h>
 #include <math.h>
@@ -61,114 +62,25 @@ double skew_time_median(double *v, size_t n)
 
 /* ---- Student's t ----------------------------------------------------------------------------- */
 
-/* Continued fraction of the incomplete beta function, by Lentz's way. */
-static double beta_fraction(double a, double b, double x)
-{
-    double c = 1, d = 1 - (a + b) * x / (a + 1), h;
-
-    d = 1 / (fabs(d) < 1e-300 ? 1e-300 : d);
-    h = d;
-    for (int m = 1; m < 400; m++) {
-        double even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m));
-        double odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1));
-        for (int side = 0; side < 2; side++) {
-            double term = side ? odd : even;
-            d = 1 + term * d;
-            c = 1 + term / c;
-            d = 1 / (fabs(d) < 1e-300 ? 1e-300 : d);
-            c = fabs(c) < 1e-300 ? 1e-300 : c;
-            h *= d * c;
-        }
-        if (fabs(d * c - 1) < 1e-14)
-            break;
-    }
-    return h;
-}
-
-static double beta_share(double a, double b, double x)
-{
-    if (x <= 0 || x >= 1)
-        return x <= 0 ? 0 : 1;
-    double front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x));
-    return x < (a + 1) / (a + b + 2) ? front * beta_fraction(a, b, x) / a
-                                     : 1 - front * beta_fraction(b, a, 1 - x) / b;
-}
-
 double skew_time_t_p(double t, double df)
 {
-    return isfinite(t) ? beta_share(df / 2, 0.5, df / (df + t * t)) : isnan(t) ? NAN : 0;
+    return isnan(t) || !(df > 0) ? NAN : 2 * skew_student_cdf(-fabs(t), df);
 }
 
 double skew_time_t_quantile(double p, double df)
 {
-    double low = 0, high = 1;
-
-    if (!(df > 0))
-        return NAN;
-    while (1 - skew_time_t_p(high, df) / 2 < p && high < 1e12)
-        high *= 2;
-    for (int i = 0; i < 100; i++) {
-        double middle = (low + high) / 2;
-        if (1 - skew_time_t_p(middle, df) / 2 < p)
-            low = middle;
-        else
-            high = middle;
-    }
-    return high;
+    return df > 0 ? skew_student_quantile(p, df) : NAN;
 }
 
 /* ---- series ---------------------------------------------------------------------------------- */
 
-/* AR(1) coefficient with the first-order correction of its bias (Kendall 1954); never negative. */
-static double persistence(const double *u, size_t n, double mean)
-{
-    double with = 0, own = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        double d = u[i] - mean;
-        own += d * d;
-        if (i > 0)
-            with += d * (u[i - 1] - mean);
-    }
-    if (!(own > 0))
-        return 0;
-    double phi = with / own;
-    phi += (1 + 3 * phi) / (double)n;
-    /* What chance alone gives an independent series would cost degrees of freedom for nothing. */
-    if (phi < 1 / sqrt((double)n))
-        return 0;
-    return fmin(phi, 0.99);
-}
-
 double skew_time_long_run(const double *u, size_t n, double *df, double *effective)
 {
-    double mean = 0, sum = 0, variance = 0;
+    struct skew_estimate e = skew_mean(u, n, 0.95);
 
-    *df = *effective = 0;
-    if (n < 3)
-        return NAN;
-    for (size_t i = 0; i < n; i++)
-        mean += u[i] / (double)n;
-    for (size_t i = 0; i < n; i++)
-        variance += (u[i] - mean) * (u[i] - mean) / (double)(n - 1);
-    double phi = persistence(u, n, mean);
-    *effective = (double)n * (1 - phi) / (1 + phi);
-    if (phi == 0) { /* independent: all cosines, which is the plain variance */
-        *df = (double)n - 1;
-        return (double)n * variance;
-    }
-    /* As many cosines as keep the relative bias of an AR(1) below 2 %:
-     * (π²/6) (ν/n)² 2φ/(1 − φ)² = 0.02. */
-    double cosines = floor((double)n * (1 - phi) * sqrt(0.02 * 6 / (M_PI * M_PI * 2 * phi)));
-    cosines = fmax(2, fmin(cosines, floor((double)n / 2)));
-    for (size_t k = 1; k <= (size_t)cosines; k++) {
-        double projection = 0;
-        for (size_t i = 0; i < n; i++)
-            projection += (u[i] - mean) * cos(M_PI * (double)k * ((double)i + 0.5) / (double)n);
-        sum += 2 * projection * projection / (double)n;
-    }
-    *df = cosines;
-    return (double)n * sum / cosines;
+    *df = e.df;
+    *effective = e.effective;
+    return e.se * e.se * (double)n * (double)n;
 }
 
 int skew_time_mean(const double *values, size_t n, struct skew_time_estimate *out)

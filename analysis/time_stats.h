@@ -44,10 +44,9 @@ double skew_time_t_quantile(double p, double df);
 double skew_time_t_p(double t, double df);
 
 /**
- * Long-run variance of the sum of u[n], whose mean is taken out: equal-weighted cosine estimator
- * (Lazarus, Lewis, Stock and Watson, J. Bus. Econ. Stat. 36 (2018)), whose t has as many degrees of
- * freedom as cosines. Their number follows from the series' own AR(1) coefficient.
- * @param df, effective  degrees of freedom; n times variance over long-run variance
+ * Variance of the sum of u[n], a series in time whose mean is taken out: skew_mean()'s long-run
+ * variance (stats.h).
+ * @param df, effective  degrees of freedom of it; independent values that these are worth
  */
 double skew_time_long_run(const double *u, size_t n, double *df, double *effective);
 

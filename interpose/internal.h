@@ -95,6 +95,12 @@ struct skew_site_key {
     uint32_t site;
 };
 
+/* What the end of a group must do besides recording it. */
+enum skew_watch {
+    SKEW_WATCH_TIME = 1,   /* take device times, or find out whether to */
+    SKEW_WATCH_MEASURE = 2 /* measure what we cost ourselves, this once */
+};
+
 enum skew_gate { SKEW_GATE_NEW = 0, SKEW_GATE_OPEN = 1, SKEW_GATE_BUSY = 2 };
 
 /* State of one thread; written by that thread alone. In order of use: each line of it may have to come
@@ -126,6 +132,13 @@ struct skew_thread {
 
     uintptr_t next;          /* where the segment's next record begins: seg + committed */
     uintptr_t end;           /* of the segment; 0: there is none */
+    uint32_t watch;          /* enum skew_watch; 0: the end of a group has nothing more to do */
+    uint32_t time_open;      /* launches of the open group that skew_time_before() has begun (timing.c) */
+    struct skew_timer *timer;
+    uint64_t unstored;       /* groups that came to nothing or were lost */
+    uint64_t cost_ns;        /* skew_time_before(): so far; 0: this group is not measured */
+    const struct skew_rec_group *cost_rec; /* … and where its record is */
+    uint64_t cost_stored;    /* groups stored before it */
     struct skew_tap_group *tap; /* tap.c: what the open group holds for the tap; NULL: never any */
     uint32_t tap_calls;      /* how much that is */
     struct skew_lane_key lane[SKEW_LANES_MAX];
@@ -213,6 +226,8 @@ struct skew_process {
     uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
     const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
+
+    struct skew_time *time; /* timing.c; NULL: not decided yet */
 };
 
 /* Everything of this library is reached directly, not by way of the loader's tables. */
@@ -287,6 +302,7 @@ void skew_group_discard(struct skew_thread *thread);
 void skew_put_alltoallv(struct skew_thread *thread, const size_t *sends, const size_t *recvs,
                         int datatype, ncclComm_t handle, cudaStream_t stream);
 void skew_launch_put(struct skew_thread *thread, uint64_t call_ns, void *exec, void *stream);
+int skew_put(struct skew_thread *thread, const struct skew_rec *rec); /* a record of no group, wherever there is room */
 void skew_thread_seal(struct skew_thread *thread);
 
 /* ---- comm.c ---- */
@@ -307,6 +323,12 @@ int skew_unwind(struct skew_process *proc, void **frames, int count);
 /* ---- graph.c ---- */
 void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id);
 void skew_capture_bind(void);
+
+/* ---- timing.c: device time; off the hot path, behind thread->watch ---- */
+void skew_time_before(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
+void skew_time_after(struct skew_thread *thread, ncclResult_t result);
+void skew_time_launched(ncclComm_t handle); /* a non-blocking communicator has become ready */
+void skew_time_thread_end(struct skew_thread *thread);
 
 /* ---- bind.c: the real functions ---- */
 void skew_bind(void);                                     /* make sure slot 0 has its functions */

@@ -132,6 +132,7 @@ static void thread_end(void *user)
     skew_self = &skew_nobody;
     if (thread->gate == SKEW_GATE_NEW)
         return; /* wiped by a fork, never used again: not ours to seal */
+    skew_time_thread_end(thread);
     skew_thread_seal(thread);
     skew_tap_thread_end(thread);
     munmap(thread, sizeof(*thread));
@@ -175,6 +176,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
         thread->cell = SKEW_NO_CELL;
         thread->gate = SKEW_GATE_BUSY;
         thread->fast_limit = NULL;
+        thread->watch = SKEW_WATCH_TIME;
     }
     errno = saved;
     return thread;

@@ -32,6 +32,7 @@ DIAGS = names("SKEW_DIAG_LIST")
 TYPES = "int8 uint8 int32 uint32 int64 uint64 float16 float32 float64 bfloat16 float8e4m3 float8e5m2".split()
 SEG_STATES = "absent free active full claimed".split()
 ENDS = {1: "finalize", 2: "destroy", 3: "abort", 4: "revoke"}
+TIMES = {16: "tier", 17: "kernel_name", 48: "time", 49: "clock", 50: "kernel"}  # read by tests/timing, as rows
 TEXTS = {1: "exe", 2: "cmdline", 3: "host", 4: "env", 5: "out", 6: "nccl", 7: "version", 8: "cwd"}
 
 
@@ -71,6 +72,7 @@ class Spool:
         self.env, self.threads, self.modules, self.graphs, self.launches = {}, {}, [], [], []
         self.groups, self.lost_records, self.unknown = [], [], 0
         self.orphan_parts = 0
+        self.times = []
         streams = self._segments_by_stream()
         self._read_definitions(streams.pop(0, []))
         for stream in sorted(streams):
@@ -137,6 +139,8 @@ class Spool:
                 self.graphs.append((GRAPH[event], capture, graph, source, execution))
             elif kind == 35:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
+            elif kind in TIMES:
+                self.times.append((TIMES[kind], rec))
             else:
                 self.unknown += 1
 
@@ -168,6 +172,8 @@ class Spool:
                                           [struct.unpack_from("<IIQQ", rec, 48 + 24 * i)[::1] for i in range(peers)]))
             elif kind == 35:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
+            elif kind in TIMES:
+                self.times.append((TIMES[kind], rec))
             else:
                 self.unknown += 1
         self.orphan_parts += len(parts)

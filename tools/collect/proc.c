@@ -229,8 +229,7 @@ static int record(struct skew_proc *proc, struct skew_stream *stream, const stru
     case SKEW_REC_LAUNCH:
         return skew_launch_record(proc, rec);
     default:
-        proc->unknown_records++;
-        return 0;
+        return skew_time_record(proc, rec);
     }
 }
 
@@ -431,6 +430,8 @@ static int commit(struct skew_proc *proc)
     int error = store_progress(proc);
     if (!error)
         error = store_counters(proc);
+    if (!error)
+        error = skew_time_store(proc);
     proc->touched |= proc->db->in_transaction;
     if (!error)
         error = skew_db_commit(proc->db);
