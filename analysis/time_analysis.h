@@ -140,7 +140,8 @@ struct skew_time_exchange {
     bool beyond;                /* `mean` lies below all sizes seen: `skew` is at least this much */
     bool late;                  /* last_rank is a straggler here */
     double saves[SKEW_CAUSES];  /* ns sooner if this cause alone went away; not additive */
-    enum skew_time_cause cause; /* of the largest */
+    enum skew_time_cause cause; /* the largest of late, load, skew and unexplained, if it is 5 % of
+                                   `exposed`; else volume or latency */
     double exposed;             /* lag + transfer, on the critical path */
 };
 

@@ -50,6 +50,23 @@ static double without_uneven_load(const struct skew_time_work *w, size_t i)
     return isfinite(last) ? fmax(0, -last) : 0;
 }
 
+/* What makes it longer than a balanced exchange of punctual ranks; where that is next to nothing,
+ * what such an exchange consists of. */
+static enum skew_time_cause cause_of(const struct skew_time_exchange *x)
+{
+    static const enum skew_time_cause avoidable[] = {SKEW_CAUSE_LATE, SKEW_CAUSE_LOAD,
+                                                     SKEW_CAUSE_SKEW, SKEW_CAUSE_UNEXPLAINED};
+    enum skew_time_cause cause = SKEW_CAUSE_LATE;
+
+    for (size_t i = 1; i < sizeof avoidable / sizeof *avoidable; i++)
+        if (x->saves[avoidable[i]] > x->saves[cause])
+            cause = avoidable[i];
+    if (x->saves[cause] >= 0.05 * x->exposed)
+        return cause;
+    return x->saves[SKEW_CAUSE_LATENCY] > x->saves[SKEW_CAUSE_VOLUME] ? SKEW_CAUSE_LATENCY
+                                                                      : SKEW_CAUSE_VOLUME;
+}
+
 void skew_time_ledger(struct skew_time_work *w)
 {
     for (size_t i = 0; i < w->result->complete; i++) {
@@ -65,9 +82,6 @@ void skew_time_ledger(struct skew_time_work *w)
         saves[SKEW_CAUSE_UNEXPLAINED] =
             fmax(0, x->unexplained) +
             fmax(0, x->lag - fmax(saves[SKEW_CAUSE_LATE], saves[SKEW_CAUSE_LOAD]));
-        x->cause = SKEW_CAUSE_LATE;
-        for (int c = 1; c < SKEW_CAUSES; c++)
-            if (saves[c] > saves[x->cause])
-                x->cause = (enum skew_time_cause)c;
+        x->cause = cause_of(x);
     }
 }

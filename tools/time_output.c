@@ -16,11 +16,18 @@
 
 static _Thread_local const struct skew_time_exchange *sorting;
 
+/* Volume and latency are what an exchange is, not what is wrong with it: they come last. */
+static double avoidable(const struct skew_time_exchange *x)
+{
+    bool itself = x->cause == SKEW_CAUSE_VOLUME || x->cause == SKEW_CAUSE_LATENCY;
+    return itself ? 0 : x->saves[x->cause];
+}
+
 static int by_saving(const void *a, const void *b)
 {
     const struct skew_time_exchange *x = &sorting[*(const size_t *)a],
                                     *y = &sorting[*(const size_t *)b];
-    double p = x->saves[x->cause], q = y->saves[y->cause];
+    double p = avoidable(x), q = avoidable(y);
     return p != q ? (p > q ? -1 : 1) : (x > y) - (x < y);
 }
 
