@@ -92,6 +92,35 @@ int skew_placement_improve(struct skew_placement *placement, const double *load)
 int skew_placement_eplb(struct skew_placement *placement, const double *load, uint32_t groups,
                         uint32_t nodes);
 
+/**
+ * Group-limited routing: `groups` of consecutive experts, each kept together on one of `nodes`
+ * nodes (R / nodes consecutive ranks). No replicas. The first is uniformly random under that
+ * constraint, the second packs groups onto nodes as EPLB does, experts onto ranks by LPT, and then
+ * swaps within nodes, and whole groups between nodes, as long as the hottest rank gets cooler.
+ * @return 0, or -EINVAL: groups do not divide the experts, nodes not the groups or ranks; -ENOMEM.
+ */
+int skew_placement_random_groups(struct skew_placement *placement, uint32_t groups, uint32_t nodes,
+                                 uint64_t *seed);
+int skew_placement_lpt_groups(struct skew_placement *placement, const double *load, uint32_t groups,
+                              uint32_t nodes);
+/** Whether every group lies on one node. */
+bool skew_placement_keeps_groups(const struct skew_placement *placement, uint32_t groups,
+                                 uint32_t nodes);
+
+/**
+ * Locality: as many tokens as possible stay in the domain (domain_ranks consecutive ranks) that
+ * they come from, with no rank above `capacity` × the mean load, where that can be had.
+ *
+ * Start: experts (or groups, when groups > 1; nodes are then the domains) to domains by the optimal
+ * assignment of what stays inside (Jonker and Volgenant), LPT within each domain. Then swaps of two
+ * experts: first those that bring the hottest rank under the capacity at the least loss of
+ * locality, then those that gain locality and keep it.
+ * @param from [sources = ranks][experts], tokens. @return 0; -EINVAL as above, or replicas, or
+ * domain_ranks does not divide; -ENOMEM.
+ */
+int skew_placement_locality(struct skew_placement *placement, const double *from,
+                            uint32_t domain_ranks, uint32_t groups, double capacity);
+
 /* ---- loads ------------------------------------------------------------------------------------
  */
 

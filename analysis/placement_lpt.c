@@ -82,19 +82,20 @@ static void sink(const struct skew_placement *p, uint32_t count)
     p->heap[at] = moving;
 }
 
-static void pack(struct skew_placement *p, const double *load)
+void skew_placement_pack(struct skew_placement *p, const double *load, const uint32_t *order,
+                         uint32_t first, uint32_t ranks)
 {
-    uint32_t open = p->ranks;
+    uint32_t open = ranks;
 
-    for (uint32_t r = 0; r < p->ranks; r++) {
-        p->heap[r] = r;
-        p->rank_load[r] = 0;
-        p->fill[r] = 0;
+    for (uint32_t r = 0; r < ranks; r++) {
+        p->heap[r] = first + r;
+        p->rank_load[first + r] = 0;
+        p->fill[first + r] = 0;
     }
-    for (uint32_t i = 0; i < p->experts; i++) {
+    for (uint32_t i = 0; i < ranks * p->per_rank; i++) {
         uint32_t rank = p->heap[0];
-        p->expert[rank * p->per_rank + p->fill[rank]++] = p->order[i];
-        p->rank_load[rank] += load[p->order[i]];
+        p->expert[rank * p->per_rank + p->fill[rank]++] = order[i];
+        p->rank_load[rank] += load[order[i]];
         if (p->fill[rank] == p->per_rank)
             p->heap[0] = p->heap[--open]; /* full */
         if (open)
@@ -135,25 +136,26 @@ static bool allowed(const struct skew_placement *p, uint32_t a, uint32_t b)
            !rank_has(p, a / p->per_rank, p->expert[b]);
 }
 
-static uint32_t hottest_rank(const struct skew_placement *p)
+uint32_t skew_placement_hottest(const struct skew_placement *p, uint32_t first, uint32_t ranks)
 {
-    uint32_t hottest = 0;
+    uint32_t hottest = first;
 
-    for (uint32_t r = 1; r < p->ranks; r++)
+    for (uint32_t r = first + 1; r < first + ranks; r++)
         if (p->rank_load[r] > p->rank_load[hottest])
             hottest = r;
     return hottest;
 }
 
 /* The one swap that lowers the hottest rank and its partner most; false: there is none. */
-static bool swap_once(struct skew_placement *p, const double *load)
+static bool swap_once(struct skew_placement *p, const double *load, uint32_t from, uint32_t ranks)
 {
-    uint32_t hot = hottest_rank(p), first = hot * p->per_rank, best_a = 0, best_b = 0;
+    uint32_t hot = skew_placement_hottest(p, from, ranks), first = hot * p->per_rank;
+    uint32_t begin = from * p->per_rank, end = begin + ranks * p->per_rank, best_a = 0, best_b = 0;
     double top = p->rank_load[hot], best = top * (1 - 1e-12), best_gain = 0;
 
     for (uint32_t a = first; a < first + p->per_rank; a++) {
         double mine = share(p, load, a);
-        for (uint32_t b = 0; b < p->slots; b++) {
+        for (uint32_t b = begin; b < end; b++) {
             double gain = mine - share(p, load, b);
             uint32_t other = b / p->per_rank;
             if (gain <= 0 || other == hot)
@@ -177,14 +179,20 @@ static bool swap_once(struct skew_placement *p, const double *load)
     return true;
 }
 
-int skew_placement_improve(struct skew_placement *p, const double *load)
+int skew_placement_improve_range(struct skew_placement *p, const double *load, uint32_t first,
+                                 uint32_t ranks)
 {
-    int swaps = 0, most = (int)(p->slots < 65536 ? 4 * p->slots : 0x40000);
+    int swaps = 0, most = 4 * (int)(ranks * p->per_rank);
 
     skew_placement_rank_loads(p, load, p->rank_load);
-    while (swaps < most && swap_once(p, load))
+    while (swaps < most && swap_once(p, load, first, ranks))
         swaps++;
     return swaps;
+}
+
+int skew_placement_improve(struct skew_placement *p, const double *load)
+{
+    return skew_placement_improve_range(p, load, 0, p->ranks);
 }
 
 int skew_placement_lpt(struct skew_placement *p, const double *load)
@@ -198,6 +206,6 @@ int skew_placement_lpt(struct skew_placement *p, const double *load)
         pair(p);
         return 0;
     }
-    pack(p, load);
+    skew_placement_pack(p, load, p->order, 0, p->ranks);
     return skew_placement_improve(p, load);
 }

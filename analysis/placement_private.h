@@ -19,7 +19,20 @@ void skew_placement_count(struct skew_placement *placement);
 void skew_placement_replicate(const double *load, uint32_t experts, uint32_t slots,
                               uint32_t *copies);
 
-/** order[count]: by load downwards, lowest index first among equals. Uses `keys` [count]. */
+/** order[count]: 0 … count − 1 by load downwards, lowest index first among equals. */
 void skew_placement_sort(const double *load, uint32_t count, uint32_t *order);
+
+/**
+ * LPT of order[ranks × per_rank], hottest first, onto ranks first … first + ranks − 1. Afterwards
+ * p->rank_load of these is right.
+ */
+void skew_placement_pack(struct skew_placement *placement, const double *load,
+                         const uint32_t *order, uint32_t first, uint32_t ranks);
+/** As skew_placement_improve(), among these ranks alone. */
+int skew_placement_improve_range(struct skew_placement *placement, const double *load,
+                                 uint32_t first, uint32_t ranks);
+/** The rank of the range with the largest p->rank_load. */
+uint32_t skew_placement_hottest(const struct skew_placement *placement, uint32_t first,
+                                uint32_t ranks);
 
 #endif

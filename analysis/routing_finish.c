@@ -87,13 +87,18 @@ static int order_calls(struct making *m)
         free(order);
         return -ENOMEM;
     }
-    for (size_t i = 0; i < n; i++)
+    bool others = false;
+    for (size_t i = 0; i < n; i++) {
         order[i] = (struct ordered){m, (uint32_t)i};
+        others |= !b->calls[i].of_requests || b->calls[i].step >= 0;
+    }
     qsort(order, n, sizeof *order, compare_calls);
     for (size_t i = 0; i < n; i++) {
         const struct call_key *k = &b->calls[order[i].index];
-        /* Rows of single requests say again what a row of all of them says. */
-        if (k->of_requests && i > 0 && same_moment(k, &b->calls[order[i - 1].index])) {
+        /* Rows of single requests say again what a row of all of them says; and those of requests'
+         * whole lives what the calls say. */
+        bool again = i > 0 && same_moment(k, &b->calls[order[i - 1].index]);
+        if (k->of_requests && (again || (k->step < 0 && others))) {
             m->position[order[i].index] = UINT32_MAX;
             continue;
         }

@@ -123,9 +123,13 @@ def tap_of(f):
 DATA = """    struct skew_thread *thread = skew_enter();
     if (skew_unlikely(!thread))
         return {call};
+    if (skew_unlikely(thread->watch))
+        skew_time_before(thread, comm, stream);
     uint64_t call_ns = skew_call_ns(thread, 0);
     ncclResult_t result = {call};
     skew_record(thread, result, call_ns, {record});
+    if (skew_unlikely(thread->watch))
+        skew_time_after(thread, result);
 {tap}    skew_leave(thread);
     return result;
 """
@@ -140,6 +144,8 @@ P2P = """    struct skew_thread *self = skew_self;
 ALLTOALLV = """    struct skew_thread *thread = skew_enter();
     if (skew_unlikely(!thread))
         return {call};
+    if (skew_unlikely(thread->watch))
+        skew_time_before(thread, comm, stream);
     uint64_t call_ns = skew_call_ns(thread, 0);
     ncclResult_t result = {call};
     if (skew_likely(skew_result_ok(result))) {{
@@ -148,6 +154,8 @@ ALLTOALLV = """    struct skew_thread *thread = skew_enter();
             skew_group_commit(thread, call_ns, (uintptr_t)__builtin_return_address(0),
                               (uintptr_t)__builtin_frame_address(0), result);
     }}
+    if (skew_unlikely(thread->watch))
+        skew_time_after(thread, result);
     skew_leave(thread);
     return result;
 """
@@ -165,11 +173,30 @@ GROUP_START = """    struct skew_thread *thread = skew_enter();
 GROUP_END = """    struct skew_thread *thread = skew_enter();
     if (skew_unlikely(!thread))
         return {call};
+    if (skew_unlikely(thread->watch))
+        return {watched}(thread, {args}(uintptr_t)__builtin_return_address(0),
+                         (uintptr_t)__builtin_frame_address(0));
     uint64_t call_ns = skew_call_ns(thread, 1);
     ncclResult_t result = {call};
     skew_group_ended(thread, {simulated}, call_ns, (uintptr_t)__builtin_return_address(0),
                      (uintptr_t)__builtin_frame_address(0), result);
     skew_leave(thread);
+    return result;
+"""
+# The same with the device's time taken around the real call, or our own cost measured.
+GROUP_END_WATCHED = """    skew_time_before(thread, NULL, NULL);
+    uint64_t call_ns = skew_call_ns(thread, 1);
+    ncclResult_t result = {call};
+    skew_group_ended(thread, {simulated}, call_ns, address, frame, result);
+    skew_time_after(thread, result);
+    skew_leave(thread);
+    return result;
+"""
+# NCCL asks it by itself too. It says when a non-blocking communicator has launched what it was given.
+ASYNC_ERROR = """    skew_bind();
+    ncclResult_t result = {call};
+    if (skew_unlikely(skew_self->timer != NULL) && result == ncclSuccess && *asyncError == ncclSuccess)
+        skew_time_launched(comm);
     return result;
 """
 GUARDED = """    struct skew_thread *thread = skew_enter();
@@ -236,7 +263,13 @@ def body(f, slot, slow=False):
     if f.cls == "group" and f.record == "group_start":
         return GROUP_START.format(call=call)
     if f.cls == "group":
-        return GROUP_END.format(call=call, simulated="simInfo != NULL" if args else "false")
+        simulated = "simInfo != NULL" if args else "false"
+        if slow:
+            return GROUP_END_WATCHED.format(call=call, simulated=simulated)
+        return GROUP_END.format(call=call, simulated=simulated, watched=f"skew_watched_{slot}_{f.name}",
+                                args="".join(n + ", " for _, n, _ in f.args))
+    if f.name == "ncclCommGetAsyncError":
+        return ASYNC_ERROR.format(call=call)
     if f.cls == "ctor":
         config = "config" if "config" in args else "NULL"
         before = CTOR_BEFORE.get(f.record, "").format(slot=slot)
@@ -264,7 +297,10 @@ def inner_of(f):
 
 
 def gen_wrappers(functions):
-    out = [HEAD, '#include "handlers.h"\n#include "hot.h"\n#include "api_table.h"\n#include "bind.h"\n\n']
+    out = [HEAD, '#include "handlers.h"\n#include "hot.h"\n#include "api_table.h"\n#include "bind.h"\n\n',
+           "/* The code of a usual exchange begins here, and all of it lies on one page. Meson links generated sources\n"
+           " * first; elsewhere the alignment would only cost some bytes. */\n"
+           '__asm__(".pushsection skew_hot_text, \\"ax\\", %progbits\\n.p2align 11\\n.popsection");\n\n']
     for f in functions:
         inner = inner_of(f)
         out.append(f"typedef {f.ret}(*skew_fn_{f.name})({inner});\n")
@@ -280,6 +316,10 @@ def gen_wrappers(functions):
                 # A tail jump too: its return address is the application's.
                 out.append(f"\nstatic __attribute__((noinline)) {f.ret}skew_slow_{slot}_{f.name}({inner_of(f)})\n"
                            f"{{\n{body(f, slot, slow=True)}}}\n")
+            if f.cls == "group" and f.record != "group_start":
+                inner = "".join(f"{t}{n}{s}, " for t, n, s in f.args)
+                out.append(f"\nstatic SKEW_COLD {f.ret}skew_watched_{slot}_{f.name}(struct skew_thread *thread, "
+                           f"{inner}uintptr_t address,\n        uintptr_t frame)\n{{\n{body(f, slot, slow=True)}}}\n")
             out.append(f"\n{export}{f.prototype(name)};\n{f.prototype(name)}\n{{\n{body(f, slot)}}}\n")
     out.append(f"\nvoid *const skew_wrapper[SKEW_SLOTS][SKEW_API_COUNT] = {{\n")
     for slot in range(SLOTS):

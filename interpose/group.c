@@ -61,8 +61,8 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
     t->next = (uintptr_t)(seg + 1);
     t->end = (uintptr_t)seg + proc->head->seg_bytes;
     t->limit = skew_limit_before(t->end);
-    t->returned = &proc->head->returned_groups;
     t->seg_index = index;
+    t->watch |= SKEW_WATCH_MEASURE;
     return 0;
 }
 
@@ -354,13 +354,14 @@ SKEW_HOT void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr
     skew_comm_take(comm, 1, 0, &lane->exchange_seq, &lane->op_seq);
     put_head(t, (uint8_t *)(lane + 1), call_ns, return_ns, site_of(t, address, frame), result);
     publish(t, (uint8_t *)(lane + 1));
-    __atomic_fetch_add(t->returned, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&t->seg->returned, t->seg->returned + 1, __ATOMIC_RELEASE);
     skew_record_close(t);
 }
 
 void skew_group_discard(struct skew_thread *t)
 {
     t->groups++; /* so that nobody takes its parts for the next group's */
+    t->unstored++;
     if (t->part_cells)
         skew_parts_drop(skew_proc, t);
     skew_record_close(t);
@@ -387,15 +388,38 @@ SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t c
         skew_group_commit(t, call_ns, address, frame, result);
     else
         skew_group_discard(t);
-    if (skew_unlikely(t->tap_calls))
-        skew_tap_group_ended(t, launched && result == ncclSuccess);
-    else if (skew_unlikely(__atomic_load_n(&skew_hot.tap_waiting, __ATOMIC_RELAXED)))
+    if (skew_unlikely(t->tap_calls)) {
+        skew_time_after(t, result); /* its copies come behind the launch, and are not part of it */
+        skew_tap_group_ended(t, launched && result == ncclSuccess, result == ncclInProgress);
+    } else if (skew_unlikely(__atomic_load_n(&skew_hot.tap_waiting, __ATOMIC_RELAXED))) {
         skew_tap_harvest();
+    }
     if (skew_unlikely(__atomic_load_n(&skew_hot.pendings, __ATOMIC_RELAXED)))
         skew_comm_group_ended(t, !simulated && skew_result_ok(result));
 }
 
 /* ---- graph launches, end of the thread ----------------------------------------------------- */
+
+/* 0, or −ENOSPC. Inside an open group, and where the thread has no segment, the definitions take it. */
+int skew_put(struct skew_thread *t, const struct skew_rec *rec)
+{
+    struct skew_process *proc = skew_proc;
+    int saved = errno, err = 0;
+    bool own = t != &skew_nobody && !skew_record_is_open(t);
+    if (own && t->next + rec->bytes > t->end)
+        next_segment(proc, t, NULL, 0);
+    if (own && t->next + rec->bytes <= t->end) {
+        memcpy((void *)t->next, rec, rec->bytes);
+        publish(t, (uint8_t *)t->next + rec->bytes);
+        t->rec = (struct skew_rec_group *)t->next;
+    } else {
+        skew_lock(proc);
+        err = skew_defs_put(proc, rec, rec->bytes, NULL, 0) ? -ENOSPC : 0;
+        skew_unlock(proc);
+    }
+    errno = saved;
+    return err;
+}
 
 void skew_launch_put(struct skew_thread *t, uint64_t call_ns, void *exec, void *stream)
 {
@@ -406,23 +430,12 @@ void skew_launch_put(struct skew_thread *t, uint64_t call_ns, void *exec, void *
         .exec = (uintptr_t)exec,
         .stream = (uintptr_t)stream,
     };
-    int saved = errno;
-    bool open = skew_record_is_open(t);
-    if (!open && t->next + sizeof(rec) > t->end)
-        next_segment(proc, t, NULL, 0);
-    if (!open && t->next + sizeof(rec) <= t->end) {
-        memcpy((void *)t->next, &rec, sizeof(rec));
-        publish(t, (uint8_t *)t->next + sizeof(rec));
-        t->rec = (struct skew_rec_group *)t->next;
-    } else {
-        /* A launch inside an open group, or no segment: the definitions take it. */
-        skew_lock(proc);
-        if (skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0) != 0 && proc->head)
-            skew_loss_add(proc, proc->defs_loss ? proc->defs_loss - 1 : SKEW_LOSS_SPOOL_FULL,
-                          &(struct skew_loss_count){.cells = 1});
-        skew_unlock(proc);
-    }
-    errno = saved;
+    if (skew_put(t, &rec.head) == 0 || !proc->head)
+        return;
+    skew_lock(proc);
+    skew_loss_add(proc, proc->defs_loss ? proc->defs_loss - 1 : SKEW_LOSS_SPOOL_FULL,
+                  &(struct skew_loss_count){.cells = 1});
+    skew_unlock(proc);
 }
 
 void skew_thread_seal(struct skew_thread *t)

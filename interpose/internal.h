@@ -36,6 +36,9 @@
 /* All code that a usual exchange runs lies together, so that it can be fetched ahead as one piece (hot.h). */
 #define SKEW_HOT         __attribute__((hot, section("skew_hot_text")))
 #define SKEW_EXPORT      __attribute__((visibility("default")))
+/* Small variables that every process touches, those included that never call NCCL: on a page that the loader has
+ * written to in any case, where .bss would cost each of them a page fault. */
+#define SKEW_EARLY       __attribute__((section(".data")))
 
 #define SKEW_LANES_MAX   64u    /* distinct (communicator, stream) pairs of one group */
 #define SKEW_SITE_CACHE  32u    /* a thread's direct-mapped cache of call sites; a power of two */
@@ -95,6 +98,12 @@ struct skew_site_key {
     uint32_t site;
 };
 
+/* What the end of a group must do besides recording it. */
+enum skew_watch {
+    SKEW_WATCH_TIME = 1,   /* take device times, or find out whether to */
+    SKEW_WATCH_MEASURE = 2 /* measure what we cost ourselves, this once */
+};
+
 enum skew_gate { SKEW_GATE_NEW = 0, SKEW_GATE_OPEN = 1, SKEW_GATE_BUSY = 2 };
 
 /* State of one thread; written by that thread alone. In order of use: each line of it may have to come
@@ -113,7 +122,6 @@ struct skew_thread {
     struct skew_rec_group *rec;   /* the open record, in the segment or in scratch; else where the next one begins */
 
     struct skew_seg_head *seg;
-    uint64_t *returned;      /* the spool head's returned_groups, once there is a segment */
     struct skew_comm *comm;  /* that of lane[0] */
     uint64_t groups;         /* groups stored by this thread */
     uintptr_t last_address;  /* key of last_site */
@@ -123,9 +131,16 @@ struct skew_thread {
     uint16_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
     uint32_t others;         /* cells of the open record that are no SEND or RECV */
     uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
-
     uintptr_t next;          /* where the segment's next record begins: seg + committed */
+
     uintptr_t end;           /* of the segment; 0: there is none */
+    uint32_t watch;          /* enum skew_watch; 0: the end of a group has nothing more to do */
+    uint32_t time_open;      /* launches of the open group that skew_time_before() has begun (timing.c) */
+    struct skew_timer *timer;
+    uint64_t unstored;       /* groups that came to nothing or were lost */
+    uint64_t cost_ns;        /* skew_time_before(): so far; 0: this group is not measured */
+    const struct skew_rec_group *cost_rec; /* … and where its record is */
+    uint64_t cost_stored;    /* groups stored before it */
     struct skew_tap_group *tap; /* tap.c: what the open group holds for the tap; NULL: never any */
     uint32_t tap_calls;      /* how much that is */
     struct skew_lane_key lane[SKEW_LANES_MAX];
@@ -148,7 +163,7 @@ static inline bool skew_record_is_open(const struct skew_thread *t)
 /* Room for a 128-peer exchange; with less the segment counts as full. */
 #define SKEW_LEAST_CELLS 256u
 
-_Static_assert(offsetof(struct skew_thread, seg) == 64 && offsetof(struct skew_thread, next) == 128,
+_Static_assert(offsetof(struct skew_thread, seg) == 64 && offsetof(struct skew_thread, end) == 128,
                "the lines of struct skew_thread");
 
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
@@ -213,6 +228,8 @@ struct skew_process {
     uint32_t told[(SKEW_DIAG_COUNT + 31) / 32]; /* diagnostics said once */
     const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
+
+    struct skew_time *time; /* timing.c; NULL: not decided yet */
 };
 
 /* Everything of this library is reached directly, not by way of the loader's tables. */
@@ -287,6 +304,7 @@ void skew_group_discard(struct skew_thread *thread);
 void skew_put_alltoallv(struct skew_thread *thread, const size_t *sends, const size_t *recvs,
                         int datatype, ncclComm_t handle, cudaStream_t stream);
 void skew_launch_put(struct skew_thread *thread, uint64_t call_ns, void *exec, void *stream);
+int skew_put(struct skew_thread *thread, const struct skew_rec *rec); /* a record of no group, wherever there is room */
 void skew_thread_seal(struct skew_thread *thread);
 
 /* ---- comm.c ---- */
@@ -307,6 +325,12 @@ int skew_unwind(struct skew_process *proc, void **frames, int count);
 /* ---- graph.c ---- */
 void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id);
 void skew_capture_bind(void);
+
+/* ---- timing.c: device time; off the hot path, behind thread->watch ---- */
+void skew_time_before(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
+void skew_time_after(struct skew_thread *thread, ncclResult_t result);
+void skew_time_launched(ncclComm_t handle); /* a non-blocking communicator has become ready */
+void skew_time_thread_end(struct skew_thread *thread);
 
 /* ---- bind.c: the real functions ---- */
 void skew_bind(void);                                     /* make sure slot 0 has its functions */
@@ -359,7 +383,8 @@ void skew_tap_start(const struct skew_process *proc);     /* reads the options *
 void skew_tap_call(struct skew_thread *thread, ncclResult_t result, uint32_t op, const void *send,
                    const void *recv, uint64_t count, int datatype, uint32_t arg, ncclComm_t handle,
                    cudaStream_t stream);
-void skew_tap_group_ended(struct skew_thread *thread, bool launched); /* after its record was committed */
+/* After its record was committed. */
+void skew_tap_group_ended(struct skew_thread *thread, bool launched, bool in_progress);
 void skew_tap_harvest(void);
 void skew_tap_thread_end(struct skew_thread *thread);
 

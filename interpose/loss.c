@@ -205,6 +205,7 @@ void skew_group_lose(struct skew_process *proc, struct skew_thread *t)
 {
     charge(proc, t, 1);
     t->groups++; /* so that nobody takes committed parts for the next group's */
+    t->unstored++;
     skew_record_close(t);
 }
 

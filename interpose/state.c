@@ -25,7 +25,7 @@ extern void *__dso_handle __attribute__((visibility("hidden")));
 
 struct skew_thread skew_nobody;
 __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec"))) = &skew_nobody;
-struct skew_process *skew_proc;
+struct skew_process *skew_proc SKEW_EARLY;
 struct skew_hot skew_hot = {.clock = clock_gettime, .comms_changed = 1};
 
 void skew_lock(struct skew_process *proc)
@@ -132,6 +132,7 @@ static void thread_end(void *user)
     skew_self = &skew_nobody;
     if (thread->gate == SKEW_GATE_NEW)
         return; /* wiped by a fork, never used again: not ours to seal */
+    skew_time_thread_end(thread);
     skew_thread_seal(thread);
     skew_tap_thread_end(thread);
     munmap(thread, sizeof(*thread));
@@ -175,6 +176,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
         thread->cell = SKEW_NO_CELL;
         thread->gate = SKEW_GATE_BUSY;
         thread->fast_limit = NULL;
+        thread->watch = SKEW_WATCH_TIME;
     }
     errno = saved;
     return thread;
@@ -182,9 +184,11 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
 
 static __attribute__((constructor)) void library_loaded(void)
 {
+    int saved = errno;
     skew_dlsym_at_load();
     skew_options_keep();
     skew_bind_at_load();
+    errno = saved;
 }
 
 static __attribute__((destructor)) void process_exits(void)

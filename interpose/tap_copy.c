@@ -119,7 +119,7 @@ static void at_exit(void)
         return;
     skew_tap_harvest();
     __atomic_store_n(&tap->usable, 0, __ATOMIC_RELEASE);
-    skew_hot.tap_types = 0;
+    __atomic_store_n(&skew_hot.tap_types, 0, __ATOMIC_RELAXED);
 }
 
 static bool pool_make(struct skew_process *proc, struct skew_tap *tap)
@@ -157,7 +157,7 @@ static struct skew_tap *tap_need(struct skew_process *proc)
         }
         __atomic_store_n(&proc->tap, tap, __ATOMIC_RELEASE);
         if (!tap->usable) {
-            skew_hot.tap_types = 0;
+            __atomic_store_n(&skew_hot.tap_types, 0, __ATOMIC_RELAXED);
             skew_diag_once(SKEW_DIAG_TAP_OFF,
                            "the CUDA driver's functions to copy with, or pinned memory, could not "
                            "be had: count "
@@ -330,7 +330,7 @@ SKEW_COLD void skew_tap_harvest(void)
         store(proc, tap, slot);
         slot->state = DONE;
     }
-    while (tap->used && tap->slot[tap->first].state >= DONE) {
+    while (tap->used && __atomic_load_n(&tap->slot[tap->first].state, __ATOMIC_ACQUIRE) >= DONE) {
         struct slot *slot = &tap->slot[tap->first];
         slot->state = FREE;
         tap->begin = (tap->begin + slot->bytes) % tap->data_bytes;

@@ -31,6 +31,11 @@
       "walk the call stack once for each new call site, with libunwind")                           \
     X(NCCL, "NCCL", STRING, "", "", "path", TARGET,                                                \
       "the real NCCL, for jobs that name skewscope itself as their NCCL library")                  \
+    X(TIMING, "TIMING", ENUM, "auto", "auto|off|host|events|cupti", "", TARGET,                    \
+      "how long exchanges take on the device: events, by pairs of CUDA events; cupti, by CUPTI's " \
+      "activity records; host or off, not at all; auto: events where they do not disturb")         \
+    X(TIMING_EVERY, "TIMING_EVERY", INT, "1", "1..1000000", "exchanges", TARGET,                   \
+      "time one exchange in so many of each communicator, the same ones on every rank")            \
     X(DLSYM, "DLSYM", ENUM, "on", "on|off", "", TARGET,                                            \
       "answer dlsym() for NCCL's names, so that ctypes and JAX are seen")                          \
     X(TAP, "TAP", ENUM, "on", "on|off", "", TARGET,                                                \

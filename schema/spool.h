@@ -85,6 +85,77 @@ struct skew_loss_count {
     uint64_t cells;     /* single calls: sends, receives, collectives */
 };
 
+/* Where a time comes from, or how times are taken. Stored as numbers: append only. */
+enum skew_time_source { SKEW_TIME_EVENTS = 1, SKEW_TIME_CUPTI = 2 };
+
+#define SKEW_TIER_LIST(X)                                                                          \
+    X(HOST, "host")     /* the host's clock around the call only */                                \
+    X(EVENTS, "events") /* a pair of CUDA events around each launch */                             \
+    X(CUPTI, "cupti")   /* activity records of kernels and copies */
+
+enum skew_tier {
+#define X(id, name) SKEW_TIER_##id,
+    SKEW_TIER_LIST(X)
+#undef X
+        SKEW_TIER_COUNT
+};
+
+/* Why a tier is used from then on. Append only. */
+#define SKEW_TIER_WHY_LIST(X)                                                                      \
+    X(ASKED, "asked", "SKEWSCOPE_TIMING says so")                                                  \
+    X(AUTO, "auto", "nothing speaks against it")                                                   \
+    X(MAX_CONNECTIONS, "max_connections",                                                          \
+      "CUDA_DEVICE_MAX_CONNECTIONS=1: timed events would take away overlap")                       \
+    X(NO_DRIVER, "no_driver", "no CUDA driver with the functions that are needed is loaded")       \
+    X(NO_CUPTI, "no_cupti", "no CUPTI library could be opened, or it refused")                     \
+    X(FOREIGN_CUPTI, "foreign_cupti", "another tool uses CUPTI in this process")                   \
+    X(HANDED_OVER, "handed_over", "another tool asked for CUPTI, and got it from us")              \
+    X(GIVEN_BACK, "given_back", "the other tool is done with CUPTI")
+
+enum skew_tier_why {
+#define X(id, name, text) SKEW_TIER_WHY_##id,
+    SKEW_TIER_WHY_LIST(X)
+#undef X
+        SKEW_TIER_WHY_COUNT
+};
+
+/* Why a launch (one communicator's part of one NCCL group) has no time on the device. Append only. */
+#define SKEW_UNTIMED_LIST(X)                                                                       \
+    X(SAMPLED_OUT, "sampled_out", "SKEWSCOPE_TIMING_EVERY left it out")                            \
+    X(CAPTURED, "captured", "captured into a CUDA graph, which events cannot time")                \
+    X(NONBLOCKING, "nonblocking", "of a non-blocking communicator, and nobody asked when it was launched") \
+    X(SHARED_STREAM, "shared_stream", "several communicators of one group on one stream")          \
+    X(MANY_STREAMS, "many_streams", "more communicators or streams in one group than are timed")   \
+    X(OTHER_DEVICE, "other_device", "on the default stream of a device that was not current")      \
+    X(NO_EVENT, "no_event", "no more CUDA events: too many launches are under way")                \
+    X(NO_CLOCK, "no_clock", "the device's clock could not be related to the host's")               \
+    X(DRIVER_ERROR, "driver_error", "the CUDA driver refused, or the context is gone")             \
+    X(UNFINISHED, "unfinished", "not finished on the device when the process ended")               \
+    X(NO_ROOM, "no_room", "the spool had no room for the time")                                    \
+    X(NO_RECORD, "no_record", "CUPTI has reported no kernel or copy of it")                        \
+    X(DROPPED, "dropped", "CUPTI's records did not fit into the bounded buffers")
+
+enum skew_untimed {
+#define X(id, name, text) SKEW_UNTIMED_##id,
+    SKEW_UNTIMED_LIST(X)
+#undef X
+        SKEW_UNTIMED_COUNT
+};
+#define SKEW_UNTIMED_SLOTS 24u
+
+/* What taking times did and cost. In the spool's head; each only grows. Atomic adds by any thread. */
+struct skew_time_totals {
+    uint64_t timed[4];                    /* launches and replays, by enum skew_time_source */
+    uint64_t untimed[SKEW_UNTIMED_SLOTS]; /* by enum skew_untimed */
+    uint64_t cost_groups;                 /* groups whose end was measured: what the library itself took there … */
+    uint64_t cost_ns;                     /* … on the host, real calls left out */
+    uint64_t setup_ns;                    /* making events, opening CUPTI: once each, not in cost_ns */
+    uint64_t events;                      /* CUDA events recorded on streams of the application */
+    uint64_t event_ns;                    /* device time of one, at most: the least seen between two in a row; 0: unknown */
+    uint64_t records;                     /* CUPTI activity records read */
+    uint64_t dropped;                     /* CUPTI activity records that found no room */
+};
+
 enum skew_spool_state {
     SKEW_SPOOL_LIVE = 1,  /* the process runs, or died without a chance to say so */
     SKEW_SPOOL_EXITED = 2 /* the process ran its exit handlers; nothing more will come */
@@ -132,12 +203,14 @@ struct skew_spool_head {
     uint32_t state;   /* enum skew_spool_state */
     uint32_t streams; /* stream numbers given out so far, definitions included */
     uint64_t exit_ns;
-    uint64_t returned_groups; /* groups stored or lost: "captured N of M" without reading a record */
+    uint64_t returned_groups; /* groups stored or lost: "captured N of M" without reading a record. Those that
+                                 struct skew_seg_head.returned counts come on top. */
     struct skew_loss_count loss[SKEW_LOSS_SLOTS];
 
     struct skew_tap_count tap[SKEW_TAP_COUNT_SLOTS]; /* zeros from a library that had no tap */
+    struct skew_time_totals time;                    /* likewise */
 
-    uint8_t reserved[1024 - SKEW_TAP_COUNT_SLOTS * sizeof(struct skew_tap_count)];
+    uint8_t reserved[1024 - SKEW_TAP_COUNT_SLOTS * sizeof(struct skew_tap_count) - sizeof(struct skew_time_totals)];
     struct skew_seg_entry seg[SKEW_SPOOL_SEGMENTS];
 };
 _Static_assert(sizeof(struct skew_spool_head) <= SKEW_SPOOL_HEAD_BYTES, "head block too small");
@@ -146,6 +219,9 @@ struct skew_seg_head {
     uint32_t magic;
     uint32_t stream;
     uint64_t seq;       /* 0, 1, 2, … within the stream */
+    uint64_t returned;  /* groups stored here by all its owners so far, unless the spool's head counts them. Goes on
+                           counting when the segment is given to another stream; moves after `committed`. Here and
+                           not in the spool's head, since each page costs a cold exchange a walk of its own. */
     uint64_t committed; /* bytes of this segment that exist, this head included; release store */
     uint64_t opened_ns;
     uint64_t opened_real_ns; /* a clock anchor for free */
@@ -164,11 +240,17 @@ enum skew_rec_type {
     SKEW_REC_GRAPH = 7,    /* struct skew_rec_graph */
     SKEW_REC_DIAG = 8,     /* struct skew_rec_text: what = enum skew_diag */
     SKEW_REC_TAP = 9,      /* struct skew_rec_tap */
+    SKEW_REC_TIER = 16,        /* struct skew_rec_tier */
+    SKEW_REC_KERNEL_NAME = 17, /* struct skew_rec_text: what = number of the name, from 1 */
     /* streams 1, 2, … */
     SKEW_REC_GROUP = 32,      /* struct skew_rec_group */
     SKEW_REC_GROUP_PART = 33, /* struct skew_rec_group, lanes 0: earlier cells of a GROUP that follows */
     SKEW_REC_LOSS = 34,       /* struct skew_rec_loss */
-    SKEW_REC_LAUNCH = 35      /* struct skew_rec_launch */
+    SKEW_REC_LAUNCH = 35,     /* struct skew_rec_launch */
+    /* streams 0, 1, 2, … */
+    SKEW_REC_TIME = 48,  /* struct skew_rec_time */
+    SKEW_REC_CLOCK = 49, /* struct skew_rec_clock */
+    SKEW_REC_KERNEL = 50 /* struct skew_rec_kernel */
 };
 
 struct skew_rec {
@@ -274,6 +356,56 @@ struct skew_rec_launch {
     uint64_t stream;
 };
 
+/* When a launch occupied the device: the part of group (`stream`, `group`) that is on communicator `comm`. Comes
+ * some time after its GROUP record, from whichever thread found that it was over. */
+struct skew_rec_time {
+    struct skew_rec head;
+    uint32_t comm;
+    uint32_t stream; /* spool stream of the GROUP record */
+    uint64_t group;
+    uint64_t start_ns; /* CLOCK_MONOTONIC */
+    uint64_t end_ns;
+    uint64_t error_ns;  /* both are within ± this of the truth, but for: */
+    uint64_t start_slack_ns; /* the start may be earlier by this, since the host was still launching */
+    uint64_t end_slack_ns;   /* the end may be earlier by this: it was over before the host could mark it */
+    uint64_t launch_ns; /* replay of a CUDA graph: call_ns of the LAUNCH record; else 0 */
+    uint64_t exec;      /* … and its exec */
+    uint32_t source;    /* enum skew_time_source */
+    uint32_t reserved;
+};
+
+/* From then on times are taken in this way. */
+struct skew_rec_tier {
+    struct skew_rec head;
+    uint64_t ns;
+    uint32_t tier; /* enum skew_tier */
+    uint32_t why;  /* enum skew_tier_why */
+};
+
+/* Device against host: at `device_ns` on the device's own clock, counted from the first CLOCK record of this
+ * `clock`, CLOCK_MONOTONIC showed something between low_ns and high_ns. */
+struct skew_rec_clock {
+    struct skew_rec head;
+    uint32_t clock; /* 1, 2, … within the process: one a CUDA context, or CUPTI's */
+    uint32_t source; /* enum skew_time_source */
+    uint64_t device_ns;
+    uint64_t low_ns;
+    uint64_t high_ns;
+};
+
+/* Device work that is no launch of a recorded group, from CUPTI. Kernels of one stream that follow each other
+ * closely, with no NCCL work between, are merged into one record (docs/time-tiers.md). */
+struct skew_rec_kernel {
+    struct skew_rec head;
+    uint32_t name;      /* of the first, SKEW_REC_KERNEL_NAME; 0: a copy */
+    uint32_t kernels;   /* merged into this one */
+    uint32_t device;    /* CUDA ordinal */
+    uint32_t stream;    /* CUPTI's number of the stream */
+    uint64_t start_ns;  /* CLOCK_MONOTONIC */
+    uint64_t end_ns;
+    uint64_t busy_ns;   /* time that kernels ran within start … end */
+};
+
 /* Text of `length` bytes follows (not terminated), padded with zeros to a multiple of 8. */
 struct skew_rec_text {
     struct skew_rec head;
@@ -314,7 +446,8 @@ enum skew_process_text {
     X(SPOOL_UNREACHABLE, "spool_unreachable", "error")                                             \
     X(COLLECTOR_RESTART, "collector_restart", "info")                                              \
     X(RUN_NOTE, "run_note", "info")                                                                \
-    X(TAP_OFF, "tap_off", "info")
+    X(TAP_OFF, "tap_off", "info")                                                                   \
+    X(TIMING, "timing", "info")
 
 enum skew_diag {
     SKEW_DIAG_NONE,

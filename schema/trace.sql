@@ -342,8 +342,71 @@ CREATE TABLE device_time (
     source    INTEGER NOT NULL REFERENCES time_source,
     start_ns  INTEGER NOT NULL, -- this node's CLOCK_MONOTONIC, brought there from the device's clock
     end_ns    INTEGER NOT NULL,
-    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock
+    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock, but for:
+    start_slack_ns INTEGER NOT NULL DEFAULT 0, -- events: the start may be up to this earlier, the host was still launching
+    end_slack_ns   INTEGER NOT NULL DEFAULT 0, -- events: the end may be up to this earlier: over before it could be marked
     PRIMARY KEY (member_id, thread, group_seq, launch_id)
+) WITHOUT ROWID;
+
+-- How times were taken from `ns` on, and why (schema/spool.h names both): tier host, events or cupti.
+CREATE TABLE timing (
+    process_id INTEGER NOT NULL REFERENCES process,
+    ns         INTEGER NOT NULL,
+    tier       TEXT NOT NULL,
+    why        TEXT NOT NULL -- asked, auto, max_connections, no_driver, no_cupti, foreign_cupti, handed_over, given_back
+);
+
+-- Launches (one communicator's part of one NCCL group, or of its replay) without a row in device_time, by reason.
+-- Where the tier is host they are not counted here: see time_coverage.
+CREATE TABLE untimed (
+    process_id INTEGER NOT NULL REFERENCES process,
+    reason     TEXT NOT NULL, -- sampled_out, captured, nonblocking, …: docs/time-tiers.md
+    launches   INTEGER NOT NULL,
+    PRIMARY KEY (process_id, reason)
+) WITHOUT ROWID;
+
+-- Anchors of device clocks: when a clock showed device_ns (since its first row here), CLOCK_MONOTONIC of this node
+-- was between low_ns and high_ns. device_time rests on them.
+CREATE TABLE device_clock (
+    process_id INTEGER NOT NULL REFERENCES process,
+    clock      INTEGER NOT NULL, -- 1, 2, … within the process: one a CUDA context, or CUPTI's
+    source     INTEGER NOT NULL REFERENCES time_source,
+    device_ns  INTEGER NOT NULL,
+    low_ns     INTEGER NOT NULL,
+    high_ns    INTEGER NOT NULL
+);
+
+-- What recording has cost a process, as the library measured it while it ran.
+CREATE TABLE overhead (
+    process_id      INTEGER PRIMARY KEY REFERENCES process,
+    measured_groups INTEGER NOT NULL, -- ends of groups that were measured: now and then one …
+    measured_ns     INTEGER NOT NULL, -- … and what we took of the host's time there, in all. NCCL's own work is not in it
+    setup_ns        INTEGER NOT NULL, -- once: making CUDA events, opening CUPTI
+    events          INTEGER NOT NULL, -- CUDA events recorded on streams of the application
+    event_ns        INTEGER,          -- device time of one, at most; NULL: not known
+    cupti_records   INTEGER NOT NULL, -- activity records read
+    cupti_dropped   INTEGER NOT NULL  -- activity records that found no room in the bounded buffers
+);
+
+-- Device work that belongs to no recorded NCCL group, from CUPTI: expert computation, and what could hide an
+-- exchange. Kernels of one stream that follow each other closely are one row (docs/time-tiers.md says how closely).
+CREATE TABLE kernel (
+    process_id INTEGER NOT NULL REFERENCES process,
+    device     INTEGER NOT NULL, -- CUDA ordinal
+    stream     INTEGER NOT NULL, -- CUPTI's number of the stream
+    start_ns   INTEGER NOT NULL, -- as in device_time
+    end_ns     INTEGER NOT NULL,
+    busy_ns    INTEGER NOT NULL, -- of start … end, the time that the kernels ran
+    kernels    INTEGER NOT NULL,
+    name_id    INTEGER           -- kernel_name, of the first; NULL: a copy
+);
+
+-- Names of kernels as the CUDA driver has them (C++ names are mangled).
+CREATE TABLE kernel_name (
+    process_id INTEGER NOT NULL REFERENCES process,
+    name_id    INTEGER NOT NULL,
+    name       TEXT NOT NULL,
+    PRIMARY KEY (process_id, name_id)
 ) WITHOUT ROWID;
 
 -- How clocks of processes relate: time on the reference's axis = ns + offset_ns + drift_ppb × (ns − at_ns) / 1e9.
@@ -407,6 +470,14 @@ CREATE TABLE tap_count (
     bytes      INTEGER NOT NULL,
     PRIMARY KEY (process_id, outcome)
 ) WITHOUT ROWID;
+
+-- Which experts single tokens went to, where an import was asked to keep that: it tells how many copies of a token
+-- go to one rank. The tokens of the row in order, `topk` ids each; ids are big-endian integers of `width` bytes.
+CREATE TABLE routing_ids (
+    routing_id INTEGER PRIMARY KEY REFERENCES routing,
+    width      INTEGER NOT NULL, -- 1 or 2
+    ids        BLOB NOT NULL     -- tokens × topk × width bytes
+);
 
 -- Which rank holds which expert, where that is known otherwise than contiguous (expert e on rank e / (E/R)).
 CREATE TABLE placement (
@@ -530,6 +601,33 @@ CREATE VIEW recv_edges AS
            r.ordinal, m.comm_id, e.seq
     FROM exchange e JOIN member m USING (member_id) JOIN vector_cell r ON r.vector_id = e.recv_vector;
 
+-- NCCL's own rule: the nth send from src_rank to dst_rank on a communicator meets the nth receive of dst_rank from
+-- src_rank, lost ones counted (loss_edge). One row for each of them: NULL on the side that is not there, because
+-- it was never called, was lost, or is in another node's database. Where sent_bytes <> expected_bytes the two
+-- sides disagree.
+CREATE VIEW exchange_matched AS
+    WITH sent AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id, e.bytes,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.sends) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.dst_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM edges e JOIN exchange x USING (exchange_id)),
+    expected AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id, e.bytes,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.recvs) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.src_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM recv_edges e JOIN exchange x USING (exchange_id))
+    SELECT s.comm_id, s.src_rank, s.dst_rank, s.nth, s.exchange_id AS send_exchange_id,
+           r.exchange_id AS recv_exchange_id, s.bytes AS sent_bytes, r.bytes AS expected_bytes
+    FROM sent s LEFT JOIN expected r ON r.comm_id = s.comm_id AND r.src_rank = s.src_rank
+         AND r.dst_rank = s.dst_rank AND r.nth = s.nth
+    UNION ALL
+    SELECT r.comm_id, r.src_rank, r.dst_rank, r.nth, NULL, r.exchange_id, NULL, r.bytes
+    FROM expected r LEFT JOIN sent s ON r.comm_id = s.comm_id AND r.src_rank = s.src_rank
+         AND r.dst_rank = s.dst_rank AND r.nth = s.nth
+    WHERE s.exchange_id IS NULL;
+
 -- The matrix of the seq-th exchange of a communicator, over all ranks of this node: row src_rank,
 -- column dst_rank. Exact where all ranks call alike; where ranks skip zero-sized groups their ordinals
 -- drift apart, and only matching by pair tells which calls belong together.
@@ -569,6 +667,43 @@ CREATE VIEW exchange_device_time AS
     FROM exchange e JOIN member m USING (member_id)
     LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
     LEFT JOIN time_source s ON s.source = t.source;
+
+-- Where the time of each exchange went, on one axis: a row for each rank and each time that the exchange ran.
+-- arrival_ns: the device could begin (host times: the call was made); wait_ns: from there to the arrival of the
+-- last rank; transfer_ns: from that to this rank's end. NULL where there is no device time. Ranks of other nodes are
+-- not in this database, and clocks of several nodes need clock_fit. Rows meet by ordinal (seq and, for CUDA graphs,
+-- the number of the replay): exact where all ranks call alike, as for exchange_matrix.
+CREATE VIEW exchange_time AS
+    SELECT comm_id, seq, run, rank, exchange_id, launch_id, source, arrival_ns, end_ns, end_ns - arrival_ns AS duration_ns,
+           last_ns - arrival_ns AS wait_ns, end_ns - last_ns AS transfer_ns, error_ns, start_slack_ns,
+           end_slack_ns, ranks_timed
+    FROM (SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
+          FROM (SELECT m.comm_id, e.seq, m.rank, e.exchange_id, t.launch_id, coalesce(s.name, 'host') AS source,
+                       coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
+                       t.start_slack_ns, t.end_slack_ns,
+                       CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
+                           row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id) - 1 END AS run
+                FROM exchange e JOIN member m USING (member_id)
+                LEFT JOIN device_time t
+                    ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
+                LEFT JOIN time_source s ON s.source = t.source)
+          WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host'));
+
+-- "timed N of M": launches of NCCL work (one communicator's part of a group, replays of CUDA graphs counted each),
+-- those with a time on the device, and by what.
+CREATE VIEW time_coverage AS
+    SELECT p.process_id, p.world_rank, coalesce(l.launches, 0) AS launches, coalesce(t.timed, 0) AS timed,
+           coalesce(t.events, 0) AS events, coalesce(t.cupti, 0) AS cupti
+    FROM process p
+    LEFT JOIN (SELECT process_id, sum(runs) AS launches
+               FROM (SELECT m.process_id, CASE WHEN g.flags & 1 THEN coalesce(c.launches, 0) ELSE 1 END AS runs
+                     FROM (SELECT member_id, thread, group_seq, flags, capture_id FROM exchange UNION
+                           SELECT member_id, thread, group_seq, flags, capture_id FROM operation) g
+                     JOIN member m USING (member_id) LEFT JOIN capture_launches c USING (capture_id)
+                     GROUP BY g.member_id, g.thread, g.group_seq)
+               GROUP BY process_id) l USING (process_id)
+    LEFT JOIN (SELECT m.process_id, count(*) AS timed, sum(d.source = 1) AS events, sum(d.source = 2) AS cupti
+               FROM device_time d JOIN member m USING (member_id) GROUP BY m.process_id) t USING (process_id);
 
 -- Tokens of each expert, spelled out.
 CREATE VIEW routing_cell AS

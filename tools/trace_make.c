@@ -36,6 +36,7 @@
     X(ROUTING, "INSERT INTO routing(exchange_id, comm_id, source_rank, step, layer, microbatch, "  \
                "stage, request, experts, topk, tokens, counts, unit, verified, source) "           \
                "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)")                                            \
+    X(ROUTING_IDS, "INSERT INTO routing_ids(routing_id, width, ids) VALUES(?,?,?)")                \
     X(PLACEMENT, "INSERT INTO placement(comm_id, layer, slot, rank, expert) VALUES(?,?,?,?,?)")
 
 enum make_stmt {
@@ -508,6 +509,28 @@ int skew_make_label(struct skew_make *m, const struct skew_make_label *l)
 
 /* ---- routing --------------------------------------------------------------------------------- */
 
+static int make_ids(struct skew_make *m, int64_t routing_id, const uint16_t *ids, size_t count)
+{
+    sqlite3_stmt *stmt = m->stmt[MAKE_ROUTING_IDS];
+    size_t width = 1;
+
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] > 255)
+            width = 2;
+    unsigned char *bytes = malloc(width * count + 1);
+    if (!bytes)
+        return done(m, -ENOMEM);
+    for (size_t i = 0; i < count; i++) {
+        bytes[i * width] = (unsigned char)(width == 2 ? ids[i] >> 8 : ids[i]);
+        bytes[i * width + width - 1] = (unsigned char)ids[i];
+    }
+    sqlite3_bind_int64(stmt, 1, routing_id);
+    sqlite3_bind_int64(stmt, 2, (int64_t)width);
+    sqlite3_bind_blob64(stmt, 3, bytes, width * count, SQLITE_TRANSIENT);
+    free(bytes);
+    return insert(m, stmt, NULL);
+}
+
 int skew_make_routing(struct skew_make *m, const struct skew_make_routing *r)
 {
     sqlite3_stmt *stmt = m->stmt[MAKE_ROUTING];
@@ -531,7 +554,9 @@ int skew_make_routing(struct skew_make *m, const struct skew_make_routing *r)
     sqlite3_bind_int64(stmt, 13, unit);
     sqlite3_bind_int64(stmt, 14, r->verified);
     bind_text(stmt, 15, r->source);
-    return insert(m, stmt, NULL);
+    int64_t id = 0;
+    error = insert(m, stmt, &id);
+    return error || !r->ids ? error : make_ids(m, id, r->ids, r->id_count);
 }
 
 int skew_make_placement(struct skew_make *m, int64_t comm_id, int64_t layer, int64_t slot,

@@ -140,6 +140,8 @@ struct skew_make_routing {
     const uint64_t *counts; /* [experts] tokens */
     bool verified;
     const char *source;
+    const uint16_t *ids; /* [tokens][topk], for routing_ids; NULL: not kept */
+    size_t id_count;
 };
 int skew_make_routing(struct skew_make *make, const struct skew_make_routing *routing);
 

@@ -10,7 +10,8 @@
 #include <argp.h>
 
 #define SKEW_WHATIF_LIST(X)                                                                        \
-    X(schedule, "take the all-to-all apart into phases, and what each way costs")
+    X(schedule, "take the all-to-all apart into phases, and what each way costs")                  \
+    X(placement, "put the experts on other ranks, scored on calls not used to choose")
 
 #define X(name, summary)                                                                           \
     int skew_whatif_##name(int argc, char **argv); /* argv[0] is "skewscope whatif <name>" */      \

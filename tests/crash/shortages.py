@@ -59,7 +59,7 @@ def unlike_the_host(plain, traced):
 def test_full_from_the_start():
     """No candidate for the spool has room when the job starts; later one has."""
     with harness.Mount("16m", at="/dev/shm") as shm, harness.Mount("1m", at="/tmp") as tmp, \
-            harness.Mount("4m") as disk, harness.Job(out=os.path.join(disk.path, "out"), **OFF) as job:
+            harness.Mount("8m") as disk, harness.Job(out=os.path.join(disk.path, "out"), **OFF) as job:
         for mount in (shm, tmp, disk):
             mount.fill()
         rank = job.start(tag="full-0", gate=2000)
@@ -247,7 +247,7 @@ def test_nothing_can_be_written():
 
 
 def test_run_says_it():
-    with harness.Mount("4m") as disk, harness.Job(out=os.path.join(disk.path, "out")) as job:
+    with harness.Mount("1m") as disk, harness.Job(out=os.path.join(disk.path, "out")) as job:
         disk.read_only()
         done = subprocess.run([harness.TOOL, "run", "-o", job.out, "--", "echo", "it ran"], env=job.env(False),
                               capture_output=True, text=True, timeout=harness.PATIENCE, check=False)
@@ -342,7 +342,7 @@ def test_file_size_limit_and_a_collector_of_our_own():
 def test_standard_error_is_of_no_use():
     """The one line must not end the application: a file at its limit, a pipe without a reader, a full pipe."""
     with harness.Mount("1m", at="/dev/shm") as shm, harness.Mount("1m", at="/tmp") as tmp, \
-            harness.Mount("4m") as disk, harness.Job(out=os.path.join(disk.path, "out"), **OFF) as job:
+            harness.Mount("1m") as disk, harness.Job(out=os.path.join(disk.path, "out"), **OFF) as job:
         for mount in (shm, tmp, disk):
             mount.fill()
         with open(os.path.join(job.base, "stderr"), "wb") as file:

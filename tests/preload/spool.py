@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HEAD_BYTES = 64 << 10
-SEG_HEAD = struct.Struct("<IIQQQQ")
+SEG_HEAD = struct.Struct("<IIQQQQQ")
 REC = struct.Struct("<IHH")
 HEADER = (Path(__file__).resolve().parents[2] / "schema/spool.h").read_text()
 
@@ -32,6 +32,7 @@ DIAGS = names("SKEW_DIAG_LIST")
 TYPES = "int8 uint8 int32 uint32 int64 uint64 float16 float32 float64 bfloat16 float8e4m3 float8e5m2".split()
 SEG_STATES = "absent free active full claimed".split()
 ENDS = {1: "finalize", 2: "destroy", 3: "abort", 4: "revoke"}
+TIMES = {16: "tier", 17: "kernel_name", 48: "time", 49: "clock", 50: "kernel"}  # read by tests/timing, as rows
 TEXTS = {1: "exe", 2: "cmdline", 3: "host", 4: "env", 5: "out", 6: "nccl", 7: "version", 8: "cwd"}
 
 
@@ -71,6 +72,7 @@ class Spool:
         self.env, self.threads, self.modules, self.graphs, self.launches = {}, {}, [], [], []
         self.groups, self.lost_records, self.unknown = [], [], 0
         self.orphan_parts = 0
+        self.times = []
         streams = self._segments_by_stream()
         self._read_definitions(streams.pop(0, []))
         for stream in sorted(streams):
@@ -80,10 +82,11 @@ class Spool:
         streams = {}
         for index, (state, stream) in enumerate(self.segments):
             need(state < len(SEG_STATES), f"segment {index}: state {state}")
+            at = HEAD_BYTES + index * self.seg_bytes
+            magic, its_stream, seq, returned, committed, _, _ = SEG_HEAD.unpack_from(self.data, at)
+            self.returned_groups += returned  # also of a segment that was given back
             if SEG_STATES[state] not in ("active", "full"):
                 continue
-            at = HEAD_BYTES + index * self.seg_bytes
-            magic, its_stream, seq, committed, _, _ = SEG_HEAD.unpack_from(self.data, at)
             need(magic == 0x47455353 and its_stream == stream, f"segment {index}: bad head")
             need(SEG_HEAD.size <= committed <= self.seg_bytes, f"segment {index}: committed {committed}")
             streams.setdefault(stream, []).append((seq, self.data[at + SEG_HEAD.size:at + committed], state))
@@ -137,6 +140,8 @@ class Spool:
                 self.graphs.append((GRAPH[event], capture, graph, source, execution))
             elif kind == 35:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
+            elif kind in TIMES:
+                self.times.append((TIMES[kind], rec))
             else:
                 self.unknown += 1
 
@@ -168,6 +173,8 @@ class Spool:
                                           [struct.unpack_from("<IIQQ", rec, 48 + 24 * i)[::1] for i in range(peers)]))
             elif kind == 35:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
+            elif kind in TIMES:
+                self.times.append((TIMES[kind], rec))
             else:
                 self.unknown += 1
         self.orphan_parts += len(parts)

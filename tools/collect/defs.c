@@ -209,11 +209,12 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
         return skew_module_record(proc, any);
     case SKEW_REC_GRAPH:
         return skew_graph_record(proc, rec);
+    case SKEW_REC_LAUNCH:
+        return skew_launch_record(proc, rec);
     case SKEW_REC_TAP:
         return skew_tap_record(proc, rec);
     default:
-        proc->unknown_records++;
-        return 0;
+        return skew_time_record(proc, rec);
     }
 }
 

@@ -14,6 +14,22 @@
 
 #define HISTORY_NS (60ull * 1000000000ull) /* a launch is stored within a minute of its call */
 
+/* How many launches are remembered until their times have come. */
+#define LAUNCHES      4096
+#define STRINGIFY_(x) #x
+#define STRINGIFY(x)  STRINGIFY_(x)
+
+struct launch {
+    uint64_t ns, exec;
+    int64_t id;
+    bool stub; /* its time came before its own record */
+};
+
+struct skew_launches {
+    size_t count, stubs;
+    struct launch of[LAUNCHES];
+};
+
 /* Captures, and how often each runs in one launch. */
 struct set {
     size_t count;
@@ -213,22 +229,69 @@ static const struct set *exec_at(struct skew_graphs *graphs, uint64_t handle, ui
     return i ? &exec->entries[i - 1].set : NULL;
 }
 
+static int launch_remember(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t id, bool stub)
+{
+    if (!proc->launches)
+        proc->launches = calloc(1, sizeof *proc->launches);
+    if (!proc->launches)
+        return -ENOMEM;
+    proc->launches->of[proc->launches->count++ % LAUNCHES] =
+        (struct launch){.ns = ns, .exec = exec, .id = id, .stub = stub};
+    return 0;
+}
+
+/* Its time comes soon after a launch: the newest first. */
+static struct launch *launch_find(struct skew_launches *launches, uint64_t ns, uint64_t exec)
+{
+    size_t count = !launches ? 0 : launches->count < LAUNCHES ? launches->count : LAUNCHES;
+    for (size_t i = 1; i <= count; i++) {
+        struct launch *launch = &launches->of[(launches->count - i) % LAUNCHES];
+        if (launch->ns == ns && launch->exec == exec)
+            return launch;
+    }
+    return NULL;
+}
+
+int skew_launch_id(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t stream, int64_t *id)
+{
+    sqlite3_stmt *add = proc->db->stmt[SKEW_STMT_LAUNCH],
+                 *know = proc->db->stmt[SKEW_STMT_LAUNCH_KNOW];
+    bool look = !stream || (proc->launches && proc->launches->stubs);
+    struct launch *known = look ? launch_find(proc->launches, ns, exec) : NULL;
+    if (known && (!stream || known->stub)) {
+        *id = known->id;
+        if (!stream)
+            return 0;
+        known->stub = false;
+        proc->launches->stubs--;
+        sqlite3_bind_int64(know, 1, *id);
+        sqlite3_bind_int64(know, 2, stream);
+        return skew_db_run(proc->db, know);
+    }
+    sqlite3_bind_int64(add, 1, proc->id);
+    sqlite3_bind_int64(add, 2, (int64_t)ns);
+    sqlite3_bind_int64(add, 3, (int64_t)exec);
+    skew_bind_known(add, 4, stream, stream != 0);
+    int error = skew_db_run(proc->db, add);
+    *id = sqlite3_last_insert_rowid(proc->db->sql);
+    if (!error)
+        error = launch_remember(proc, ns, exec, *id, !stream);
+    if (!error && !stream)
+        proc->launches->stubs++;
+    return error;
+}
+
 int skew_launch_record(struct skew_proc *proc, const struct skew_rec *head)
 {
     const struct skew_rec_launch *rec = (const void *)head;
-    sqlite3_stmt *launch = proc->db->stmt[SKEW_STMT_LAUNCH],
-                 *sum = proc->db->stmt[SKEW_STMT_LAUNCHES];
-    int64_t stream, capture;
+    sqlite3_stmt *sum = proc->db->stmt[SKEW_STMT_LAUNCHES];
+    int64_t stream, capture, launch;
     if (head->bytes < sizeof *rec)
         return -EBADMSG;
     int error = skew_stream_id(proc, rec->stream, &stream);
     if (error)
         return error;
-    sqlite3_bind_int64(launch, 1, proc->id);
-    sqlite3_bind_int64(launch, 2, (int64_t)rec->call_ns);
-    sqlite3_bind_int64(launch, 3, (int64_t)rec->exec);
-    sqlite3_bind_int64(launch, 4, stream);
-    error = skew_db_run(proc->db, launch);
+    error = skew_launch_id(proc, rec->call_ns, rec->exec, stream, &launch);
     const struct set *set = exec_at(proc->graphs, rec->exec, rec->call_ns);
     for (size_t i = 0; !error && set && i < set->count; i++) {
         error = skew_capture_id(proc, set->item[i].capture, &capture);
@@ -240,10 +303,28 @@ int skew_launch_record(struct skew_proc *proc, const struct skew_rec *head)
     return error;
 }
 
+static int load_launch(struct skew_proc *proc, sqlite3_stmt *stmt)
+{
+    bool stub = sqlite3_column_type(stmt, 3) == SQLITE_NULL;
+    int error = launch_remember(proc, (uint64_t)sqlite3_column_int64(stmt, 1),
+                                (uint64_t)sqlite3_column_int64(stmt, 2),
+                                sqlite3_column_int64(stmt, 0), stub);
+    if (!error && stub)
+        proc->launches->stubs++;
+    return error;
+}
+
 int skew_graph_load(struct skew_proc *proc)
 {
     sqlite3_stmt *stmt;
-    int error = 0, found = 0;
+    int found = 0;
+    int error = skew_proc_load(
+        proc,
+        "SELECT * FROM (SELECT launch_id, ns, exec, stream_id FROM graph_launch WHERE "
+        "process_id = ? ORDER BY launch_id DESC LIMIT " STRINGIFY(LAUNCHES) ") ORDER BY launch_id",
+        load_launch);
+    if (error)
+        return error;
     if (sqlite3_prepare_v2(proc->db->sql,
                            "SELECT event, ns, driver_id, graph, source, exec FROM "
                            "graph_event WHERE process_id = ? ORDER BY rowid",
@@ -286,6 +367,8 @@ void skew_graph_forget_old(struct skew_proc *proc)
 void skew_graph_free(struct skew_proc *proc)
 {
     struct skew_graphs *graphs = proc->graphs;
+    free(proc->launches);
+    proc->launches = NULL;
     if (!graphs)
         return;
     for (size_t i = 0; i < graphs->graphs.slots; i++) {

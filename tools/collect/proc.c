@@ -229,8 +229,7 @@ static int record(struct skew_proc *proc, struct skew_stream *stream, const stru
     case SKEW_REC_LAUNCH:
         return skew_launch_record(proc, rec);
     default:
-        proc->unknown_records++;
-        return 0;
+        return skew_time_record(proc, rec);
     }
 }
 
@@ -384,17 +383,17 @@ static int store_counters(struct skew_proc *proc)
     }
     if (!error)
         error = skew_tap_counters(proc);
-    if (error || (!proc->stored && proc->returned == head->returned_groups))
+    if (error || (!proc->stored && proc->returned == proc->file->returned))
         return error;
     error = skew_db_begin(db);
     sqlite3_stmt *stmt = db->stmt[SKEW_STMT_STORED];
     sqlite3_bind_int64(stmt, 1, proc->id);
     sqlite3_bind_int64(stmt, 2, (int64_t)proc->stored);
-    sqlite3_bind_int64(stmt, 3, (int64_t)head->returned_groups);
+    sqlite3_bind_int64(stmt, 3, (int64_t)proc->file->returned);
     if (!error)
         error = skew_db_run(db, stmt);
     proc->stored = 0;
-    proc->returned = head->returned_groups;
+    proc->returned = proc->file->returned;
     return error;
 }
 
@@ -431,6 +430,8 @@ static int commit(struct skew_proc *proc)
     int error = store_progress(proc);
     if (!error)
         error = store_counters(proc);
+    if (!error)
+        error = skew_time_store(proc);
     proc->touched |= proc->db->in_transaction;
     if (!error)
         error = skew_db_commit(proc->db);

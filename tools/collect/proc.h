@@ -88,6 +88,8 @@ struct skew_proc {
     struct skew_loss_count loss[SKEW_LOSS_SLOTS]; /* as stored */
     struct skew_tap_count taps[SKEW_TAP_COUNTS];  /* as stored */
     uint64_t returned;                            /* as stored */
+    struct skew_time_totals time;                 /* as stored */
+    struct skew_launches *launches;               /* the latest, for their times (graphs.c) */
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
@@ -164,6 +166,10 @@ int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id);
 /** Gives exchanges that waited for the number of ranks their vector. */
 int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
 
+/* times.c */
+int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_time_store(struct skew_proc *proc); /* the counters in the head, if they have changed */
+
 /* taps.c */
 int skew_tap_record(struct skew_proc *proc, const struct skew_rec *rec);
 /** Stores what became of the buffers, as far as it is news. */
@@ -172,6 +178,9 @@ int skew_tap_counters(struct skew_proc *proc);
 /* graphs.c */
 int skew_graph_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_launch_record(struct skew_proc *proc, const struct skew_rec *rec);
+/** The row of a graph's launch, made when it is not there: its own record may come later. `stream`: a
+ * row of `stream`, 0 when it is not known. */
+int skew_launch_id(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t stream, int64_t *id);
 int skew_capture_id(struct skew_proc *proc, uint64_t driver_id, int64_t *id);
 int skew_graph_load(struct skew_proc *proc);
 void skew_graph_forget_old(struct skew_proc *proc);

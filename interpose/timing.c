@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * When launches occupied the device: which way it is found out (the tier), what the end of a group
+ * does for it, and what all of that costs. Runs on application threads around the real launch, only
+ * where thread->watch says so. Results go to the spool later, as TIME records. Nothing here waits,
+ * and no failure shows.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "hot.h"
+#include "record.h"
+#include "timing.h"
+
+#define MEASURE_EVERY                                                                              \
+    64u /* groups whose cost is measured, where times are taken; else one a segment */
+#define HARVEST_FROM                                                                               \
+    8u /* flights under way before anybody asks about them, so that most are over */
+#define HARVEST_MOST 4u            /* at the end of one group */
+#define COST_MOST_NS 1000000000ull /* more is no cost but a thread that was put to sleep */
+
+extern int __cxa_atexit(void (*function)(void *), void *argument, void *dso);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+
+enum timing_option { TIMING_AUTO, TIMING_OFF, TIMING_HOST, TIMING_EVENTS, TIMING_CUPTI };
+
+void skew_time_lock(uint32_t *lock)
+{
+    while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE))
+        sched_yield();
+}
+
+bool skew_time_try(uint32_t *lock)
+{
+    return !__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE);
+}
+
+void skew_time_unlock(uint32_t *lock)
+{
+    __atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}
+
+void skew_untimed_add(enum skew_untimed reason, uint64_t launches)
+{
+    if (launches)
+        __atomic_fetch_add(&skew_proc->head->time.untimed[reason], launches, __ATOMIC_RELAXED);
+}
+
+void *skew_time_map(size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* ---- the tier ------------------------------------------------------------------------------ */
+
+static void tell_tier(struct skew_process *proc, enum skew_tier tier, enum skew_tier_why why)
+{
+    struct skew_rec_tier rec = {
+        .head = {.bytes = sizeof(rec), .type = SKEW_REC_TIER},
+        .ns = skew_now(),
+        .tier = tier,
+        .why = why,
+    };
+    skew_lock(proc);
+    skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0);
+    skew_unlock(proc);
+}
+
+static bool one_connection(void)
+{
+    const char *value = secure_getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    return value && strcmp(value, "1") == 0;
+}
+
+/* Which way, and why. Asks nothing of the device. */
+static enum skew_tier choose(const struct skew_process *proc, struct skew_time *time,
+                             enum skew_tier_why *why)
+{
+    int64_t asked = proc->option_int[SKEW_OPT_TIMING];
+    *why = SKEW_TIER_WHY_ASKED;
+    if (asked == TIMING_OFF || asked == TIMING_HOST)
+        return SKEW_TIER_HOST;
+    if (one_connection()) {
+        *why = SKEW_TIER_WHY_MAX_CONNECTIONS;
+        skew_diag_once(SKEW_DIAG_TIMING, "CUDA_DEVICE_MAX_CONNECTIONS=1 is set, with which timed "
+                                         "CUDA events take away overlap: only the "
+                                         "host's times of exchanges are recorded "
+                                         "(SKEWSCOPE_TIMING=cupti does not have that effect)");
+        return SKEW_TIER_HOST;
+    }
+    if (!skew_driver_bind(&time->driver)) {
+        *why = SKEW_TIER_WHY_NO_DRIVER;
+        return SKEW_TIER_HOST;
+    }
+    *why = asked == TIMING_AUTO ? SKEW_TIER_WHY_AUTO : SKEW_TIER_WHY_ASKED;
+    return SKEW_TIER_EVENTS;
+}
+
+static void process_ends(void *user);
+
+static SKEW_COLD struct skew_time *decide(struct skew_process *proc)
+{
+    struct skew_time *time = skew_time_map(sizeof(*time)), *other = NULL;
+    enum skew_tier_why why;
+    if (!time)
+        return NULL;
+    enum skew_tier tier = choose(proc, time, &why);
+    time->tier = tier;
+    time->every = (uint32_t)proc->option_int[SKEW_OPT_TIMING_EVERY];
+    if (!__atomic_compare_exchange_n(&proc->time, &other, time, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE)) {
+        munmap(time, sizeof(*time));
+        return other;
+    }
+    tell_tier(proc, tier, why);
+    /* Registered after the CUDA runtime was used: so it runs before the runtime's own. */
+    if (tier != SKEW_TIER_HOST)
+        __cxa_atexit(process_ends, time, __dso_handle);
+    return time;
+}
+
+/* ---- threads ------------------------------------------------------------------------------- */
+
+/** The thread's timer: one that an ended thread has left, or a new one. NULL: there is no memory.
+ */
+struct skew_timer *skew_timer_get(struct skew_time *time, struct skew_thread *t)
+{
+    if (skew_likely(t->timer != NULL))
+        return t->timer;
+    skew_time_lock(&time->lock);
+    struct skew_timer *timer = time->timers;
+    while (timer && timer->owned)
+        timer = timer->next;
+    if (!timer && (timer = skew_time_map(sizeof(*timer)))) {
+        timer->next = time->timers;
+        __atomic_store_n(&time->timers, timer, __ATOMIC_RELEASE);
+    }
+    if (timer)
+        timer->owned = 1;
+    skew_time_unlock(&time->lock);
+    t->timer = timer;
+    return timer;
+}
+
+/* What the group before has left: its communicator never became ready where we could see it. */
+static void forget_open(struct skew_timer *timer)
+{
+    for (uint32_t i = 0; i < timer->opens; i++)
+        if (timer->open[i].untimed < 0)
+            skew_events_drop(&timer->open[i]);
+    skew_untimed_add(SKEW_UNTIMED_NONBLOCKING, timer->awaiting);
+    timer->opens = timer->awaiting = 0;
+}
+
+void skew_time_thread_end(struct skew_thread *t)
+{
+    struct skew_timer *timer = t->timer;
+    struct skew_time *time = skew_proc ? skew_proc->time : NULL;
+    t->timer = NULL;
+    if (!timer || !time || __atomic_load_n(&time->exiting, __ATOMIC_ACQUIRE))
+        return;
+    int saved = errno;
+    forget_open(timer);
+    skew_events_harvest(time, timer, SKEW_TIME_FLIGHTS);
+    timer->last_stream = NULL;
+    skew_time_lock(&time->lock);
+    timer->owned = 0;
+    skew_time_unlock(&time->lock);
+    errno = saved;
+}
+
+/* An exit handler: the driver still works. */
+static void process_ends(void *user)
+{
+    struct skew_process *proc = skew_proc;
+    struct skew_time *time = user;
+    if (!proc || proc->time != time || __atomic_exchange_n(&time->exiting, 1, __ATOMIC_ACQ_REL))
+        return; /* a forked child's exit, for example */
+    skew_events_end(time);
+}
+
+/* ---- around the launch --------------------------------------------------------------------- */
+
+/* One in `every`, by the communicator's own ordinals: these agree between its ranks. */
+static bool sampled_out(const struct skew_time *time, const struct skew_thread *t,
+                        ncclComm_t handle)
+{
+    const struct skew_comm *comm = handle ? skew_comm_find(skew_proc, handle) : t->lane[0].comm;
+    if (time->every <= 1 || !comm)
+        return false;
+    uint64_t ordinal = __atomic_load_n(&comm->exchange_seq, __ATOMIC_RELAXED) +
+                       __atomic_load_n(&comm->op_seq, __ATOMIC_RELAXED);
+    return ordinal % time->every != 0;
+}
+
+static uint32_t launches_of(const struct skew_thread *t, ncclComm_t handle)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; !handle && i < t->lanes; i++)
+        count += skew_lane_first(t, i);
+    return handle ? 1 : count;
+}
+
+static void before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
+{
+    struct skew_process *proc = skew_proc;
+    struct skew_time *time = __atomic_load_n(&proc->time, __ATOMIC_ACQUIRE);
+    if (!time && proc->head && proc->collector_tried)
+        time = decide(proc);
+    if (!time)
+        return; /* not yet: the first record will make the spool */
+    uint32_t tier = __atomic_load_n(&time->tier, __ATOMIC_ACQUIRE);
+    if (tier == SKEW_TIER_HOST) {
+        t->watch &= ~(uint32_t)SKEW_WATCH_TIME;
+        return;
+    }
+    struct skew_timer *timer = skew_timer_get(time, t);
+    if (!timer || __atomic_load_n(&time->exiting, __ATOMIC_RELAXED))
+        return;
+    forget_open(timer);
+    timer->stored = t->groups - t->unstored;
+    if (!handle && (!skew_record_is_open(t) || skew_record_is_empty(t) || t->loss))
+        return;
+    t->time_open = launches_of(t, handle);
+    if (sampled_out(time, t, handle)) {
+        timer->opens = 0;
+        return;
+    }
+    skew_events_before(time, timer, t, handle, stream);
+}
+
+/** Before the real call that launches: the outermost End of the open group (`handle` NULL), or a
+ * call outside a group. Calls inside a group come here too, and pass. */
+void skew_time_before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream)
+{
+    int saved = errno;
+    uint64_t from = 0;
+    t->time_open = 0;
+    t->cost_ns = 0;
+    if (t->depth != (handle ? 0 : 1))
+        return;
+    struct skew_timer *timer = t->timer;
+    bool measure = t->watch & SKEW_WATCH_MEASURE;
+    if (timer && !measure)
+        measure = timer->measured-- == 0;
+    if (measure && !handle && skew_record_is_open(t))
+        from = skew_now();
+    if (t->watch & SKEW_WATCH_TIME)
+        before(t, handle, stream);
+    if (timer && measure)
+        timer->measured = MEASURE_EVERY;
+    if (from) {
+        t->cost_rec = t->rec;
+        t->cost_stored = t->groups - t->unstored;
+        t->cost_ns = skew_now() - from + 1;
+    }
+    errno = saved;
+}
+
+/* What this group's end cost the host: before the real call, and since it returned. */
+static void add_cost(struct skew_thread *t)
+{
+    struct skew_time_totals *totals = &skew_proc->head->time;
+    if (t->groups - t->unstored != t->cost_stored + 1)
+        return;
+    uint64_t cost = t->cost_ns + skew_now() - t->cost_rec->return_ns;
+    t->watch &= ~(uint32_t)SKEW_WATCH_MEASURE;
+    if (cost > COST_MOST_NS)
+        return;
+    __atomic_fetch_add(&totals->cost_ns, cost, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&totals->cost_groups, 1, __ATOMIC_RELAXED);
+}
+
+static void after(struct skew_thread *t, ncclResult_t result)
+{
+    struct skew_time *time = skew_proc->time;
+    struct skew_timer *timer = t->timer;
+    if (t->groups - t->unstored != timer->stored + 1) {
+        for (uint32_t i = 0; i < timer->opens; i++) /* nothing was launched, or it was lost */
+            skew_events_drop(&timer->open[i]);
+        timer->opens = 0;
+        return;
+    }
+    if (!timer->opens) {
+        skew_untimed_add(SKEW_UNTIMED_SAMPLED_OUT, t->time_open);
+        return;
+    }
+    for (uint32_t i = 0; i < timer->opens; i++) {
+        struct skew_flight *f = &timer->open[i];
+        f->comm = t->lane[f->lane].comm->id;
+        f->stream = t->stream;
+        f->group = t->groups;
+        if (result == ncclInProgress && f->untimed < 0)
+            timer->awaiting++; /* another thread launches it: skew_time_launched() will tell */
+        else
+            skew_events_launched(time, timer, f);
+    }
+    if (!timer->awaiting)
+        timer->opens = 0;
+    if (timer->head - timer->tail >= HARVEST_FROM)
+        skew_events_harvest(time, timer, HARVEST_MOST);
+}
+
+static void refresh_clock(struct skew_context *context)
+{
+    struct skew_time *time = skew_proc->time;
+    uint64_t now = skew_now();
+    if (!context || now < __atomic_load_n(&context->due_ns, __ATOMIC_RELAXED) || context->gone)
+        return;
+    int mode = skew_driver_enter(&time->driver);
+    skew_clock_refresh(&time->driver, context, now);
+    skew_driver_leave(&time->driver, mode);
+}
+
+/** Behind it, when the group has been recorded. */
+void skew_time_after(struct skew_thread *t, ncclResult_t result)
+{
+    int saved = errno;
+    if (t->time_open) {
+        struct skew_context *context = t->timer->opens ? t->timer->open[0].context : NULL;
+        after(t, result);
+        refresh_clock(context);
+    }
+    t->time_open = 0;
+    if (t->cost_ns && skew_proc->head)
+        add_cost(t);
+    t->cost_ns = 0;
+    errno = saved;
+}
+
+/** A communicator says that it is ready. What it was given before is on its stream by now, and
+ * nothing of the application's can stand behind that yet. */
+void skew_time_launched(ncclComm_t handle)
+{
+    struct skew_timer *timer = skew_self->timer;
+    struct skew_time *time = skew_proc ? skew_proc->time : NULL;
+    if (!timer->awaiting || !time || __atomic_load_n(&time->exiting, __ATOMIC_RELAXED))
+        return;
+    int saved = errno;
+    for (uint32_t i = 0; i < timer->opens; i++) {
+        struct skew_flight *f = &timer->open[i];
+        if (f->handle != handle || f->untimed >= 0 || !f->comm)
+            continue;
+        skew_events_launched(time, timer, f);
+        f->handle = NULL;
+        f->starts = 0;
+        f->end = NULL;
+        timer->awaiting--;
+    }
+    if (!timer->awaiting)
+        timer->opens = 0;
+    errno = saved;
+}

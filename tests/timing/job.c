@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What exchanges can look like on a device, for timing.py: on the stand-ins, whose link model
+ * writes down when each of them began and ended. usage: job CASE RANKS. Every exchange has sizes of
+ * its own, by which its line in the truth files is found. Under the real or paced clock ranks are
+ * late on purpose, by device work.
+ */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "abi/cupti.h"
+#include "rig.h"
+
+static _Thread_local char *buffer;
+static _Thread_local unsigned unique; /* the latest exchange of this rank */
+
+static void busy(uint64_t ns, cudaStream_t stream)
+{
+    int (*work)(cudaStream_t, const char *, uint64_t) =
+        (int (*)(cudaStream_t, const char *, uint64_t))rig_driver("standin_device_work");
+    CHECK_EQ(work(stream, "_Z11expert_gemmv", ns), 0);
+}
+
+/* Different for every exchange, pair and direction. */
+static size_t bytes_of(unsigned exchange, int src, int dst)
+{
+    return 1000 * (size_t)exchange + (size_t)((src * 7 + dst * 3) % 11) * 4096 + (size_t)src;
+}
+
+/* Keeps the device busy while the host issues what is to come, as in training: what is under way
+ * then is timed to the event. Under the virtual clock that costs nothing. */
+static void ahead_of_device(cudaStream_t stream)
+{
+    int (*mode)(void) = (int (*)(void))rig_driver("standin_clock_mode");
+    busy(mode() == 1 ? 10000000000 : 30000000, stream);
+}
+
+static uint64_t late(const struct rig *rig, unsigned exchange)
+{
+    return ((unsigned)rig->rank * 3 + exchange) % 4 * 120000 + 20000;
+}
+
+static void put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm,
+                cudaStream_t stream)
+{
+    OK(ncclSend(buffer, bytes_of(exchange, rig->rank, peer), ncclInt8, peer, comm, stream));
+    OK(ncclRecv(buffer + (1 << 20), bytes_of(exchange, peer, rig->rank), ncclInt8, peer, comm,
+                stream));
+}
+
+static ncclResult_t exchange_on(const struct rig *rig, ncclComm_t comm, cudaStream_t stream)
+{
+    unsigned number = ++unique;
+    OK(ncclGroupStart());
+    for (int p = 0; p < rig->nranks; p++)
+        put(rig, number, p, comm, stream);
+    return ncclGroupEnd();
+}
+
+static void plain(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    ahead_of_device(rig->stream);
+    for (unsigned i = 0; i < 24; i++) {
+        busy(late(rig, i), rig->stream);
+        OK(exchange_on(rig, comm, rig->stream));
+    }
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
+/* The kernel goes to the last stream that was added, and waits for the others. */
+static void streams(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    cudaStream_t s[3] = {rig->stream, rig_stream(), rig_stream()};
+    for (int i = 0; i < 3; i++)
+        ahead_of_device(s[i]);
+    for (unsigned i = 0; i < 9; i++) {
+        unsigned number = ++unique;
+        busy(late(rig, i), s[i % 3]); /* now the last one is late, now another */
+        OK(ncclGroupStart());
+        for (int p = 0; p < rig->nranks; p++)
+            put(rig, number, p, comm, s[p % 3]);
+        OK(ncclGroupEnd());
+    }
+    OK(exchange_on(rig, comm, s[0])); /* behind the one before, which was on another stream */
+    for (int i = 0; i < 3; i++)
+        rig_sync(s[i]);
+    OK(ncclCommDestroy(comm));
+}
+
+/* Two communicators in one group, each on its own stream; then both on one. */
+static void comms(struct rig *rig)
+{
+    ncclComm_t a = rig_comm(rig, 0), b = rig_comm(rig, 1);
+    cudaStream_t other = rig_stream();
+    ahead_of_device(rig->stream);
+    ahead_of_device(other);
+    for (unsigned i = 0; i < 6; i++) {
+        cudaStream_t second = i < 4 ? other : rig->stream;
+        unsigned number = unique + 1;
+        unique += 2;
+        busy(late(rig, i), rig->stream);
+        OK(ncclGroupStart());
+        for (int p = 0; p < rig->nranks; p++) {
+            put(rig, number, p, a, rig->stream);
+            put(rig, number + 1, p, b, second);
+        }
+        OK(ncclGroupEnd());
+    }
+    rig_sync(rig->stream);
+    rig_sync(other);
+    OK(ncclCommDestroy(a));
+    OK(ncclCommDestroy(b));
+}
+
+/* Calls outside groups: an all-to-all, a collective, and the legacy default stream. */
+static void single(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    for (unsigned i = 0; i < 4; i++) {
+        cudaStream_t stream = i % 2 ? NULL : rig->stream;
+        ahead_of_device(stream);
+        busy(late(rig, i), stream);
+        OK(ncclAlltoAll(buffer, buffer + (1 << 20), 1000 * ++unique, ncclInt8, comm, stream));
+        rig_sync(stream);
+        OK(ncclAllReduce(buffer, buffer, 256, ncclFloat32, ncclSum, comm, stream));
+        rig_sync(stream);
+    }
+    OK(ncclCommDestroy(comm));
+}
+
+/* Another thread of NCCL's launches; the application asks until it has. */
+static void nonblocking(struct rig *rig)
+{
+    struct {
+        struct skew_nccl_config_head head;
+        int rest[24];
+    } config = {.head = {sizeof(config.head), NCCL_CONFIG_MAGIC, 22809, 0}};
+    ncclComm_t comm;
+    ncclResult_t result =
+        ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[0], rig->rank, (ncclConfig_t *)&config);
+    CHECK(result == ncclSuccess || result == ncclInProgress);
+    OK(rig_settle(comm));
+    ahead_of_device(rig->stream);
+    for (unsigned i = 0; i < 8; i++) {
+        busy(late(rig, i), rig->stream);
+        CHECK_EQ(exchange_on(rig, comm, rig->stream), ncclInProgress);
+        OK(rig_settle(comm));
+        busy(50000, rig->stream); /* not part of the exchange */
+    }
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
+/* Exchanges in a graph, replayed, between such that are not. */
+static void graph(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    ahead_of_device(rig->stream);
+    OK(exchange_on(rig, comm, rig->stream));
+    rig_capture_begin(rig->stream);
+    busy(late(rig, 1), rig->stream);
+    OK(exchange_on(rig, comm, rig->stream));
+    busy(30000, rig->stream);
+    OK(exchange_on(rig, comm, rig->stream));
+    rig_graph exec = rig_capture_end(rig->stream);
+    for (unsigned i = 0; i < 5; i++) {
+        rig_graph_launch(exec, rig->stream);
+        if (i == 2)
+            OK(exchange_on(rig, comm, rig->stream));
+    }
+    rig_sync(rig->stream);
+    rig_graph_destroy(exec);
+    OK(ncclCommDestroy(comm));
+}
+
+/* A thread captures in global mode, in which calls that could disturb end it, whoever makes them;
+ * meanwhile the rank exchanges, often enough that events are made and asked about. */
+static atomic_int capturing, captures_done, captures_broken;
+
+static void *capture_main(void *arg)
+{
+    struct rig *rig = arg;
+    int (*begin)(cudaStream_t, int) =
+        (int (*)(cudaStream_t, int))rig_driver("cuStreamBeginCapture_v2");
+    int (*end)(cudaStream_t, void **) =
+        (int (*)(cudaStream_t, void **))rig_driver("cuStreamEndCapture");
+    rig_device(rig->rank % 8);
+    cudaStream_t stream = rig_stream();
+    while (!atomic_load(&captures_done)) {
+        void *made;
+        CHECK_EQ(begin(stream, 0 /* global */), 0);
+        atomic_store(&capturing, 1);
+        busy(1000, stream);
+        usleep(2000);
+        atomic_store(&captures_broken, atomic_load(&captures_broken) + (end(stream, &made) != 0));
+    }
+    return NULL;
+}
+
+static void captures(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, capture_main, rig), 0);
+    while (!atomic_load(&capturing))
+        usleep(100);
+    for (unsigned i = 0; i < 200; i++)
+        OK(exchange_on(rig, comm, rig->stream));
+    atomic_store(&captures_done, 1);
+    pthread_join(thread, NULL);
+    rig_sync(rig->stream); /* not before: that would end a capture */
+    CHECK_EQ(atomic_load(&captures_broken), 0);
+    OK(ncclCommDestroy(comm));
+}
+
+/* More under way than there is room for: the device is held up, and the host runs ahead. */
+static void ahead(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    busy(300000000, rig->stream);
+    for (unsigned i = 0; i < 1500; i++)
+        OK(exchange_on(rig, comm, rig->stream));
+    rig_sync(rig->stream);
+    OK(exchange_on(rig, comm, rig->stream));
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
+/* Threads that come and go, with launches under way. */
+static void *one_exchange(void *arg)
+{
+    struct rig *rig = ((void **)arg)[0];
+    buffer = ((void **)arg)[2];
+    unique = *(unsigned *)((void **)arg)[3];
+    rig_device(rig->rank % 8);
+    OK(exchange_on(rig, ((void **)arg)[1], rig->stream));
+    return NULL;
+}
+
+static void threads(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    unsigned i = 0;
+    void *arg[4] = {rig, comm, buffer, &i};
+    ahead_of_device(rig->stream);
+    for (; i < 20; i++) {
+        pthread_t thread;
+        busy(late(rig, i) / 4, rig->stream);
+        CHECK_EQ(pthread_create(&thread, NULL, one_exchange, arg), 0);
+        pthread_join(thread, NULL);
+    }
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
+/* Ends with work under way, and after the context has been reset. */
+static void unfinished(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    OK(exchange_on(rig, comm, rig->stream));
+    rig_sync(rig->stream);
+    busy(20000000, rig->stream);
+    OK(exchange_on(rig, comm, rig->stream));
+    exit(0);
+}
+
+static void reset(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    int (*reset_device)(int) = (int (*)(int))rig_driver("cuDevicePrimaryCtxReset_v2");
+    OK(exchange_on(rig, comm, rig->stream));
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+    CHECK_EQ(reset_device(rig->rank % 8), 0);
+}
+
+/* Counts what waits for the device, whoever calls it: CUPTI's callbacks tell. */
+static atomic_int waits;
+
+static void on_wait(void *user, int domain, uint32_t cbid, const CUpti_CallbackData *data)
+{
+    (void)user;
+    (void)domain;
+    (void)cbid;
+    atomic_fetch_add(&waits, data->callbackSite == CUPTI_API_ENTER);
+}
+
+static void *cupti(const char *name)
+{
+    void *library = dlopen("libcupti.so.13", RTLD_NOW);
+    void *f = library ? dlsym(library, name) : NULL;
+    CHECK(f != NULL);
+    return f;
+}
+
+static void watched(struct rig *rig)
+{
+    static const uint32_t waiting[] = {17, 121, 126, 440,
+                                       800}; /* cu{Ctx,Event,Stream}Synchronize */
+    CUpti_SubscriberHandle handle;
+    CHECK_EQ(((int (*)(CUpti_SubscriberHandle *, void *, void *))cupti("cuptiSubscribe"))(
+                 &handle, (void *)on_wait, NULL),
+             0);
+    for (unsigned i = 0; i < sizeof(waiting) / sizeof(*waiting); i++)
+        CHECK_EQ(((int (*)(uint32_t, CUpti_SubscriberHandle, int, uint32_t))cupti(
+                     "cuptiEnableCallback"))(1, handle, CUPTI_CB_DOMAIN_DRIVER_API, waiting[i]),
+                 0);
+    plain(rig);
+    printf("waits %d\n", atomic_load(&waits));
+}
+
+static const struct {
+    const char *name;
+    void (*body)(struct rig *);
+} cases[] = {{"plain", plain},
+             {"streams", streams},
+             {"comms", comms},
+             {"single", single},
+             {"nonblocking", nonblocking},
+             {"graph", graph},
+             {"captures", captures},
+             {"ahead", ahead},
+             {"threads", threads},
+             {"unfinished", unfinished},
+             {"reset", reset},
+             {"watched", watched}};
+
+static void (*body)(struct rig *);
+
+static void alone(struct rig *rig)
+{
+    buffer = rig_alloc(4 << 20);
+    body(rig);
+}
+
+/* Ranks that are threads, all on the first device: one clock. */
+static void together(struct rig *rig)
+{
+    rig_device(0);
+    rig->stream = rig_stream();
+    alone(rig);
+}
+
+int main(int argc, char **argv)
+{
+    for (size_t i = 0; argc == 3 && i < sizeof(cases) / sizeof(*cases); i++)
+        if (strcmp(argv[1], cases[i].name) == 0)
+            body = cases[i].body;
+    if (!body) {
+        fprintf(stderr, "usage: job CASE RANKS      RANKS: processes, or as -RANKS threads\n");
+        return 2;
+    }
+    int ranks = atoi(argv[2]);
+    return (ranks < 0 ? rig_threads(argv[1], -ranks, together)
+                      : rig_processes(argv[1], ranks, alone, -1)) != 0;
+}

@@ -1,0 +1,309 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Device times of exchanges against what the stand-ins' link model says of each of them.
+
+usage: timing.py SKEWSCOPE LIBRARY JOB STANDIN_DIRECTORY GROUP      GROUP: events, limits, cupti, …
+"""
+import collections
+import glob
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+
+SKEWSCOPE, LIBRARY, JOB, LIBRARIES, GROUP = [os.path.abspath(a) if os.path.exists(a) else a for a in sys.argv[1:6]]
+LINK = "latency_us=40,bw_gbps=0.5"
+
+
+class Run:
+    """One job: the trace in `db`, the truth by (rank, sizes sent)."""
+
+    def __init__(self, case, ranks, clock="paced", **env):
+        self.top = tempfile.mkdtemp(prefix="skewscope-timing-")
+        try:
+            self.run(case, ranks, clock, env)
+        except BaseException:
+            if not os.environ.get("SKEWSCOPE_TEST_KEEP"):
+                shutil.rmtree(self.top)
+            raise
+
+    def run(self, case, ranks, clock, more):
+        out = os.path.join(self.top, "out")
+        env = {k: v for k, v in os.environ.items()
+               if not k.startswith(("SKEWSCOPE_", "NCCL_", "CUDA_", "LD_", "MALLOC_PERTURB"))}
+        env.update(LD_LIBRARY_PATH=LIBRARIES, SKEWSCOPE_STANDIN_CLOCK=clock, SKEWSCOPE_STANDIN_LINK=LINK,
+                   SKEWSCOPE_STANDIN_TRUTH=os.path.join(self.top, "truth"), SKEWSCOPE_OUT=out,
+                   SKEWSCOPE_SPOOL=self.top, SKEWSCOPE_COLLECTOR="off", LD_PRELOAD=LIBRARY)
+        env.update({k: str(v) for k, v in more.items()})
+        done = subprocess.run([JOB, case, str(ranks)], env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, f"{case}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
+        assert not done.stderr, done.stderr
+        self.out = done.stdout
+        env.pop("LD_PRELOAD")
+        done = subprocess.run([SKEWSCOPE, "collect", out], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        self.path = os.path.join(out, "trace.db")
+        self.db = sqlite3.connect(self.path)
+        self.db.row_factory = sqlite3.Row
+        self.truth = collections.defaultdict(list)
+        for name in glob.glob(os.path.join(self.top, "truth.*")):
+            for line in map(json.loads, open(name, encoding="utf-8")):
+                if "op" in line and any(line["send"]):
+                    self.truth[line["rank"], tuple(line["send"])].append(line)
+
+    def rows(self, sql, *parameters):
+        return self.db.execute(sql, parameters).fetchall()
+
+    def one(self, sql, *parameters):
+        rows = self.rows(sql, *parameters)
+        assert len(rows) == 1, f"{sql}: {len(rows)} rows"
+        return rows[0][0] if len(rows[0]) == 1 else rows[0]
+
+    def exchanges(self, graphs=True):
+        """(row of exchange_time, its line of truth), for every exchange that ran, or that ran outside of graphs."""
+        sent = collections.defaultdict(lambda: collections.defaultdict(int))
+        for r in self.rows("SELECT exchange_id, dst_rank, bytes FROM edges"):
+            sent[r["exchange_id"]][r["dst_rank"]] += r["bytes"]
+        captured = {r[0] for r in self.rows("SELECT exchange_id FROM exchange WHERE flags & 1")}
+        taken = collections.Counter()
+        for row in self.rows("SELECT * FROM exchange_time ORDER BY exchange_id, run"):
+            to = sent[row["exchange_id"]]
+            key = row["rank"], tuple(to[p] for p in range(len(to)))
+            if not graphs and row["exchange_id"] in captured:
+                taken[key] = len(self.truth[key])
+                continue
+            yield row, self.truth[key][taken[key]]
+            taken[key] += 1
+        assert {k: len(v) for k, v in self.truth.items()} == dict(taken), "exchanges that ran are not in the trace"
+
+    def untimed(self):
+        return dict(map(tuple, self.rows("SELECT reason, sum(launches) FROM untimed GROUP BY reason")))
+
+    def tiers(self):
+        return {tuple(r) for r in self.rows("SELECT tier, why FROM timing")}
+
+    def close(self):
+        self.db.close()
+        shutil.rmtree(self.top)
+
+
+def between(got, wanted, less, more, what):
+    """The truth lies no further below and above what was measured than the trace says."""
+    assert got - less <= wanted <= got + more, (f"{what} is {got}, the model says {wanted}: off by {wanted - got}, "
+                                                f"not -{less} … +{more}")
+
+
+def check_times(run, source, real_axis, sources=None, graphs=True):
+    """Every exchange: when it began and ended, the wait for the last rank and the transfer after it. `real_axis`: the
+    device's clock keeps step with the host's, and what may be off by how much the trace says itself. Else the clock
+    is virtual, the same for all ranks, and all is exact, but for the resolution of events."""
+    count = tight = slack = 0
+    offset = None
+    for row, truth in run.exchanges(graphs):
+        what = f"exchange {row['seq']} of rank {row['rank']}, run {row['run']}"
+        assert row["source"] in (sources or [source]), f"{what}: source {row['source']}"
+        if row["source"] == "host":
+            continue
+        count += 1
+        early, over, error = row["start_slack_ns"], row["end_slack_ns"], row["error_ns"]
+        tight += not early and not over
+        between(row["duration_ns"], truth["end_ns"] - truth["arrival_ns"], over + 1100, early + 1100,
+                f"duration of {what}")
+        if not real_axis:
+            assert not early and not over, what
+            offset = row["end_ns"] - truth["end_ns"] if offset is None else offset
+            error = last = 1100
+        else:
+            offset = 0
+            last, slack = run.one("SELECT max(error_ns), max(start_slack_ns) FROM exchange_time "
+                                  "WHERE comm_id = ? AND seq = ? AND run = ?", row["comm_id"], row["seq"], row["run"])
+        between(row["arrival_ns"] - offset, truth["arrival_ns"], early + error, error, f"arrival of {what}")
+        between(row["end_ns"] - offset, truth["end_ns"], over + error, error, f"end of {what}")
+        between(row["wait_ns"], truth["start_ns"] - truth["arrival_ns"], slack + error + last, early + error + last,
+                f"wait of {what}")
+        between(row["transfer_ns"], truth["end_ns"] - truth["start_ns"], over + error + last, slack + error + last,
+                f"transfer of {what}")
+    assert count, "nothing was timed"
+    run.tight = tight
+    return count
+
+
+def covered(run, timed=None):
+    launches, got = run.one("SELECT sum(launches), sum(timed) FROM time_coverage")
+    untimed = sum(run.untimed().values())
+    assert launches == got + untimed, f"{launches} launches, {got} timed, {run.untimed()} not"
+    assert timed is None or got == timed, f"{got} timed, expected {timed}"
+    return got
+
+
+# ---- events ----
+
+def case_plain_paced():
+    run = Run("plain", 4)
+    n = check_times(run, "events", True)
+    covered(run, n)
+    assert run.tiers() == {("events", "auto")}, run.tiers()
+    worst = run.one("SELECT max(error_ns) FROM device_time")
+    run.close()
+    return f"{n} exchanges, error at most {worst} ns, {run.tight} without slack"
+
+
+def case_exact_under_the_virtual_clock():
+    """Nothing here depends on how loaded the machine is: no time of the host's plays a part."""
+    total = 0
+    for case in ("plain", "streams", "nonblocking", "threads"):
+        run = Run(case, -4, clock="virtual")
+        total += covered(run, check_times(run, "events", False))
+        run.close()
+    return f"{total} exchanges to 1.1 µs"
+
+
+def case_clock_offset_and_drift():
+    run = Run("plain", 4, SKEWSCOPE_STANDIN_CLOCK_OFFSET_NS=10_000_000, SKEWSCOPE_STANDIN_CLOCK_DRIFT_PPB=50_000)
+    covered(run, check_times(run, "events", True))
+    run.close()
+
+
+def case_several_streams():
+    run = Run("streams", 3)
+    covered(run, check_times(run, "events", True))
+    assert run.rows("SELECT 1 FROM exchange WHERE flags & 16")
+    run.close()
+
+
+def case_several_communicators():
+    run = Run("comms", 3)
+    check_times(run, "events", True, sources=["events", "host"])
+    assert run.untimed() == {"shared_stream": 3 * 2 * 2}, run.untimed()
+    covered(run, 3 * 4 * 2)
+    run.close()
+
+
+def case_calls_outside_groups():
+    run = Run("single", 3)
+    check_times(run, "events", True)
+    covered(run, 3 * 8)
+    run.close()
+
+
+def case_nonblocking_communicators():
+    run = Run("nonblocking", 3)
+    covered(run, check_times(run, "events", True))
+    run.close()
+
+
+def case_threads_that_come_and_go():
+    run = Run("threads", 3)
+    covered(run, check_times(run, "events", True))
+    run.close()
+
+
+# ---- where nothing can be timed, and why ----
+
+def case_graphs_are_not_timed_by_events():
+    run = Run("graph", 3)
+    check_times(run, "events", True, graphs=False)
+    assert run.untimed() == {"captured": 3 * 2}, run.untimed()
+    assert run.one("SELECT sum(timed) FROM time_coverage") == 3 * 2
+    run.close()
+
+
+def case_global_captures_survive():
+    run = Run("captures", 2)
+    covered(run, 2 * 200)
+    run.close()
+
+
+def case_max_connections():
+    run = Run("plain", 2, CUDA_DEVICE_MAX_CONNECTIONS=1)
+    assert run.tiers() == {("host", "max_connections")}, run.tiers()
+    assert not run.rows("SELECT 1 FROM device_time")
+    assert run.one("SELECT total(events) FROM overhead") == 0
+    assert run.rows("SELECT 1 FROM diagnostic WHERE code = 'timing'")
+    run.close()
+
+
+def case_off_and_host():
+    for tier in ("off", "host"):
+        run = Run("plain", 2, SKEWSCOPE_TIMING=tier)
+        assert run.tiers() == {("host", "asked")}, run.tiers()
+        assert not run.rows("SELECT 1 FROM device_time") and not run.untimed()
+        assert run.one("SELECT min(measured_groups) FROM overhead") > 0
+        assert {r["source"] for r in run.rows("SELECT source FROM exchange_time")} == {"host"}
+        run.close()
+
+
+def case_one_in_three():
+    run = Run("plain", 3, SKEWSCOPE_TIMING_EVERY=3)
+    check_times(run, "events", True, sources=["events", "host"])
+    assert run.untimed() == {"sampled_out": 3 * 16}, run.untimed()
+    seqs = {r["seq"] for r in run.rows("SELECT seq FROM exchange_time WHERE source = 'events'")}
+    assert seqs == set(range(0, 24, 3)), seqs
+    covered(run, 3 * 8)
+    run.close()
+
+
+def case_too_many_under_way():
+    run = Run("ahead", 2)
+    assert set(run.untimed()) == {"no_event"}, run.untimed()
+    assert covered(run) >= 2 * 1024
+    run.close()
+
+
+def case_unfinished():
+    run = Run("unfinished", 2)
+    assert run.untimed() == {"unfinished": 2}, run.untimed()
+    covered(run, 2)
+    run.close()
+
+
+def case_device_reset():
+    run = Run("reset", 2)
+    covered(run)
+    run.close()
+
+
+def case_nothing_synchronises():
+    waits = {}
+    for tier in ("host", "events"):
+        run = Run("watched", 2, SKEWSCOPE_TIMING=tier)
+        waits[tier] = [line for line in run.out.splitlines() if line.startswith("waits")]
+        run.close()
+    assert len(waits["host"]) == 2 and waits["events"] == waits["host"], waits
+    return " and ".join(waits["host"])
+
+
+GROUPS = {
+    "events": [case_plain_paced, case_exact_under_the_virtual_clock, case_clock_offset_and_drift, case_several_streams,
+               case_several_communicators, case_calls_outside_groups, case_nonblocking_communicators,
+               case_threads_that_come_and_go],
+    "limits": [case_graphs_are_not_timed_by_events, case_global_captures_survive, case_max_connections,
+               case_off_and_host, case_one_in_three, case_too_many_under_way, case_unfinished, case_device_reset,
+               case_nothing_synchronises],
+}
+
+
+def main():
+    failed = 0
+    only = sys.argv[6:]
+    for case in GROUPS[GROUP]:
+        name = case.__name__.removeprefix("case_")
+        if only and name not in only:
+            continue
+        try:
+            note = case()
+            print(f"ok    {name.replace('_', ' ')}" + (f" ({note})" if note else ""), flush=True)
+        except AssertionError as e:
+            failed += 1
+            print(f"FAIL  {name.replace('_', ' ')}: {e}", flush=True)
+    sys.exit(failed != 0)
+
+
+if __name__ == "__main__":
+    if not os.path.exists(os.path.join(LIBRARIES, "libnccl.so.2")):
+        print("skipped: the stand-ins are not built")
+        sys.exit(77)
+    main()
