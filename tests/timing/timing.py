@@ -236,6 +236,19 @@ def case_off_and_host():
         run.close()
 
 
+def case_info_tells():
+    run = Run("comms", 3)
+    text = subprocess.run([SKEWSCOPE, "info", run.path], capture_output=True, text=True, check=True).stdout
+    for words in ("timed 24 of 36 launches on the device, 24 by CUDA events", "tier events in 3 processes: nothing speaks",
+                  "untimed 12: shared_stream, several communicators", "own cost: ", "CUDA events"):
+        assert words in text, f"info does not say '{words}':\n{text}"
+    data = json.loads(subprocess.run([SKEWSCOPE, "info", "--json", run.path], capture_output=True, text=True,
+                                     check=True).stdout)[0]
+    assert data["timing"][0]["timed"] == 24 and data["timing"][0]["launches"] == 36, data["timing"]
+    assert data["untimed"] == [{"reason": "shared_stream", "launches": 12}], data["untimed"]
+    run.close()
+
+
 def case_one_in_three():
     run = Run("plain", 3, SKEWSCOPE_TIMING_EVERY=3)
     check_times(run, "events", True, sources=["events", "host"])
@@ -281,7 +294,7 @@ GROUPS = {
                case_several_communicators, case_calls_outside_groups, case_nonblocking_communicators,
                case_threads_that_come_and_go],
     "limits": [case_graphs_are_not_timed_by_events, case_global_captures_survive, case_max_connections,
-               case_off_and_host, case_one_in_three, case_too_many_under_way, case_unfinished, case_device_reset,
+               case_off_and_host, case_info_tells, case_one_in_three, case_too_many_under_way, case_unfinished, case_device_reset,
                case_nothing_synchronises],
 }
 
