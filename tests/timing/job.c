@@ -367,6 +367,18 @@ static void profiled(struct rig *rig)
     OK(ncclCommDestroy(comm));
 }
 
+/* Collectives that have no kernel: NCCL makes one of a single rank a copy, as it does on its
+ * copy-engine path. */
+static void copies(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    ahead_of_device(rig->stream);
+    for (unsigned i = 1; i <= 8; i++)
+        OK(ncclAllGather(buffer, buffer + (1 << 20), 100000 * i, ncclInt8, comm, rig->stream));
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
 /* More records than the buffers hold. */
 static void flood(struct rig *rig)
 {
@@ -396,7 +408,8 @@ static const struct {
              {"reset", reset},
              {"watched", watched},
              {"profiled", profiled},
-             {"flood", flood}};
+             {"flood", flood},
+             {"copies", copies}};
 
 static void (*body)(struct rig *);
 

@@ -370,6 +370,17 @@ def case_another_tool_asks_for_cupti():
     run.close()
 
 
+def case_collectives_that_are_copies():
+    for tier, wanted, slack in (("events", 1, 1100), ("cupti", 2, 0)):
+        run = Run("copies", 1, clock="virtual", SKEWSCOPE_TIMING=tier, SKEWSCOPE_STANDIN_COPY_NS=2000,
+                  SKEWSCOPE_STANDIN_COPY_BYTES_PER_US=10000)
+        rows = run.rows("SELECT end_ns - start_ns AS ns, source FROM device_time ORDER BY group_seq")
+        assert [r["source"] for r in rows] == [wanted] * 8, [tuple(r) for r in rows]
+        for i, row in enumerate(rows, 1):
+            between(row["ns"], 2000 + 10000 * i, slack, slack, f"{tier}: copy {i}")
+        run.close()
+
+
 def case_cupti_is_bounded():
     run = Run("flood", 2, SKEWSCOPE_TIMING="cupti")
     records, dropped = run.one("SELECT sum(cupti_records), sum(cupti_dropped) FROM overhead")
@@ -383,7 +394,7 @@ GROUPS = {
     "cupti": [case_cupti_exchanges, case_cupti_several_communicators, case_cupti_graph_replays,
               case_cupti_and_events_for_nonblocking, case_cupti_with_one_connection,
               case_cupti_tells_of_other_kernels, case_another_tool_has_cupti, case_another_tool_asks_for_cupti,
-              case_cupti_is_bounded],
+              case_collectives_that_are_copies, case_cupti_is_bounded],
     "events": [case_plain_paced, case_exact_under_the_virtual_clock, case_clock_offset_and_drift, case_several_streams,
                case_several_communicators, case_calls_outside_groups, case_nonblocking_communicators,
                case_threads_that_come_and_go],
