@@ -124,8 +124,8 @@ void skew_describe_process(struct skew_process *proc)
     put(proc, SKEW_TEXT_EXE, text, n > 0 ? (size_t)n : 0);
     int got = skew_sys_read_file("/proc/self/cmdline", text, room < (16 << 10) ? room : 16 << 10);
     put(proc, SKEW_TEXT_CMDLINE, text, got > 0 ? (size_t)got : 0);
-    if (gethostname(text, 256) == 0)
-        put(proc, SKEW_TEXT_HOST, text, strnlen(text, 256));
+    if (gethostname(small, 256) == 0)
+        put(proc, SKEW_TEXT_HOST, small, strnlen(small, 256));
     if (getcwd(text, room))
         put(proc, SKEW_TEXT_CWD, text, strlen(text));
     put(proc, SKEW_TEXT_OUT, proc->out_dir, strlen(proc->out_dir));

@@ -91,7 +91,7 @@ static int grow(struct skew_process *proc, struct skew_spool_head *head, int fd,
 
 static int grow_by_path(struct skew_process *proc, uint32_t count)
 {
-    if (proc->head->seg_allocated >= proc->head->seg_cap)
+    if (__atomic_load_n(&proc->head->seg_allocated, __ATOMIC_RELAXED) >= proc->head->seg_cap)
         return -ENOBUFS;
     if (__atomic_exchange_n(&proc->grow_lock, 1, __ATOMIC_ACQUIRE))
         return -EAGAIN; /* another thread is at it */
@@ -345,12 +345,12 @@ static uint32_t claim_segment(struct skew_spool_head *head, bool *spare)
 static int grow_if_due(struct skew_process *proc, uint32_t count)
 {
     uint64_t now = skew_now();
-    if (now < __atomic_load_n(&proc->retry_ns, __ATOMIC_RELAXED))
-        return -(int)proc->grow_failed;
+    if (now < __atomic_load_n(&proc->retry_ns, __ATOMIC_ACQUIRE))
+        return -(int)__atomic_load_n(&proc->grow_failed, __ATOMIC_RELAXED);
     int err = grow_by_path(proc, count);
     if (err < 0 && err != -EAGAIN) {
-        proc->grow_failed = (uint32_t)-err;
-        __atomic_store_n(&proc->retry_ns, err == -ENOBUFS ? 0 : now + RETRY_NS / 10, __ATOMIC_RELAXED);
+        __atomic_store_n(&proc->grow_failed, (uint32_t)-err, __ATOMIC_RELAXED);
+        __atomic_store_n(&proc->retry_ns, err == -ENOBUFS ? 0 : now + RETRY_NS / 10, __ATOMIC_RELEASE);
     }
     return err;
 }

@@ -173,7 +173,8 @@ static int run(struct arguments *a, const struct skew_reading *reading)
     if (result == 0) {
         a->output.comm = &selection->chosen->comm;
         a->output.chosen = *selection->why ? selection->why : NULL;
-        a->output.members = selection->chosen->members;
+        a->output.here = selection->here;
+        a->output.absent = selection->absent;
         result = a->output.how == SKEW_HOW_EACH
                      ? skew_selection_each(selection, reading, show, &a->output)
                      : show_together(a, reading);

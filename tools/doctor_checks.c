@@ -305,8 +305,11 @@ static void check_loader(struct skew_doctor *doctor, const char *program,
                         "%s needs a library that is not found: %s", program,
                         line ? line + 2 : said);
     } else if (nccl) {
-        skew_doctor_add(doctor, SKEW_OK, "links_nccl", NULL, "it is linked against NCCL: %.*s",
-                        (int)strcspn(nccl, "\n("), nccl);
+        nccl[strcspn(nccl, "\n")] = '\0';
+        char *address = strstr(nccl, " (0x");
+        if (address)
+            *address = '\0';
+        skew_doctor_add(doctor, SKEW_OK, "links_nccl", NULL, "it is linked against NCCL: %s", nccl);
     }
     free(said);
 }

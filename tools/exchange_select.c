@@ -121,6 +121,33 @@ const struct argp skew_selection_argp = {options, parse, NULL, NULL, NULL, NULL,
 
 /* ---- the communicator ------------------------------------------------------------------------ */
 
+/* Which ranks' own records the databases hold; of the others nothing is known, zero neither. */
+static int find_ranks(struct skew_selection *s, const struct skew_reading *reading)
+{
+    const struct skew_member *members;
+    uint32_t ranks = s->chosen->comm.ranks;
+    struct skew_error error = {"out of memory"};
+    size_t count;
+    int result = 0;
+
+    s->here = calloc(ranks, sizeof *s->here);
+    if (!s->here)
+        result = -ENOMEM;
+    for (size_t t = 0; t < reading->count && result == 0; t++) {
+        result = skew_trace_members(reading->traces[t], &members, &count, &error);
+        for (size_t i = 0; i < count && result == 0; i++)
+            if (members[i].rank >= 0 && (uint32_t)members[i].rank < ranks &&
+                strcmp(members[i].comm->key, s->chosen->comm.key) == 0)
+                s->here[members[i].rank] = true;
+    }
+    s->absent = ranks;
+    for (uint32_t i = 0; i < ranks && result == 0; i++)
+        s->absent -= s->here[i];
+    if (result < 0)
+        skew_tell("%s", error.text);
+    return result;
+}
+
 int skew_selection_resolve(struct skew_selection *s, const char *path,
                            const struct skew_reading *reading)
 {
@@ -148,13 +175,15 @@ int skew_selection_resolve(struct skew_selection *s, const char *path,
              "no exchange of communicator %" PRId64 " (key %s) is selected; it made %" PRIu64
              " on %u ranks",
              chosen->comm.id, chosen->comm.key, chosen->exchanges, chosen->members);
-    return 0;
+    return find_ranks(s, reading);
 }
 
 void skew_selection_free(struct skew_selection *selection, const struct skew_reading *reading)
 {
     skew_labelling_close(&selection->labelling, reading);
     free(selection->candidates.all);
+    free(selection->here);
+    selection->here = NULL;
     selection->candidates = (struct skew_candidates){0};
     selection->chosen = NULL;
 }

@@ -41,7 +41,10 @@ static int number_width(const struct skew_heatmap *map, double value)
 
 static void print_number(FILE *to, const struct skew_heatmap *map, double value, int width)
 {
-    fprintf(to, "%*.*f", width, map->whole || value >= 1000 || value == 0 ? 0 : 1, value);
+    if (isnan(value))
+        fprintf(to, "%*s", width, "?");
+    else
+        fprintf(to, "%*.*f", width, map->whole || value >= 1000 || value == 0 ? 0 : 1, value);
 }
 
 /* 0 for nothing, else 1 … shades − 1. */
@@ -62,6 +65,7 @@ static size_t shade(const struct drawing *d, double value, size_t shades)
 static bool prepare(struct drawing *d, uint32_t most)
 {
     const struct skew_heatmap *map = d->map;
+    bool known[MOST_ROWS] = {false}; /* rows: a rank's sends are known all or none */
 
     d->fold = (map->ranks + most - 1) / most;
     d->n = (map->ranks + d->fold - 1) / d->fold;
@@ -73,10 +77,20 @@ static bool prepare(struct drawing *d, uint32_t most)
     for (uint32_t i = 0; i < map->ranks; i++) {
         for (uint32_t j = 0; j < map->ranks; j++) {
             double value = map->cells[(size_t)i * map->ranks + j];
+            if (isnan(value))
+                continue;
             d->cells[(size_t)(i / d->fold) * d->n + j / d->fold] += value;
             d->rows[i / d->fold] += value;
             d->cols[j / d->fold] += value;
+            known[i / d->fold] = true;
         }
+    }
+    for (uint32_t i = 0; i < d->n; i++) {
+        if (known[i])
+            continue;
+        d->rows[i] = NAN;
+        for (uint32_t j = 0; j < d->n; j++)
+            d->cells[(size_t)i * d->n + j] = NAN;
     }
     d->max = 0;
     d->least = INFINITY;
@@ -111,9 +125,8 @@ static bool lay_out(struct drawing *d)
     if (wide < (int)strlen(text))
         wide = (int)strlen(text);
     for (uint32_t i = 0; i < d->n; i++) {
-        total = d->rows[i] > total ? d->rows[i] : total;
-        total = d->cols[i] > total ? d->cols[i] : total;
-        sum += d->rows[i];
+        total = fmax(total, fmax(d->rows[i], d->cols[i])); /* which passes over NaN */
+        sum += d->cols[i];
     }
     d->total_width = number_width(d->map, sum > total ? sum : total) + 2;
     int room = d->map->columns - d->head_width - 1 - d->total_width;
@@ -129,6 +142,10 @@ static bool lay_out(struct drawing *d)
 
 static void draw_cell(FILE *to, const struct drawing *d, double value)
 {
+    if (isnan(value)) {
+        fprintf(to, "%*s", d->cell_width, "?");
+        return;
+    }
     if (d->map->colour) {
         size_t at = shade(d, value, SHADES);
         fprintf(to, "\033[48;5;%um\033[38;5;%um", palette[at],

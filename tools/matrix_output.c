@@ -56,12 +56,14 @@ static int choose_scale(const struct skew_matrix_output *o, const struct skew_ma
     return 0;
 }
 
-/* One cell as it is shown. */
+/* One cell as it is shown. NaN: the sender's records are not here, so nobody knows. */
 static double shown_value(const struct skew_matrix_output *o, const struct skew_matrix_shown *s,
                           const struct scale *scale, uint32_t from, uint32_t to)
 {
     double value = (double)skew_matrix_at(s->matrix, from, to) / scale->bytes;
 
+    if (!o->here[from])
+        return NAN;
     if (o->how == SKEW_HOW_MEAN && s->summary->exchanges)
         value /= (double)s->summary->exchanges;
     return value;
@@ -72,11 +74,14 @@ static bool shown_whole(const struct skew_matrix_output *o, const struct scale *
     return scale->whole && o->how != SKEW_HOW_MEAN;
 }
 
-/* A number for machines: all digits that it has. Bytes beyond 2^53 stay exact. */
+/* A number for machines: all digits that it has. Bytes beyond 2^53 stay exact. Unknown is no
+ * number. */
 static void print_value(const struct skew_matrix_output *o, const struct skew_matrix_shown *s,
                         const struct scale *scale, uint32_t from, uint32_t to)
 {
-    if (shown_whole(o, scale))
+    if (!o->here[from])
+        fputs(o->format == SKEW_FORMAT_JSON ? "null" : "", stdout);
+    else if (shown_whole(o, scale))
         printf("%" PRIu64, skew_matrix_at(s->matrix, from, to) / (uint64_t)scale->bytes);
     else if (o->format == SKEW_FORMAT_NCCL_TESTS) /* which reads whole numbers only */
         printf("%.0f", shown_value(o, s, scale, from, to));
@@ -96,11 +101,11 @@ static void print_skew(const struct skew_matrix_output *o, const struct skew_mat
     const struct skew_summary *y = s->summary;
     char count[SKEW_COUNT_TEXT];
 
-    if (o->members < o->comm->ranks) {
-        printf("skew: not known, since only %u of %u ranks are in this trace; the rows of the "
-               "others are "
-               "empty\n",
-               o->members, o->comm->ranks);
+    if (o->absent) {
+        printf(
+            "skew: not known, since only %u of %u ranks are in this trace; what the others sent is "
+            "unknown (?), and the totals are without it\n",
+            o->comm->ranks - o->absent, o->comm->ranks);
         return;
     }
     if (isnan(y->median)) {
@@ -129,7 +134,7 @@ static void print_doubts(const struct skew_matrix_output *o, const struct skew_m
                "exchanges is unreliable; the %s is not affected\n",
                skew_count_text(a, y->unequal), skew_count_text(b, y->complete),
                o->how == SKEW_HOW_EACH ? "sum over all" : "matrix");
-    if (y->complete < y->exchanges && o->members >= o->comm->ranks)
+    if (y->complete < y->exchanges && !o->absent)
         printf("doubt: %s of %s exchanges are not here from every rank\n",
                skew_count_text(a, y->exchanges - y->complete), skew_count_text(b, y->exchanges));
     if (s->matrix->outside)
@@ -243,7 +248,7 @@ static void print_json(const struct skew_matrix_output *o, const struct skew_mat
     printf("\"exchanges\": %" PRIu64 ", \"unit\": \"%s\", ", y->exchanges, scale->unit);
     if (strcmp(scale->unit, "tokens") == 0)
         printf("\"token_bytes\": %.0f, ", scale->bytes);
-    bool known = o->members >= o->comm->ranks;
+    bool known = !o->absent;
     printf("\"skew\": {\"formula\": \"" SKEW_SKEW_FORMULA "\", ");
     json_number("median", known ? y->median : NAN, ", ");
     json_number("max", known ? y->max : NAN, ", ");
@@ -261,13 +266,21 @@ int skew_matrix_output_begin(struct skew_matrix_output *o)
 {
     static const char *const hows[] = {"sum", "mean", "each"};
 
+    if (o->format == SKEW_FORMAT_NCCL_TESTS && o->absent) {
+        skew_tell("--format nccl-tests has no way to say unknown, and only %u of %u ranks are in "
+                  "this trace: the "
+                  "others' sends would be replayed as zero; give all databases of the job, or use "
+                  "--format csv",
+                  o->comm->ranks - o->absent, o->comm->ranks);
+        return -ENODATA;
+    }
     if (o->format == SKEW_FORMAT_JSON) {
         printf("{\"communicator\": {\"id\": %" PRId64 ", \"key\": ", o->comm->id);
         print_json_string(o->comm->key);
         printf(", \"ranks\": %u, \"ranks_here\": %u},\n \"groups\": {\"captured\": %" PRIu64
                ", \"of\": %" PRIu64 ", \"lost\": %" PRIu64
                "},\n \"how\": \"%s\",\n \"matrices\": [",
-               o->comm->ranks, o->members, o->coverage.stored, o->coverage.returned,
+               o->comm->ranks, o->comm->ranks - o->absent, o->coverage.stored, o->coverage.returned,
                o->coverage.lost, hows[o->how]);
     }
     if (o->format == SKEW_FORMAT_TEXT)

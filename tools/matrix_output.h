@@ -34,7 +34,9 @@ struct skew_matrix_output {
     uint64_t token_bytes; /* 0: by the greatest common divisor of what is shown */
     const struct skew_comm *comm;
     const char *chosen; /* why this communicator; NULL: it was asked for */
-    uint32_t members;   /* of it, in all databases that were read */
+    const bool *
+        here; /* [ranks] whether the rank is in a database that was read: else its row is unknown */
+    uint32_t absent; /* ranks that are not */
     struct skew_coverage coverage;
     uint64_t printed; /* matrices so far */
 };

@@ -40,6 +40,7 @@ class Doctor(CliTest):
                              env=self.nccl_env(TMPDIR=str(self.dir)))
         self.has(checks, "binds", "OK", EXCHANGES)
         self.has(checks, "links_nccl", "OK", f"{NULL_NCCL}/libnccl.so.2")
+        self.assertTrue(checks["links_nccl"][0][1].endswith("/libnccl.so.2"), checks["links_nccl"])
         self.has(checks, "nccl", "OK", "intercepted by the route \"next\"")
         self.has(checks, "captured", "OK", "all 50 NCCL groups: 50 all-to-all exchanges")
         self.assertEqual(list(self.dir.iterdir()), []) # what was recorded is gone

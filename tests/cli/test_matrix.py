@@ -221,11 +221,38 @@ class Matrix(CliTest):
         shown = self.as_json(self.out)
         self.assertEqual(shown["communicator"]["ranks_here"], 4)
         self.assertAlmostEqual(shown["matrices"][0]["skew"]["max"], max(map(skew, matrices)), places=6)
-        half = self.as_json(os.path.join(self.out, "trace.db"))
-        self.assertEqual(half["matrices"][0]["skew"]["max"], None)
-        self.assertEqual(half["matrices"][0]["matrix"][:2], [row for row in add(matrices)[:2]])
-        self.assertIn("only 2 of 4 ranks", self.show(os.path.join(self.out, "trace.db")).stdout)
         self.assertEqual(len(json.loads(self.skewscope("info", "--json", self.out).stdout)), 2)
+
+    def test_absent_ranks_are_unknown(self):
+        """One node of two: nobody knows what the other one's ranks sent, and that is not zero."""
+        trace = tracegen.Trace(self.trace)
+        comm = trace.comm("00c0ffee00c0ffee", 4, {r: trace.process(r) for r in (1, 3)})
+        matrices = [random_matrix(self.random, 4, zeros=0) for _ in range(3)]
+        for matrix in matrices:
+            matrix[3] = [0] * 4 # is here and sends nothing: a zero
+            trace.matrix(comm, matrix, ranks=(1, 3))
+        trace.close()
+        total = add(matrices)
+        shown = self.as_json(self.trace)
+        self.assertEqual(shown["communicator"]["ranks_here"], 2)
+        self.assertEqual(shown["matrices"][0]["matrix"], [[None] * 4, total[1], [None] * 4, [0] * 4])
+        self.assertEqual((shown["matrices"][0]["skew"]["median"], shown["matrices"][0]["skew"]["max"]), (None, None))
+        for arguments in (["--mean"], ["--unit", "KiB"], ["--each"]):
+            for one in self.as_json(self.trace, *arguments)["matrices"]:
+                self.assertEqual((one["matrix"][0], one["matrix"][3]), ([None] * 4, [0] * 4))
+        rows = self.show(self.trace, "--format", "csv").stdout.splitlines()
+        self.assertEqual(rows[1:6], ["0,0,", "0,1,", "0,2,", "0,3,", f"1,0,{total[1][0]}"])
+        self.assertEqual(rows[-1], "3,3,0")
+        text = self.show(self.trace, "--unit", "B").stdout
+        lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[2:]}
+        self.assertEqual((lines["0"], lines["2"], lines["3"]), (["?"] * 5, ["?"] * 5, ["0"] * 5))
+        self.assertEqual(lines["1"], [str(x) for x in [*total[1], sum(total[1])]])
+        self.assertEqual(lines["recv"], [str(x) for x in [*total[1], sum(total[1])]])
+        self.assertIn("only 2 of 4 ranks are in this trace; what the others sent is unknown (?)", text)
+        for arguments in ([], ["--mean"], ["--seq", "1"]):
+            done = self.show(self.trace, "--format", "nccl-tests", *arguments, status=1)
+            self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1))
+            self.assertIn("only 2 of 4 ranks are in this trace: the others' sends would be replayed as zero", done.stderr)
 
     def test_units(self):
         tracegen.simple(self.trace, [[[0, 5760 * 3], [5760 * 4, 5760]]])
@@ -305,6 +332,20 @@ class HeatMap(CliTest):
         self.assertIn("64 ranks do not fit: each cell is the sum over a block of 2 x 2 ranks", self.show(64, columns=60))
         self.assertIn("100 ranks do not fit: each cell is the sum over a block of 2 x 2 ranks", self.show(100))
         self.assertIn("\n98-99 @=", self.show(100))
+
+    def test_absent_ranks(self):
+        """As shades and folded too: a block is unknown when all of its ranks are."""
+        trace = tracegen.Trace(self.dir / "absent.db")
+        comm = trace.comm("00c0ffee00c0ffee", 100, {r: trace.process(r) for r in range(51)})
+        trace.matrix(comm, [[1] * 100] * 100, ranks=range(51))
+        trace.close()
+        for colour in ("never", "always"):
+            lines = self.skewscope("matrix", self.dir / "absent.db", "--color", colour,
+                                   env=clean_environment(COLUMNS="80")).stdout.splitlines()
+            rows = {line[:5].strip(): line[5:] for line in lines}
+            self.assertEqual(rows["98-99"].strip(), "?" * 50 + " " * (len(rows["98-99"].strip()) - 51) + "?")
+            self.assertNotIn("?", rows["48-49"])
+            self.assertNotIn("?", rows["50-51"])
 
     def test_numbers(self):
         text = self.show(4, "--unit", "KiB")

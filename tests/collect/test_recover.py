@@ -56,6 +56,21 @@ class Killed(Place):
         self.check_stream(3000)
         self.assertEqual(os.listdir(self.out), ["trace.db"])
 
+    def test_killed_while_tidying_up(self):
+        """All is published and removed but the lock, or but the directory that it was in: nothing to collect, and
+        nothing may stay."""
+        self.write(COMM + exchange(0, [1], [1]))
+        self.collect()
+        state = os.path.join(self.out, ".skewscope")
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            lock = os.path.join(state, f"collector-{file.read(8)}.lock")
+        for left in (False, True):
+            os.mkdir(state, 0o700)
+            if left:
+                open(lock, "x", encoding="ascii").close()
+            self.collect()
+            self.assertEqual(os.listdir(self.out), ["trace.db"])
+
     def test_writer_killed(self):
         writer = Writer(self.spools)
         child = self.follow()
@@ -77,7 +92,7 @@ class Killed(Place):
             with self.subTest(next_is_empty=empty):
                 shutil.rmtree(self.out, ignore_errors=True)
                 self.spool_dir()
-                last = f"poke {(64 << 10) + 2 * 16384 + 16} 28" if empty else "returned 2"
+                last = f"poke {(64 << 10) + 2 * 16384 + 24} 30" if empty else "returned 2"
                 self.write("head seg_bytes=16384 cap=4\n" + COMM + exchange(0, [5], []) + "\nseal 1\n" + exchange(1, [6], [])
                            + f"\npoke {self.entry(1)} 02\n{last}")
                 self.collect()

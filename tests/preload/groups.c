@@ -137,6 +137,29 @@ static void simulate(void)
     expect("group C1/0x0:1:0 | send 3 int32 1");
 }
 
+/* Of non-blocking communicators: NCCL hands the group to its background thread, which knows nothing of the
+ * simulation, and says InProgress. What is launched is recorded. One that fails at once launches nothing. */
+static void simulate_in_progress(void)
+{
+    struct null_nccl *null = null_nccl_control();
+    OK(ncclGroupStart());
+    send(1, 1);
+    recv(2, 3);
+    null->group_result = ncclInProgress;
+    MUST(ncclGroupSimulateEnd((ncclSimInfo_t *)&comm) == ncclInProgress);
+    expect("group C1/0x0:0:0 result 7 | send 1 int32 1, recv 2 int32 3");
+    OK(ncclGroupStart());
+    send(3, 1);
+    null->group_result = ncclInvalidUsage;
+    MUST(ncclGroupSimulateEnd((ncclSimInfo_t *)&comm) == ncclInvalidUsage);
+    null->group_result = ncclSuccess;
+    OK(ncclGroupStart());
+    send(4, 1);
+    OK(ncclGroupSimulateEnd((ncclSimInfo_t *)&comm)); /* a blocking one: nothing is launched */
+    send(5, 1);
+    expect("group C1/0x0:1:0 | send 5 int32 1");
+}
+
 static void unbalanced(void)
 {
     MUST(ncclGroupEnd() == ncclInvalidUsage);
@@ -416,6 +439,7 @@ static const struct {
     {"failing", 218, failing},
     {"in_progress", 218, in_progress},
     {"simulate", 222, simulate},
+    {"simulate_in_progress", 222, simulate_in_progress},
     {"unbalanced", 218, unbalanced},
     {"bcast", 218, bcast},
     {"one_peer", 218, one_peer},

@@ -44,9 +44,14 @@ static ncclComm_t null_free;
 static unsigned null_count(const char *name)
 {
     unsigned i = 0;
-    while (i < NULL_NAMES_MAX - 1 && null_nccl.calls[i].name && strcmp(null_nccl.calls[i].name, name) != 0)
-        i++;
-    null_nccl.calls[i].name = name;
+    for (; i < NULL_NAMES_MAX - 1; i++) {
+        const char *there = __atomic_load_n(&null_nccl.calls[i].name, __ATOMIC_ACQUIRE);
+        if (!there && __atomic_compare_exchange_n(&null_nccl.calls[i].name, &there, name, false, __ATOMIC_ACQ_REL,
+                                                  __ATOMIC_ACQUIRE))
+            break;
+        if (strcmp(there, name) == 0)
+            break;
+    }
     return __atomic_fetch_add(&null_nccl.calls[i].times, 1, __ATOMIC_RELAXED);
 }
 

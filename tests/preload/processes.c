@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/stat.h>
@@ -123,11 +124,23 @@ static void fork_before(void)
     exchanges(begin(1), 0, 2);
 }
 
+/* So much a fork, however slow that is under a tool: no more than the spool holds. */
+#define BUSY_EXCHANGES 4000
+#define BUSY_FORKS     20
+
 static void *busy_thread(void *user)
 {
     ncclComm_t comm = make_comm(2, 1, 3);
-    while (!__atomic_load_n((int *)user, __ATOMIC_ACQUIRE))
-        exchange(comm);
+    int *forks = user;
+    int now, done = 0;
+    while ((now = __atomic_load_n(forks, __ATOMIC_ACQUIRE)) <= BUSY_FORKS) {
+        if (done < now * BUSY_EXCHANGES) {
+            exchange(comm);
+            done++;
+        } else {
+            sched_yield();
+        }
+    }
     return NULL;
 }
 
@@ -136,18 +149,19 @@ static void *busy_thread(void *user)
 static void fork_busy(void)
 {
     pthread_t thread[3];
-    int stop = 0;
+    int forks = 0;
     tell("any");
     for (int i = 0; i < 3; i++)
-        MUST(pthread_create(&thread[i], NULL, busy_thread, &stop) == 0);
-    for (int i = 0; i < 20; i++) {
+        MUST(pthread_create(&thread[i], NULL, busy_thread, &forks) == 0);
+    for (int i = 0; i < BUSY_FORKS; i++) {
+        __atomic_store_n(&forks, i + 1, __ATOMIC_RELEASE);
         pid_t pid = fork();
         if (pid == 0)
             child_uses_nccl();
         int status;
         MUST(waitpid(pid, &status, 0) == pid && status == 0);
     }
-    __atomic_store_n(&stop, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&forks, BUSY_FORKS + 1, __ATOMIC_RELEASE);
     for (int i = 0; i < 3; i++)
         MUST(pthread_join(thread[i], NULL) == 0);
 }

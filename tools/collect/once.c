@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "follow.h"
 
@@ -32,6 +33,13 @@ static int drain(struct skew_node *c)
     return error;
 }
 
+/* One that was killed while it tidied up may have left its lock, and nothing besides. */
+static void tidy(struct skew_node *c)
+{
+    if (access(c->state, F_OK) == 0 && skew_node_lock(c) == 0)
+        skew_node_finish(c);
+}
+
 int skew_collect_left(const char *out, FILE *messages, bool progress,
                       struct skew_collect_result *result)
 {
@@ -40,8 +48,11 @@ int skew_collect_left(const char *out, FILE *messages, bool progress,
     c.messages = messages;
     c.progress = progress;
     bool anything = !error && skew_find_anything(&c);
-    if (!anything)
+    if (!anything) {
+        if (!error)
+            tidy(&c);
         goto out;
+    }
     error = skew_node_lock(&c);
     if (error == -EWOULDBLOCK) {
         error = skew_node_ask(&c, SKEW_ASK_PUBLISH, pause_asking, NULL);

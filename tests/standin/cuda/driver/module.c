@@ -45,9 +45,12 @@ const char *si_name_intern(const char *text)
     return entry != NULL ? entry->text : NULL;
 }
 
+/* Callers ask whether some pointer is a function at all, so that even its alignment is not sure. */
 CUresult si_function_check(CUfunction function)
 {
-    return function != NULL && function->magic == SI_MAGIC_FUNC ? CUDA_SUCCESS
+    bool aligned = (uintptr_t)function % _Alignof(struct CUfunc_st) == 0;
+
+    return function != NULL && aligned && function->magic == SI_MAGIC_FUNC ? CUDA_SUCCESS
                                                                 : CUDA_ERROR_INVALID_HANDLE;
 }
 

@@ -148,7 +148,8 @@ static struct config non_blocking_config(void)
 
 static void non_blocking(struct rig *rig, ncclComm_t blocking)
 {
-    struct hop h = new_hop(rig), h2 = new_hop(rig);
+    struct hop h = new_hop(rig), h2 = new_hop(rig), h3 = new_hop(rig);
+    struct sim sim = {sizeof(sim), 0x74685283, 22809, -1};
     struct config config = non_blocking_config(), bad = config;
     ncclComm_t comm = NULL, child = NULL;
     int count;
@@ -175,6 +176,15 @@ static void non_blocking(struct rig *rig, ncclComm_t blocking)
     OK(rig_settle(comm));
     rig_sync(rig->stream);
     check(h.recv, h.from, rig->rank);
+
+    /* The background thread is not told that it is a simulation: the group is launched. */
+    OK(ncclGroupStart());
+    pass(&h3, comm, rig->stream);
+    CHECK_EQ(ncclGroupSimulateEnd((ncclSimInfo_t *)&sim), ncclInProgress);
+    OK(rig_settle(comm));
+    rig_sync(rig->stream);
+    check(h3.recv, h3.from, rig->rank);
+    CHECK(sim.us == -1);
 
     OK(ncclCommSplit(comm, rig->rank % 2, 0, &child, NULL));
     OK(rig_settle(comm));
