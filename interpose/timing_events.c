@@ -408,15 +408,17 @@ static int32_t times_of(struct skew_time *time, const struct skew_flight *f,
     bool known =
         c->anchor && driver->event_elapsed(&since, c->anchor, f->end) == 0 &&
         skew_clock_convert(&c->clock, c->clock.best.device_ns + (double)since * 1e6, &host, &off);
-    double rate = c->clock.rate;
+    double rate = c->clock.rate, rate_error = c->clock.rate_error;
     skew_time_unlock(&c->clock.lock);
     if (!known)
         return UNTIMED(NO_CLOCK);
     double lasted = (double)least * 1e6 * (1 + rate), far = (double)since * 1e6;
     rec->end_ns = (uint64_t)host;
     rec->start_ns = rec->end_ns - (uint64_t)(lasted + 0.5);
-    /* Two events of half a microsecond, and floats of milliseconds. */
-    rec->error_ns = (uint64_t)(off + 1000 + ((far < 0 ? -far : far) + lasted) * 6e-8) + 1;
+    /* Two events of half a microsecond, floats of milliseconds, and what is not known of the drift.
+     */
+    off += 1000 + ((far < 0 ? -far : far) + lasted) * 6e-8 + lasted * rate_error;
+    rec->error_ns = (uint64_t)off + 1;
     return -1;
 }
 

@@ -110,7 +110,9 @@ def check_times(run, source, real_axis, sources=None, graphs=True):
         count += 1
         early, over, error = row["start_slack_ns"], row["end_slack_ns"], row["error_ns"]
         tight += not early and not over
-        between(row["duration_ns"], truth["end_ns"] - truth["arrival_ns"], over + 1100, early + 1100,
+        # two events of half a microsecond each; and the drift may not be known yet
+        off = 1100 + (row["duration_ns"] // 5000 if real_axis else 0)
+        between(row["duration_ns"], truth["end_ns"] - truth["arrival_ns"], over + off, early + off,
                 f"duration of {what}")
         if not real_axis:
             assert not early and not over, what
@@ -344,7 +346,7 @@ def case_cupti_tells_of_other_kernels():
     # those of the 24 exchanges; what was launched before the first group ended was not seen, or seen by half
     wanted = sum((r * 3 + i) % 4 * 120000 + 20000 for r in range(2) for i in range(1, 24))
     assert 2 * 23 <= kernels <= 2 * 25, kernels
-    assert wanted <= busy <= wanted + 2 * (30000000 + 400000), (busy, wanted)
+    assert wanted - 1000 <= busy <= wanted + 2 * (30000000 + 400000), (busy, wanted)
     run.close()
 
 
