@@ -42,8 +42,9 @@ enum {
     "SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, " step ", " layer               \
     ", " microbatch ", " stage ", r.request, r.experts, r.topk, r.tokens, r.unit, r.verified, "    \
     "r.source, v.cells, v.size_width, v.size_stride, v.sizes, v.peer_width, v.peer_stride, "       \
-    "v.peers, CASE WHEN r.step IS NULL THEN (SELECT x.seq FROM exchange x WHERE x.exchange_id = "  \
-    "r.exchange_id) END FROM routing r LEFT JOIN vector v ON v.vector_id = r.counts "
+    "v.peers, CASE WHEN r.step IS NULL THEN coalesce((SELECT x.seq FROM exchange x WHERE "         \
+    "x.exchange_id = r.exchange_id), r.ordinal) END FROM routing r LEFT JOIN vector v ON "         \
+    "v.vector_id = r.counts "
 
 static const char own_columns[] = COLUMNS("r.step", "r.layer", "r.microbatch", "r.stage");
 static const char label_columns[] = COLUMNS(
