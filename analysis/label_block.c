@@ -75,7 +75,7 @@ static uint32_t experts_told(const struct skew_labelling *lane, uint32_t leader_
 static bool comes_in_groups(const struct skew_labelling *lane, const struct skew_use *use,
                             uint32_t from, uint32_t end)
 {
-    uint32_t led = 0, single = 0, several = 0;
+    uint32_t led = 0, single = 0, several = 0, apart = UINT32_MAX, before = UINT32_MAX, most = 0;
 
     if (use->leader != SKEW_LEADER_INTEGERS)
         return false;
@@ -85,13 +85,21 @@ static bool comes_in_groups(const struct skew_labelling *lane, const struct skew
         if (!by || told < 2)
             continue;
         led++;
+        if (before != UINT32_MAX && i - before < apart)
+            apart = i - before;
+        before = i;
+        most = told > most ? told : most;
         single +=
             answers(x, y) || (repeats(x, y) && i + 2 < end && answers(x, payload(lane, i + 2)));
         several += group_length(lane, i, end, told) > 1;
     }
-    return lane->rows->comms[lane->rows->members[payload(lane, from)->member].comm].partial
-               ? several > 0
-               : several * 2 > led && several > single;
+    if (lane->rows->comms[lane->rows->members[payload(lane, from)->member].comm].partial)
+        return several > 0;
+    /* where all sizes are alike both are true: then bytes in groups far enough apart are FastMoE's
+     */
+    if (several * 2 > led && single * 2 > led)
+        return payload(lane, from)->dtype == ncclInt8 && apart != UINT32_MAX && apart >= 2 * most;
+    return several * 2 > led && several > single;
 }
 
 /* ---- items -------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ int skew_lane_collectives(struct skew_labelling *lane)
             open[comm] = (struct open){there, i};
         } else if (back && back == open[comm].elements) {
             uint32_t event = open[comm].event;
+            lane->uses[comm].collective = true;
             lane->blocks[lane->block_count++] = (struct skew_block){.a = event,
                                                                     .b = i,
                                                                     .there = event,

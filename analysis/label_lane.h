@@ -71,7 +71,8 @@ struct skew_use {
     uint32_t integers;          /* exchanges of INTEGER */
     uint8_t leader;
     bool moe;
-    bool groups; /* several exchanges are one dispatch */
+    bool collective; /* dispatch by gathering, combine by reducing */
+    bool groups;     /* several exchanges are one dispatch */
     uint32_t blocks, paired;
     uint64_t unit; /* greatest common divisor of the big items' units */
     float role_confidence;

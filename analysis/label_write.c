@@ -89,7 +89,7 @@ static uint64_t token_bytes(const struct skew_labelling *lane, const struct toke
 {
     const struct skew_rows_exchange *x = first_of(lane, item);
 
-    if (x->dtype < 0 || x->dtype >= DTYPES || x->class != SKEW_CLASS_SIZES)
+    if (x->dtype < 0 || x->dtype >= DTYPES)
         return 0;
     return t->exact[x->dtype] || t->uneven[x->dtype] >= 8 ? t->bytes[x->dtype] : 0;
 }
@@ -201,11 +201,9 @@ static void write_others(struct skew_labelling *lane)
     bool moe = false, padded = false;
 
     for (uint32_t c = 0; c < lane->rows->comm_count; c++) {
-        moe |= lane->uses[c].moe;
+        moe |= lane->uses[c].moe || lane->uses[c].collective;
         padded |= lane->uses[c].leader == SKEW_LEADER_SITE;
     }
-    for (uint32_t i = 0; i < lane->block_count && !moe; i++)
-        moe = lane->blocks[i].collective;
     for (uint32_t i = 0; i < lane->event_count; i++) {
         const struct skew_rows_exchange *x = skew_lane_exchange(lane, i);
         struct skew_label *l = x ? exchange_label(lane, i) : NULL;

@@ -207,6 +207,8 @@ void skew_router_attribute(struct skew_router_layer *layer)
         split->unfixable = within(split->bound - 1 - split->chance, left);
         split->placement = within(split->gain.value, left - split->unfixable);
     }
+    if (!layer->persistent)
+        split->replicas = 0;
     split->undecided = left - split->unfixable - split->placement;
 }
 

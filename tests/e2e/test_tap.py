@@ -10,6 +10,7 @@ usage: test_tap.py WORKLOAD LIBRARIES SKEWSCOPE WATCH CASE
   capture   count exchanges that are captured into a graph are not copied but counted
   off       SKEWSCOPE_TAP=off: no copies, no rows; what sizes alone say is right
   other     sums over a step, agreed capacities, padded dispatch, routing maps, threads, recomputation
+  program   one thread with two devices, a capture in global mode beside it, a forked child (tap_program.c)
   quiet     nothing waits; arrival is seen without asking the driver, and with it where it cannot write words
 """
 import json
@@ -173,6 +174,22 @@ def case_payload(tapped, directory):
         if (summary["verified"], summary["rejected"], summary["rows"]) != (23, 1, 23):
             sys.exit(f"{pattern}: with one count changed: {summary}")
         print(f"ok: {pattern}: counts that do not fit the payload are rejected")
+    for column, value in (("width", 9), ("elements", 7), ("elements", -1), ("data", "x")):
+        db = sqlite3.connect(os.path.join(out, "trace.db"))
+        old = db.execute(f"SELECT {column} FROM tap WHERE tap_id = 1").fetchone()[0]
+        before = db.execute("SELECT count(*) FROM routing").fetchone()
+        db.execute(f"UPDATE tap SET {column} = ? WHERE tap_id = 1", (value,))
+        db.commit()
+        result = subprocess.run([tapped.skewscope, "routing", out, "--save"], capture_output=True, text=True,
+                                check=False)
+        after = db.execute("SELECT count(*) FROM routing").fetchone()
+        db.execute(f"UPDATE tap SET {column} = ? WHERE tap_id = 1", (old,))
+        db.commit()
+        db.close()
+        if result.returncode != 1 or result.stderr.count("\n") != 1 or "is damaged" not in result.stderr or \
+                before != after:
+            sys.exit(f"a damaged tap ({column} = {value}): {result.returncode}, {result.stderr}, {before} → {after}")
+    print("ok: damaged copies are refused with one sentence, and nothing is changed")
 
 
 def case_capture(tapped, directory):
@@ -286,6 +303,24 @@ def case_other(tapped, directory):
     if row != [(2, 3, 0)] or counts != [[[sum(e in t for t in tokens) for e in range(16)]]]:
         sys.exit(f"routing map: {row}, {counts}")
     print("ok: routing map")
+
+
+def case_program(tapped, directory):
+    program, out = os.path.join(os.path.dirname(tapped.watch), "tap_program"), os.path.join(directory, "trace")
+    result = subprocess.run([tapped.skewscope, "run", "--standin", "--out", out, "--", program],
+                            env=tapped.workload.environment(), capture_output=True, text=True, check=False)
+    if (result.returncode, result.stdout) != (0, "done\n"):
+        sys.exit(f"exit status {result.returncode}\n{result.stdout}{result.stderr}")
+    summary = tapped.reduce(out)
+    want = {r: [[1 + (r * 7 + e * 5) % 11 for e in range(6)]] for r in range(2)}
+    if rows(out) != want or (summary["verified"], summary["skipped"]) != (2, 0):
+        sys.exit(f"{rows(out)} and not {want}: {summary}")
+    db = sqlite3.connect(os.path.join(out, "trace.db"))
+    places = db.execute("SELECT place, side FROM tap ORDER BY member_id").fetchall()
+    db.close()
+    if places != [(1, "whole"), (1, "own")]:
+        sys.exit(f"places in the group: {places}")
+    print("ok: two devices, a global capture beside, a fork")
 
 
 def main():
