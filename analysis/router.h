@@ -105,4 +105,16 @@ int skew_router_point_of(struct skew_router_point *point, const struct skew_rout
                          const struct skew_series *series, uint32_t ranks, uint32_t topk,
                          struct skew_floors *floors);
 
+/**
+ * Which share of the token copies would stay on their rank (tier[0]), in their domain of `domain`
+ * consecutive ranks (tier[1]) or leave it (tier[2]), with the experts over `ranks` ranks (as
+ * skew_router_point_of places them). Tokens of several source ranks are put together, or those of
+ * one spread evenly, where there are fewer or more ranks than sources; where sources are not known,
+ * every rank is taken to have as many of each.
+ * @return 0; -EINVAL: ranks do not divide the experts, or neither do sources divide ranks nor ranks
+ * sources; -ENOMEM.
+ */
+int skew_router_tiers(double tier[3], const struct skew_routing_layer *layer, uint32_t ranks,
+                      uint32_t domain);
+
 #endif

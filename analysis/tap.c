@@ -76,6 +76,7 @@ static void place_row(struct skew_tap_pass *pass, const struct skew_tap_call *ca
 {
     uint64_t n = pass->calls_of[call->member - pass->members]++;
     skew_tap_label(row, label_of(pass, call));
+    row->ordinal = (int64_t)n;
     if (row->layer < 0 && pass->options.layers) {
         row->layer = (int64_t)(n % pass->options.layers);
         row->step = (int64_t)(n / pass->options.layers);
@@ -184,6 +185,7 @@ static int emit_sum(struct skew_tap_pass *pass, const struct skew_tap_call *call
                                          .step = step,
                                          .layer = layer,
                                          .microbatch = -1,
+                                         .ordinal = -1,
                                          .experts = experts,
                                          .tokens = -1,
                                          .how = "tap sum",

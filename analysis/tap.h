@@ -37,6 +37,7 @@ struct skew_tap_row {
      * of the sum. −1, NULL: not told. */
     int64_t step, layer, microbatch;
     const char *stage;
+    int64_t ordinal; /* of ids and maps: how many calls with such the rank made before; else −1 */
     uint32_t experts;
     uint32_t topk;   /* 0: not known */
     int64_t tokens;  /* −1: not known */

@@ -215,6 +215,7 @@ static int emit_rows(struct skew_tap_pass *pass, const struct skew_tap_call *cal
                                .comm = e->member->comm->id,
                                .source = e->member->rank,
                                .experts = experts,
+                               .ordinal = -1,
                                .tokens = -1,
                                .verified = true,
                                .how = how[call->shape],

@@ -110,6 +110,7 @@ static int one_call(struct skew_tap_pass *pass, size_t count, uint32_t g, uint64
                                    .comm = e->member->comm->id,
                                    .source = e->member->rank,
                                    .experts = experts,
+                                   .ordinal = -1,
                                    .tokens = -1,
                                    .how = "sizes",
                                    .counts = pass->row,

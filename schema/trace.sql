@@ -441,7 +441,8 @@ CREATE TABLE routing (
     counts      INTEGER NOT NULL REFERENCES vector, -- cell e: tokens of expert e; unit 1
     unit        INTEGER NOT NULL DEFAULT 1, -- the vector's sizes times this are tokens
     verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
-    source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
+    source      TEXT NOT NULL, -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
+    ordinal     INTEGER -- tells calls of a source apart where step and exchange_id do not: their order; else NULL
 );
 
 -- Small integer buffers that looked like count exchanges, as the target copied them (docs/tap.md). Candidates:

@@ -186,10 +186,10 @@ static int take_tap(void *context, const struct skew_tap_row *tap)
                                    .source = tap->source,
                                    .step = tap->step,
                                    .layer = tap->layer,
-                                   .microbatch = l ? l->microbatch : -1,
+                                   .microbatch = tap->microbatch,
                                    .request = -1,
-                                   .ordinal = -1,
-                                   .stage = l ? skew_label_stage_name(l->stage) : NULL,
+                                   .ordinal = tap->ordinal,
+                                   .stage = tap->stage,
                                    .experts = tap->experts,
                                    .topk = tap->topk,
                                    .tokens = tap->tokens,
@@ -233,8 +233,9 @@ static int read_one(const struct arguments *a, struct skew_trace *trace,
                            -1, &t.ordinal, NULL) != SQLITE_OK)
         result = skew_trace_sql_error(trace, error);
     if (result == 0)
-        result = skew_tap_reduce(trace, &(struct skew_tap_options){.experts = a->experts}, take_tap,
-                                 &t, &summary, error);
+        result = skew_tap_reduce(
+            trace, &(struct skew_tap_options){.experts = a->experts, .labels = labels}, take_tap,
+            &t, &summary, error);
     sqlite3_finalize(t.ordinal);
     return result;
 }

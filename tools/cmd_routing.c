@@ -128,6 +128,7 @@ static int take(void *user, const struct skew_tap_row *row)
                                                                  .layer = row->layer,
                                                                  .microbatch = row->microbatch,
                                                                  .stage = row->stage,
+                                                                 .ordinal = row->ordinal,
                                                                  .tokens = row->tokens,
                                                                  .experts = row->experts,
                                                                  .topk = row->topk,

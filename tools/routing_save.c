@@ -59,8 +59,8 @@ static int prepare(struct skew_routing_saver *s)
         "peer_stride, sizes, peers) VALUES(?,?,?,?,?,0,0,?,NULL)";
     static const char row[] =
         "INSERT INTO routing(exchange_id, comm_id, source_rank, step, layer, experts, topk, "
-        "tokens, counts, unit, verified, source, microbatch, stage) "
-        "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+        "tokens, counts, unit, verified, source, microbatch, stage, ordinal) "
+        "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
     sqlite3_db_config(s->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_busy_timeout(s->sql, 2000);
     if (sqlite3_exec(s->sql, begin, NULL, NULL, NULL) != SQLITE_OK ||
@@ -158,6 +158,7 @@ int skew_routing_save(struct skew_routing_saver *s, const struct skew_routing_sa
     sqlite3_bind_text(s->row, 12, row->how, -1, SQLITE_STATIC);
     bind(s->row, 13, row->microbatch, row->microbatch >= 0);
     sqlite3_bind_text(s->row, 14, row->stage, -1, SQLITE_STATIC);
+    bind(s->row, 15, row->ordinal, row->ordinal >= 0);
     return step(s, s->row);
 }
 

@@ -13,7 +13,8 @@ struct skew_routing_saved {
     int64_t exchange, comm; /* 0: NULL */
     int64_t source;         /* −1: NULL, and so below */
     int64_t step, layer, microbatch, tokens;
-    const char *stage;      /* NULL: NULL */
+    const char *stage; /* NULL: NULL */
+    int64_t ordinal;
     uint32_t experts, topk; /* topk 0: NULL */
     bool verified;
     const char *how;

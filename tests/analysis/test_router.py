@@ -232,6 +232,40 @@ class Synthetic(RouterTest):
         self.assertAlmostEqual(layers[0]["rank"]["max_mean"]["pooled"]["value"], 1.5)
         self.assertAlmostEqual(layers[1]["rank"]["max_mean"]["pooled"]["value"], 1.0)
 
+    def test_whatif_ep(self):
+        """Tiers against sums over the plain matrix, at the trace's EP degree, below and above it."""
+        rng = random.Random(8)
+        trace = RoutingTrace(self.path("ep.db"), 4)
+        sums = [[0] * 16 for _ in range(4)]
+        for step in range(3):
+            for source in range(4):
+                row = uniform_counts(rng, 16, 2, 20 + 10 * source)
+                sums[source] = [a + b for a, b in zip(sums[source], row)]
+                trace.counts(row, 0, step, source, topk=2)
+        trace.close()
+        done = subprocess.run([TOOL, "whatif", "ep", "--json", "--ranks", "2,4,8,3", "--domain", "2", "--token-bytes",
+                               "10", trace.path], capture_output=True, text=True, check=True)
+        points = {p["ranks"]: p for p in json.loads(done.stdout)["points"]}
+        self.assertEqual(sorted(points), [2, 4, 8]) # 3 does not divide 16
+        total = sum(map(sum, sums))
+        for ranks, point in points.items():
+            tier = [0.0, 0.0, 0.0]
+            for source in range(4):
+                homes = [source * ranks // 4] if ranks <= 4 else [2 * source, 2 * source + 1]
+                for home in homes:
+                    for e, n in enumerate(sums[source]):
+                        rank = e * ranks // 16
+                        tier[0 if rank == home else 1 if rank // 2 == home // 2 else 2] += n / len(homes) / total
+            have = point["tiers"][0]
+            for value, key in zip(tier, ("same_rank", "same_domain", "other")):
+                self.assertAlmostEqual(have[key], value, places=9)
+            self.assertAlmostEqual(have["other_bytes_call"], tier[2] * total / 3 * 10, places=6)
+        layer = router_json("--curve", trace.path)["layers"][0]
+        for point in layer["curve"]:
+            if point["ranks"] in points:
+                for key in ("observed", "pooled", "heldout", "bound", "chance"):
+                    self.assertAlmostEqual(points[point["ranks"]][key], point[key], places=9)
+
     def test_save(self):
         """--save writes what --json says, once, and leaves other analyses alone."""
         rng = random.Random(7)
