@@ -101,6 +101,7 @@ struct skew_time_fit {
     struct skew_time_estimate slope_below; /* of a piecewise fit below it */
     struct skew_time_estimate covariate;   /* of the second variable; value 0 when left out */
     bool with_covariate;
+    double trend; /* slope of the line, also where `model` says that it cannot be told; 0: none */
     double knee;
     double least, most; /* of x that was seen; nothing is evaluated outside */
     size_t observations, clusters;

@@ -242,6 +242,7 @@ static int fit_points(struct points *p, struct skew_time_fit *fit)
     int result = regress(p, 0, false, 0, &line);
     if (result == -ENOMEM)
         return result;
+    fit->trend = result < 0 ? 0 : line.coefficient[1];
     if (result < 0 || line.effective[1] < SKEW_TIME_EFFECTIVE_LEAST) {
         say(fit, SKEW_TIME_NOT_TOLD,
             "%zu steps are worth %.0f independent ones: at least %d are needed", fit->clusters,

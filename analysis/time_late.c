@@ -35,8 +35,15 @@ static void free_steps(struct steps *s)
 
 /* ---- residuals ------------------------------------------------------------------------------- */
 
-/* A line in the load says nothing beyond the loads that were seen, but clamping at the ends would
- * make a heavy rank look late: so evaluation is clamped, and the fit saw all loads there are. */
+/* What the load explains. Where its slope has no interval it is still better taken out than left
+ * in: a heavy rank is no straggler. */
+static double by_load(const struct skew_time_fit *fit, double load)
+{
+    if (fit->model == SKEW_TIME_NOT_TOLD)
+        return fmax(0, fit->trend) * load;
+    return fit->slope.value > 0 ? skew_time_fit_at(fit, load, 0) : 0;
+}
+
 static void fill_residuals(struct skew_time_work *w, double *scratch)
 {
     uint32_t ranks = w->times->ranks;
@@ -47,9 +54,8 @@ static void fill_residuals(struct skew_time_work *w, double *scratch)
         size_t count = 0;
         for (uint32_t r = 0; r < ranks; r++) {
             residual[r] = w->gap[i * ranks + r];
-            if (skew_time_after_experts(role) && w->result->load[role].slope.value > 0)
-                residual[r] -=
-                    skew_time_fit_at(&w->result->load[role], w->gap_load[i * ranks + r], 0);
+            if (skew_time_after_experts(role))
+                residual[r] -= by_load(&w->result->load[role], w->gap_load[i * ranks + r]);
             if (!isnan(residual[r]))
                 scratch[count++] = residual[r];
         }

@@ -148,8 +148,12 @@ static int slot_for(struct skew_times *t, const struct skew_time_row *row, size_
     if (!*place) {
         if (t->count == t->room && grow_slots(t))
             return -ENOMEM;
-        t->slots[t->count] = (struct skew_time_slot){
-            .seq = row->seq, .step = -1, .layer = -1, .occurrence = row->occurrence};
+        t->slots[t->count] = (struct skew_time_slot){.seq = row->seq,
+                                                     .step = -1,
+                                                     .layer = -1,
+                                                     .microbatch = row->microbatch,
+                                                     .token_bytes = row->token_bytes,
+                                                     .occurrence = row->occurrence};
         for (size_t i = t->count * t->ranks; i < (t->count + 1) * t->ranks; i++) {
             t->start[i] = t->end[i] = t->host[i] = SKEW_TIME_ABSENT;
             t->sent[i] = t->received[i] = t->load[i] = NAN;

@@ -23,6 +23,8 @@ static void announce_thread(struct skew_process *proc, struct skew_thread *t)
     struct skew_rec_thread rec = {.head = {.type = SKEW_REC_THREAD}, .stream = t->stream};
     char path[64];
     rec.tid = (uint32_t)t->tid;
+    if (!rec.tid)
+        memcpy(rec.name, "(CUPTI)", sizeof("(CUPTI)")); /* no thread: what CUPTI tells (timing_records.c) */
     size_t at = skew_text_add(path, sizeof(path), 0, "/proc/self/task/");
     at = skew_text_add_number(path, sizeof(path), at, rec.tid, 10, 1);
     skew_text_add(path, sizeof(path), at, "/comm");

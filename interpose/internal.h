@@ -229,6 +229,7 @@ struct skew_process {
     const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
 
+    uint32_t time_lock;
     struct skew_time *time; /* timing.c; NULL: not decided yet */
 };
 
@@ -330,6 +331,9 @@ void skew_capture_bind(void);
 void skew_time_before(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
 void skew_time_after(struct skew_thread *thread, ncclResult_t result);
 void skew_time_launched(ncclComm_t handle); /* a non-blocking communicator has become ready */
+void skew_time_graph_before(struct skew_thread *thread, uint64_t call_ns, void *exec);
+void skew_time_graph_after(struct skew_thread *thread, bool launched);
+void skew_time_hand_over(void);
 void skew_time_thread_end(struct skew_thread *thread);
 
 /* ---- bind.c: the real functions ---- */

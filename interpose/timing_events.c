@@ -204,7 +204,7 @@ static struct skew_context *context_of(struct skew_time *time, struct skew_timer
 
 /* ---- before the launch --------------------------------------------------------------------- */
 
-static bool captured(cudaStream_t stream)
+bool skew_stream_captured(cudaStream_t stream)
 {
     int status = 0;
     uint64_t id;
@@ -226,7 +226,7 @@ static void begin(struct skew_time *time, struct skew_timer *timer, struct skew_
                   const struct skew_comm *comm, cudaStream_t const *streams, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        if (captured(streams[i])) {
+        if (skew_stream_captured(streams[i])) {
             f->untimed = UNTIMED(CAPTURED);
             return;
         }
@@ -340,7 +340,9 @@ void skew_events_launched(struct skew_time *time, struct skew_timer *timer, stru
         return;
     }
     int mode = skew_driver_enter(&time->driver);
-    int error = captured(f->cuda_stream) ? -1 : time->driver.event_record(f->end, f->cuda_stream);
+    int error = skew_stream_captured(f->cuda_stream)
+                    ? -1
+                    : time->driver.event_record(f->end, f->cuda_stream);
     skew_driver_leave(&time->driver, mode);
     f->marked_ns = skew_now();
     skew_time_lock(&timer->lock);
@@ -406,15 +408,17 @@ static int32_t times_of(struct skew_time *time, const struct skew_flight *f,
     bool known =
         c->anchor && driver->event_elapsed(&since, c->anchor, f->end) == 0 &&
         skew_clock_convert(&c->clock, c->clock.best.device_ns + (double)since * 1e6, &host, &off);
-    double rate = c->clock.rate;
+    double rate = c->clock.rate, rate_error = c->clock.rate_error;
     skew_time_unlock(&c->clock.lock);
     if (!known)
         return UNTIMED(NO_CLOCK);
     double lasted = (double)least * 1e6 * (1 + rate), far = (double)since * 1e6;
     rec->end_ns = (uint64_t)host;
     rec->start_ns = rec->end_ns - (uint64_t)(lasted + 0.5);
-    /* Two events of half a microsecond, and floats of milliseconds. */
-    rec->error_ns = (uint64_t)(off + 1000 + ((far < 0 ? -far : far) + lasted) * 6e-8) + 1;
+    /* Two events of half a microsecond, floats of milliseconds, and what is not known of the drift.
+     */
+    off += 1000 + ((far < 0 ? -far : far) + lasted) * 6e-8 + lasted * rate_error;
+    rec->error_ns = (uint64_t)off + 1;
     return -1;
 }
 
@@ -445,7 +449,8 @@ static void finish(struct skew_time *time, struct skew_timer *timer, struct skew
  * ours but the timer's; gives up at once when another thread has that. */
 void skew_events_harvest(struct skew_time *time, struct skew_timer *timer, uint32_t most)
 {
-    if (!skew_time_try(&timer->lock))
+    if (timer->tail == __atomic_load_n(&timer->head, __ATOMIC_RELAXED) ||
+        !skew_time_try(&timer->lock))
         return;
     int mode = skew_driver_enter(&time->driver);
     for (; most && timer->tail != timer->head; most--) {

@@ -250,7 +250,8 @@ enum skew_rec_type {
     /* streams 0, 1, 2, … */
     SKEW_REC_TIME = 48,  /* struct skew_rec_time */
     SKEW_REC_CLOCK = 49, /* struct skew_rec_clock */
-    SKEW_REC_KERNEL = 50 /* struct skew_rec_kernel */
+    SKEW_REC_KERNEL = 50, /* struct skew_rec_kernel */
+    SKEW_REC_REPLAY = 51 /* struct skew_rec_replay */
 };
 
 struct skew_rec {
@@ -371,6 +372,21 @@ struct skew_rec_time {
     uint64_t launch_ns; /* replay of a CUDA graph: call_ns of the LAUNCH record; else 0 */
     uint64_t exec;      /* … and its exec */
     uint32_t source;    /* enum skew_time_source */
+    uint32_t reserved;
+};
+
+/* When one NCCL kernel of a replayed graph occupied the device. Which of the captured launches it is follows from
+ * its place among the graph's NCCL kernels, by start. */
+struct skew_rec_replay {
+    struct skew_rec head;
+    uint64_t launch_ns; /* call_ns of the LAUNCH record … */
+    uint64_t exec;      /* … and its exec */
+    uint64_t start_ns;
+    uint64_t end_ns;
+    uint64_t error_ns;
+    uint32_t ordinal; /* 0, 1, … */
+    uint32_t count;   /* NCCL kernels of this replay */
+    uint32_t source;  /* enum skew_time_source */
     uint32_t reserved;
 };
 

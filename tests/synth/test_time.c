@@ -174,6 +174,21 @@ static double mean_span(const struct synth_times *t)
     return t->result.headline.step.value;
 }
 
+/* Without the experts' counts the tokens are known from sizes, and uniform routing still is. */
+static void test_without_routing(void)
+{
+    struct synth_times t, u;
+
+    make(&t, 2, true, SETTINGS("routing=dirichlet", "dirichlet=2"));
+    make(&u, 2, false, SETTINGS("routing=dirichlet", "dirichlet=2"));
+    assert(u.result.headline.known && !u.result.headline.placement_known);
+    assert(strstr(u.result.headline.placement_why_not, "no routing"));
+    double ratio = u.result.headline.uniform.value / t.result.headline.uniform.value;
+    assert(ratio > 0.95 && ratio < 1.05);
+    synth_times_free(&t);
+    synth_times_free(&u);
+}
+
 /* The same seed with uniform routing, and with the experts spread well, is the truth. */
 static void test_counterfactual(void)
 {
@@ -333,9 +348,11 @@ int main(void)
 {
     const char *value = getenv("SKEWSCOPE_TEST_LONG");
 
+    setvbuf(stdout, NULL, _IOLBF, 0);
     is_long = value && strcmp(value, "0") != 0 && *value;
     test_exchanges();
     test_little_is_said();
+    test_without_routing();
     test_stragglers();
     test_persistent();
     test_piecewise();
