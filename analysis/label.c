@@ -64,9 +64,20 @@ static void free_lane(struct skew_labelling *lane)
 /* Notes of a lane go to the communicators that carry its blocks. */
 static void note(struct skew_labels *labels, const struct skew_labelling *lane)
 {
+    bool others = false;
+
+    for (uint32_t c = 0; c < lane->rows->comm_count; c++)
+        others |= lane->uses[c].moe || lane->uses[c].collective;
     for (uint32_t c = 0; c < lane->rows->comm_count; c++) {
         struct skew_label_comm *comm = &labels->comms[c];
-        if (!lane->uses[c].moe)
+        if (lane->uses[c].payload && !lane->uses[c].sizes && !lane->uses[c].moe && !others &&
+            !*comm->note)
+            snprintf(
+                comm->note, sizeof comm->note,
+                "all sizes are equal and nothing tells them before, so capacity-padded dispatch "
+                "and "
+                "sequence parallelism look alike; if these are experts' exchanges, give --layers");
+        if (!lane->uses[c].moe && !lane->uses[c].collective)
             continue;
         const char *why = lane->no_layers ? lane->no_layers : lane->no_steps;
         if (why && !*comm->note)

@@ -10,8 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "nccl_abi.h"
+
 #define OPEN_MAX   64 /* blocks of one communicator that wait for their answer */
 #define RATIOS_MAX 16
+#define RATIO_LEAST                                                                                \
+    8 /* below it, tokens in one type and results in another: fp8 and bf16 are 2 apart */
 
 static const struct skew_rows_exchange *payload(const struct skew_labelling *lane, uint32_t place)
 {
@@ -21,7 +25,8 @@ static const struct skew_rows_exchange *payload(const struct skew_labelling *lan
 static uint32_t leader(const struct skew_labelling *lane, const struct skew_use *use,
                        uint32_t place)
 {
-    return use->leader ? lane->leader_of[(size_t)lane->payload[place] * 4 + use->leader] : 0;
+    return use->leader ? lane->leader_of[(size_t)lane->payload[place] * SKEW_LEADERS + use->leader]
+                       : 0;
 }
 
 static bool answers(const struct skew_rows_exchange *x, const struct skew_rows_exchange *y)
@@ -70,7 +75,7 @@ static uint32_t experts_told(const struct skew_labelling *lane, uint32_t leader_
 static bool comes_in_groups(const struct skew_labelling *lane, const struct skew_use *use,
                             uint32_t from, uint32_t end)
 {
-    uint32_t led = 0, single = 0, several = 0;
+    uint32_t led = 0, single = 0, several = 0, apart = UINT32_MAX, before = UINT32_MAX, most = 0;
 
     if (use->leader != SKEW_LEADER_INTEGERS)
         return false;
@@ -80,13 +85,21 @@ static bool comes_in_groups(const struct skew_labelling *lane, const struct skew
         if (!by || told < 2)
             continue;
         led++;
+        if (before != UINT32_MAX && i - before < apart)
+            apart = i - before;
+        before = i;
+        most = told > most ? told : most;
         single +=
             answers(x, y) || (repeats(x, y) && i + 2 < end && answers(x, payload(lane, i + 2)));
         several += group_length(lane, i, end, told) > 1;
     }
-    return lane->rows->comms[lane->rows->members[payload(lane, from)->member].comm].partial
-               ? several > 0
-               : several * 2 > led && several > single;
+    if (lane->rows->comms[lane->rows->members[payload(lane, from)->member].comm].partial)
+        return several > 0;
+    /* where all sizes are alike both are true: then bytes in groups far enough apart are FastMoE's
+     */
+    if (several * 2 > led && single * 2 > led)
+        return payload(lane, from)->dtype == ncclInt8 && apart != UINT32_MAX && apart >= 2 * most;
+    return several * 2 > led && several > single;
 }
 
 /* ---- items -------------------------------------------------------------------------------------
@@ -176,44 +189,47 @@ static int group_items(struct skew_labelling *lane, uint32_t comm, uint32_t from
 /* ---- gate weights ------------------------------------------------------------------------------
  */
 
-/* Two exchanges next to each other with the same sizes, but for one factor that is always the same:
- * tokens and their gate weights. Finds the factor. */
-static uint64_t find_ratio(const struct skew_item *items, uint32_t count)
-{
-    uint64_t ratios[RATIOS_MAX] = {0}, votes[RATIOS_MAX] = {0};
-    uint32_t best = 0;
+/* Two exchanges next to each other with the same sizes but for a factor that comes back again and
+ * again: tokens and their gate weights. There may be two such factors, when tokens are dispatched
+ * in another type than results. */
+struct ratios {
+    uint64_t ratio[RATIOS_MAX], votes[RATIOS_MAX];
+};
 
+static uint64_t ratio_of(const struct skew_item *x, const struct skew_item *y)
+{
+    uint64_t more = x->unit > y->unit ? x->unit : y->unit;
+    uint64_t less = x->unit > y->unit ? y->unit : x->unit;
+
+    bool repeats_it = x->a == y->a && x->b == y->b;
+    return repeats_it && less && more % less == 0 && more / less >= RATIO_LEAST ? more / less : 0;
+}
+
+static void find_ratios(struct ratios *r, const struct skew_item *items, uint32_t count)
+{
     for (uint32_t i = 0; i + 1 < count; i++) {
-        const struct skew_item *x = &items[i], *y = &items[i + 1];
-        uint64_t more = x->unit > y->unit ? x->unit : y->unit;
-        uint64_t less = x->unit > y->unit ? y->unit : x->unit;
-        if (x->a != y->a || x->b != y->b || !less || more == less || more % less)
-            continue;
-        for (uint32_t k = 0; k < RATIOS_MAX; k++) {
-            if (votes[k] && ratios[k] != more / less)
+        uint64_t ratio = ratio_of(&items[i], &items[i + 1]);
+        for (uint32_t k = 0; ratio && k < RATIOS_MAX; k++) {
+            if (r->votes[k] && r->ratio[k] != ratio)
                 continue;
-            ratios[k] = more / less;
-            votes[k]++;
+            r->ratio[k] = ratio;
+            r->votes[k]++;
             break;
         }
     }
-    for (uint32_t k = 1; k < RATIOS_MAX; k++)
-        if (votes[k] > votes[best])
-            best = k;
-    /* of D P C one pair in three, forward and backward; more where sizes equal their transpose */
-    return votes[best] * 10 > count ? ratios[best] : 0;
+    for (uint32_t k = 0; k < RATIOS_MAX; k++) /* a pair in six when forward and backward differ */
+        if (r->votes[k] * 12 <= count)
+            r->ratio[k] = 0;
 }
 
-static void mark_small(struct skew_item *items, uint32_t count, uint64_t ratio)
+static void mark_small(struct skew_item *items, uint32_t count, const struct ratios *r)
 {
-    for (uint32_t i = 0; ratio && i + 1 < count; i++) {
+    for (uint32_t i = 0; i + 1 < count; i++) {
         struct skew_item *x = &items[i], *y = &items[i + 1];
-        if (x->a != y->a || x->b != y->b)
-            continue;
-        if (x->unit && y->unit == x->unit * ratio)
-            x->small = true;
-        else if (y->unit && x->unit == y->unit * ratio)
-            y->small = true;
+        uint64_t ratio = ratio_of(x, y);
+        for (uint32_t k = 0; ratio && k < RATIOS_MAX; k++)
+            if (r->ratio[k] == ratio)
+                (x->unit < y->unit ? x : y)->small = true;
     }
 }
 
@@ -225,6 +241,8 @@ static void tell_scales_apart(const struct skew_labelling *lane, struct skew_ite
     uint64_t unit[2] = {0};
     int32_t dtype = count ? payload(lane, items[0].first)->dtype : 0;
 
+    if (dtype == ncclInt8 || dtype == ncclUint8)
+        return;
     for (uint32_t i = 0; i < count; i++) {
         unit[items[i].small] = skew_gcd(unit[items[i].small], items[i].unit);
         if (!items[i].small && payload(lane, items[i].first)->dtype != dtype)
@@ -275,11 +293,15 @@ static void open_block(struct skew_labelling *lane, struct open_blocks *open, ui
         forget(open, 0);
     open->block[open->count++] = lane->block_count;
     lane->uses[item->comm].blocks++;
+    uint64_t rows = 0;
+    for (uint32_t k = 0; k < item->count; k++)
+        rows += payload(lane, item->first + k)->send_bytes;
     lane->blocks[lane->block_count++] = (struct skew_block){.a = item->a,
                                                             .b = item->b,
                                                             .there = i,
                                                             .back = SKEW_NO_ITEM,
                                                             .weights = SKEW_NO_ITEM,
+                                                            .rows = rows,
                                                             .comm = item->comm,
                                                             .event = item->event,
                                                             .last = item->event,
@@ -345,8 +367,9 @@ static int use_blocks(struct skew_labelling *lane, uint32_t comm, uint32_t from,
     if (result < 0)
         return result;
     if (!use->groups) {
-        use->ratio = find_ratio(lane->items + first_item, lane->item_count - first_item);
-        mark_small(lane->items + first_item, lane->item_count - first_item, use->ratio);
+        struct ratios ratios = {0};
+        find_ratios(&ratios, lane->items + first_item, lane->item_count - first_item);
+        mark_small(lane->items + first_item, lane->item_count - first_item, &ratios);
     }
     tell_scales_apart(lane, lane->items + first_item, lane->item_count - first_item);
     uint32_t first_block = lane->block_count;
@@ -356,7 +379,7 @@ static int use_blocks(struct skew_labelling *lane, uint32_t comm, uint32_t from,
             use->unit = skew_gcd(use->unit, lane->items[i].unit);
     /* sizes that differ and come back transposed are tokens, counts or no counts */
     use->moe = use->leader || (use->sizes * 2 > use->payload && use->paired * 3 > use->blocks * 2);
-    use->role_confidence = use->leader ? 0.99f : 0.8f;
+    use->role_confidence = use->leader == SKEW_LEADER_SITE ? 0.5f : use->leader ? 0.99f : 0.8f;
     if (!use->moe)
         lane->block_count = first_block;
     return 0;
@@ -377,6 +400,9 @@ int skew_lane_blocks(struct skew_labelling *lane)
             return result;
         from = end;
     }
+    int result = skew_lane_collectives(lane);
+    if (result < 0)
+        return result;
     qsort(lane->blocks, lane->block_count, sizeof *lane->blocks, by_event);
     return 0;
 }

@@ -91,6 +91,7 @@ struct kind {
     uint32_t comm;
     int32_t op, dtype;
     bool differs; /* one of them has sizes that differ */
+    bool whole;   /* one of them goes to all ranks */
 };
 
 static struct kind *kind_of(struct kind *kinds, size_t *count, uint32_t comm,
@@ -99,7 +100,7 @@ static struct kind *kind_of(struct kind *kinds, size_t *count, uint32_t comm,
     for (size_t i = 0; i < *count; i++)
         if (kinds[i].comm == comm && kinds[i].op == x->op && kinds[i].dtype == x->dtype)
             return &kinds[i];
-    kinds[*count] = (struct kind){comm, x->op, x->dtype, false};
+    kinds[*count] = (struct kind){.comm = comm, .op = x->op, .dtype = x->dtype};
     return &kinds[(*count)++];
 }
 
@@ -120,18 +121,18 @@ static int reconsider(struct skew_rows *rows)
                 continue;
             struct kind *kind = kind_of(kinds, &count, comm, x);
             uint32_t ranks = rows->comms[comm].comm->ranks;
+            const struct skew_rows_vector *s = side(rows, x->send), *r = side(rows, x->recv);
+            bool whole = s && r && s->cells >= ranks && r->cells >= ranks;
             if (round == 0) {
-                const struct skew_rows_vector *s = side(rows, x->send), *r = side(rows, x->recv);
+                kind->whole |= whole;
                 kind->differs |=
-                    x->class == SKEW_CLASS_SIZES && (s || r) && (!s || !r || s->total || r->total);
-                rows->comms[comm].partial |=
-                    x->self && ((s ? s->peers : 0) < ranks || (r ? r->peers : 0) < ranks) &&
-                    !(s && s->listed && s->cells >= ranks) &&
-                    !(r && r->listed && r->cells >= ranks);
+                    x->class == SKEW_CLASS_SIZES && ((s && s->total) || (r && r->total));
+                rows->comms[comm].partial |= x->self && !whole;
             } else if (kind->differs && x->class == SKEW_CLASS_UNIFORM) {
                 x->class = SKEW_CLASS_SIZES;
-            } else if (rows->comms[comm].partial && x->class == SKEW_CLASS_P2P) {
+            } else if ((kind->whole || rows->comms[comm].partial) && x->class == SKEW_CLASS_P2P) {
                 x->class = SKEW_CLASS_SIZES;
+                rows->comms[comm].partial = true;
             }
         }
     }

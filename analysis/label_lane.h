@@ -16,7 +16,10 @@ enum skew_leader { /* what tells the sizes before a dispatch */
                    SKEW_LEADER_NONE,
                    SKEW_LEADER_GATHER,   /* ncclAllGather of whole numbers */
                    SKEW_LEADER_INTEGERS, /* an all-to-all of whole numbers */
-                   SKEW_LEADER_CAPACITY  /* an all-reduce of one whole number */
+                   SKEW_LEADER_CAPACITY, /* an all-reduce of one whole number */
+                   SKEW_LEADER_SITE,     /* nothing; forward and backward calls come from different
+                                            places */
+                   SKEW_LEADERS
 };
 
 enum skew_block_kind { SKEW_BLOCK_UNKNOWN, SKEW_BLOCK_FIRST, SKEW_BLOCK_AGAIN, SKEW_BLOCK_BACK };
@@ -35,12 +38,15 @@ struct skew_item {
 
 struct skew_block {
     uint64_t a, b;
-    uint32_t there, back, weights; /* items */
+    uint32_t there, back, weights; /* items; of collectives `there` and `back` are events */
+    uint64_t rows;                 /* bytes that this rank sent there: proportional to its tokens */
+    bool collective;               /* operations, not exchanges */
     uint32_t comm;
     uint32_t event; /* of `there` */
     uint32_t last;  /* event of the last item */
     bool counted;
     uint8_t kind;
+    uint8_t stage; /* without backward passes: enum skew_label_stage */
     int32_t
         link; /* BACK, AGAIN: block of the forward pass; FIRST: block of its backward pass; −1 */
     int32_t first; /* FIRST: ordinal among those */
@@ -59,16 +65,16 @@ struct skew_pass_info {
 
 /* How one communicator is used by one lane. */
 struct skew_use {
-    uint32_t payload;  /* exchanges of SIZES or UNIFORM */
-    uint32_t sizes;    /* … of SIZES */
-    uint32_t led[4];   /* … directly after, by enum skew_leader */
-    uint32_t integers; /* exchanges of INTEGER */
+    uint32_t payload;           /* exchanges of SIZES or UNIFORM */
+    uint32_t sizes;             /* … of SIZES */
+    uint32_t led[SKEW_LEADERS]; /* … directly after, by enum skew_leader */
+    uint32_t integers;          /* exchanges of INTEGER */
     uint8_t leader;
     bool moe;
-    bool groups; /* several exchanges are one dispatch */
+    bool collective; /* dispatch by gathering, combine by reducing */
+    bool groups;     /* several exchanges are one dispatch */
     uint32_t blocks, paired;
-    uint64_t unit;  /* greatest common divisor of the big items' units */
-    uint64_t ratio; /* of a token to its gate weight; 0: none are sent */
+    uint64_t unit; /* greatest common divisor of the big items' units */
     float role_confidence;
 };
 
@@ -79,8 +85,8 @@ struct skew_labelling {
     uint32_t event_count;
     struct skew_use *uses; /* [communicators] */
     uint32_t *payload;     /* events of payload, communicator after communicator */
-    uint32_t
-        *leader_of; /* [event]: event + 1 of the candidates before a payload, by kind: [event][4] */
+    uint32_t *leader_of;   /* [event]: event + 1 of the candidates before a payload, by kind:
+                              [event][LEADERS] */
     struct skew_item *items;
     uint32_t item_count;
     struct skew_block *blocks; /* in the order of their first exchange */
@@ -105,14 +111,26 @@ static inline const struct skew_rows_exchange *skew_lane_exchange(const struct s
     return e->count ? NULL : &lane->rows->exchanges[e->first];
 }
 
-/* Each returns 0 or −ENOMEM. */
-int skew_lane_scan(struct skew_labelling *lane);   /* label_scan.c: what is used how */
-int skew_lane_blocks(struct skew_labelling *lane); /* label_block.c: items, then blocks */
-int skew_lane_links(struct skew_labelling *lane);  /* label_link.c: kinds and links */
-int skew_lane_passes(struct skew_labelling *lane); /* label_pass.c: passes and layers */
-int skew_lane_steps(struct skew_labelling *lane);  /* label_step.c: steps and micro-batches */
-void skew_lane_write(struct skew_labelling *lane); /* label_write.c: labels of exchanges */
-int skew_lane_collectives(
-    struct skew_labelling *lane); /* label_gather.c: dispatch by all-gathers */
+static inline bool skew_lane_captured(const struct skew_labelling *lane, uint32_t event)
+{
+    const struct skew_rows_event *e = &lane->events[event];
+    uint32_t flags =
+        e->count ? lane->rows->operations[e->first].flags : lane->rows->exchanges[e->first].flags;
+    return flags & SKEW_EX_CAPTURED;
+}
+
+/* Each int function returns 0 or -ENOMEM. */
+int skew_lane_scan(struct skew_labelling *lane);        /* label_scan.c: what is used how */
+int skew_lane_padded(struct skew_labelling *lane);      /* label_padded.c: equal sizes, untold */
+int skew_lane_blocks(struct skew_labelling *lane);      /* label_block.c: items, then blocks */
+int skew_lane_collectives(struct skew_labelling *lane); /* label_gather.c: by all-gathers */
+int skew_lane_links(struct skew_labelling *lane);       /* label_link.c: kinds and links */
+int skew_lane_passes(struct skew_labelling *lane);      /* label_pass.c: passes and layers */
+int skew_lane_steps(struct skew_labelling *lane);       /* label_step.c: steps and micro-batches */
+void skew_lane_write(struct skew_labelling *lane);      /* label_write.c: labels */
+void skew_lane_write_collectives(struct skew_labelling *lane);
+/* What a block says of step, layer and so on. */
+void skew_label_place(const struct skew_labelling *lane, const struct skew_block *b,
+                      struct skew_label *label);
 
 #endif

@@ -114,35 +114,36 @@ struct evidence {
     uint32_t once, twice;   /* groups of one backward and one, or two, counted blocks */
 };
 
-/* In groups of many a counted block is a recomputation when it stands right before the backward
- * block, as it does when layers are recomputed one by one, and is not simply the end of a forward
- * pass. */
-static bool again_among_many(const struct linking *l, const struct evidence *e, uint32_t block,
-                             uint32_t pass_layers)
+/* Among many blocks with equal keys, whether counted block `i` is a recomputation: it stands right
+ * before its backward block, as it does when layers are recomputed one by one, and is not simply
+ * the end of a forward pass. UNKNOWN: nothing says which. */
+static enum skew_block_kind among_many(const struct linking *l, const struct evidence *e,
+                                       uint32_t i, uint32_t pass_layers)
 {
     const struct skew_block *blocks = l->lane->blocks;
+    bool before_back = i + 1 < l->lane->block_count && l->group_of[i + 1] == l->group_of[i] &&
+                       !blocks[i + 1].counted;
     uint32_t run = 0;
 
-    if (e->counted <= e->back || (e->once && !e->twice))
-        return false;
-    for (uint32_t i = block + 1; i-- > 0 && blocks[i].counted; run++)
+    if (!before_back || e->counted <= e->back || (e->once && !e->twice))
+        return SKEW_BLOCK_FIRST;
+    for (uint32_t k = i + 1; k-- > 0 && blocks[k].counted; run++)
         ;
-    if ((uint64_t)e->counted * 4 >= (uint64_t)e->back * 7 && !e->once)
-        return true; /* as good as every layer is */
-    return run == 1 || (pass_layers && run % pass_layers == 1);
+    if ((e->twice && !e->once) || (!e->once && (uint64_t)e->counted * 4 >= (uint64_t)e->back * 7))
+        return SKEW_BLOCK_AGAIN; /* as good as every layer is recomputed */
+    if (pass_layers)
+        return run % pass_layers == 1 || pass_layers == 1 ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_FIRST;
+    return e->twice && run == 1 ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_UNKNOWN;
 }
 
-/* Whether counted block `i`, whose sizes an earlier one had that still waits for its backward pass,
- * is the same layer once more and not another one. */
-static bool recomputes(const struct linking *l, const struct evidence *e, uint32_t i,
-                       uint32_t pass_layers)
+/* Of counted block `i`, whose sizes an earlier one had that still waits for its backward pass: the
+ * same layer once more, or another one. */
+static enum skew_block_kind same_again(const struct linking *l, const struct evidence *e,
+                                       uint32_t i, uint32_t pass_layers)
 {
     const struct group *g = &l->groups[l->group_of[i]];
 
-    if (g->counted == 2 && g->back == 1)
-        return true;
-    return i + 1 < l->lane->block_count && l->group_of[i + 1] == l->group_of[i] &&
-           !l->lane->blocks[i + 1].counted && again_among_many(l, e, i, pass_layers);
+    return g->counted == 2 && g->back == 1 ? SKEW_BLOCK_AGAIN : among_many(l, e, i, pass_layers);
 }
 
 static void kinds_by_counts(struct linking *l, uint32_t comm, uint32_t pass_layers)
@@ -167,7 +168,7 @@ static void kinds_by_counts(struct linking *l, uint32_t comm, uint32_t pass_laye
             continue;
         b->kind = b->counted ? SKEW_BLOCK_FIRST : SKEW_BLOCK_BACK;
         if (b->counted && g->waiting > 0)
-            b->kind = recomputes(l, &e, i, pass_layers) ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_FIRST;
+            b->kind = same_again(l, &e, i, pass_layers);
         g->waiting += b->kind == SKEW_BLOCK_FIRST;
         g->waiting -= b->kind == SKEW_BLOCK_BACK;
     }
@@ -287,26 +288,6 @@ static uint32_t length_of_chains(const struct skew_labelling *lane, uint32_t *se
     return total && votes[best] * 4 >= total * 3 ? best : 0;
 }
 
-/* Where all sizes are alike: forward and backward passes come in multiples of the layers. */
-static uint32_t length_of_runs(const struct skew_labelling *lane)
-{
-    uint64_t common = 0;
-    uint32_t run = 0;
-    int kind = -1;
-
-    for (uint32_t i = 0; i < lane->block_count; i++) { /* the last run may be cut off: left out */
-        if (lane->blocks[i].kind == SKEW_BLOCK_AGAIN)
-            continue;
-        if (kind >= 0 && lane->blocks[i].kind != kind) {
-            common = skew_gcd(common, run);
-            run = 0;
-        }
-        kind = lane->blocks[i].kind;
-        run++;
-    }
-    return (uint32_t)common;
-}
-
 static void find_kinds(struct linking *l, uint32_t pass_layers)
 {
     for (uint32_t c = 0; c < l->lane->rows->comm_count; c++) {
@@ -320,29 +301,114 @@ static void find_kinds(struct linking *l, uint32_t pass_layers)
     number_firsts(l->lane);
 }
 
+/* Whether some forward blocks with equal keys wait for the same backward blocks, so that order
+ * decides. */
+static bool keys_repeat(const struct linking *l)
+{
+    for (uint32_t k = 0; k < l->group_count; k++) {
+        uint32_t first = 0, back = 0, unknown = 0;
+        for (uint32_t i = l->groups[k].from; i < l->groups[k].to; i++) {
+            uint8_t kind = l->lane->blocks[l->order[i]].kind;
+            first += kind == SKEW_BLOCK_FIRST;
+            back += kind == SKEW_BLOCK_BACK;
+            unknown += kind == SKEW_BLOCK_UNKNOWN;
+        }
+        if (unknown || (first > 1 && back))
+            return true;
+    }
+    return false;
+}
+
+/* Whether passes over `layers` layers, answered one after the other from the last layer down, agree
+ * with every key. */
+static bool length_agrees(const struct linking *l, uint32_t layers)
+{
+    const struct skew_labelling *lane = l->lane;
+    uint32_t j = 0;
+
+    if (lane->first_count % layers && lane->first_count < layers)
+        return false;
+    for (uint32_t i = 0; i < lane->block_count; i++) {
+        if (lane->blocks[i].kind == SKEW_BLOCK_UNKNOWN)
+            return false;
+        if (lane->blocks[i].kind != SKEW_BLOCK_BACK)
+            continue;
+        uint32_t first = j / layers * layers + layers - 1 - j % layers;
+        j++;
+        if (first >= lane->first_count || lane->firsts[first] > i ||
+            l->group_of[lane->firsts[first]] != l->group_of[i])
+            return false;
+    }
+    return j > 0;
+}
+
+/* The one length of a pass that agrees; 0: none does. `several` tells that there are more. */
+static uint32_t find_length(struct linking *l, bool *several)
+{
+    enum { MOST = 256 };
+    uint32_t given = l->lane->options->layers, found = 0;
+
+    *several = false;
+    for (uint32_t k = given ? given : 1; k <= (given ? given : MOST); k++) {
+        find_kinds(l, k);
+        if (l->lane->first_count < k)
+            break;
+        if (!length_agrees(l, k))
+            continue;
+        *several = found != 0;
+        if (found)
+            break;
+        found = k;
+    }
+    return found;
+}
+
+/* Keys that repeat: only the order of all blocks together tells. */
+static uint32_t link_by_order(struct linking *l)
+{
+    bool several;
+    uint32_t length = find_length(l, &several), seen;
+
+    if (several) {
+        find_kinds(l, 0);
+        l->lane->no_layers =
+            "the sizes of different layers are all alike, and more than one number of layers "
+            "explains their order; give --layers";
+        return 0;
+    }
+    find_kinds(l, length);
+    link_backward(l, length);
+    if (length)
+        return length;
+    length = length_of_chains(l->lane, &seen);
+    for (uint32_t i = 0; i < l->lane->block_count; i++)
+        if (l->lane->blocks[i].kind == SKEW_BLOCK_UNKNOWN)
+            length = 0;
+    if (length) { /* and again, now that the end of a pass is known */
+        find_kinds(l, length);
+        link_backward(l, length);
+        length = length_of_chains(l->lane, &seen);
+    }
+    return length;
+}
+
 int skew_lane_links(struct skew_labelling *lane)
 {
     struct linking l = {.lane = lane};
-    uint32_t seen = 0, length = 0;
+    uint32_t seen = 0;
     int result = -ENOMEM;
 
     lane->firsts = calloc((size_t)lane->block_count + 1, sizeof *lane->firsts);
     if (!lane->firsts || make_groups(&l) < 0)
         goto out;
     find_kinds(&l, 0);
-    link_backward(&l, 0);
-    if (lane->back_count) {
-        length = length_of_chains(lane, &seen);
-        if (!length)
-            length = length_of_runs(lane);
+    if (keys_repeat(&l)) {
+        lane->pass_layers = link_by_order(&l);
+    } else {
+        link_backward(&l, 0);
+        lane->pass_layers = length_of_chains(lane, &seen);
     }
-    if (length) { /* and again, now that the end of a pass is known */
-        find_kinds(&l, length);
-        link_backward(&l, length);
-        uint32_t better = length_of_chains(lane, &seen);
-        length = better;
-    }
-    lane->pass_layers = length;
+    length_of_chains(lane, &seen);
     lane->layer_confidence = seen >= 2 ? 0.95f : 0.8f;
     result = 0;
 out:

@@ -63,10 +63,7 @@ static uint32_t period_of_rows(const struct skew_labelling *lane)
     uint32_t run = 0, changes = 0;
 
     for (uint32_t i = 0; i < lane->first_count; i++) {
-        const struct skew_item *item = &lane->items[lane->blocks[lane->firsts[i]].there];
-        uint64_t bytes = 0;
-        for (uint32_t k = 0; k < item->count; k++)
-            bytes += skew_lane_exchange(lane, lane->payload[item->first + k])->send_bytes;
+        uint64_t bytes = lane->blocks[lane->firsts[i]].rows;
         if (i && bytes != before) {
             common = skew_gcd(common, run);
             changes++;
@@ -345,7 +342,7 @@ int skew_lane_passes(struct skew_labelling *lane)
                         : "the order of the backward passes fits no schedule that is known, so "
                           "model chunks cannot be told from micro-batches";
         }
-    } else if (result == 0 && lane->first_count) {
+    } else if (result == 0 && lane->first_count && !lane->no_layers) {
         lane->no_layers =
             lane->back_count
                 ? "no length of a pass explains the backward passes"

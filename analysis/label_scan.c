@@ -60,11 +60,11 @@ static void choose_leader(struct skew_use *use)
 int skew_lane_scan(struct skew_labelling *lane)
 {
     const struct skew_rows *rows = lane->rows;
-    uint32_t pending[4] = {0}, n = lane->event_count, *at;
+    uint32_t pending[SKEW_LEADERS] = {0}, n = lane->event_count, *at;
 
     lane->uses = calloc(rows->comm_count + 1, sizeof *lane->uses);
     lane->payload = calloc((size_t)n + 1, sizeof *lane->payload);
-    lane->leader_of = calloc(((size_t)n + 1) * 4, sizeof *lane->leader_of);
+    lane->leader_of = calloc(((size_t)n + 1) * SKEW_LEADERS, sizeof *lane->leader_of);
     at = calloc(rows->comm_count + 1, sizeof *at);
     if (!lane->uses || !lane->payload || !lane->leader_of || !at) {
         free(at);
@@ -85,9 +85,9 @@ int skew_lane_scan(struct skew_labelling *lane)
             continue;
         use->payload++;
         use->sizes += x->class == SKEW_CLASS_SIZES;
-        for (int k = 1; k < 4; k++) {
+        for (int k = 1; k < SKEW_LEADERS; k++) {
             use->led[k] += pending[k] != 0;
-            lane->leader_of[(size_t)i * 4 + k] = pending[k];
+            lane->leader_of[(size_t)i * SKEW_LEADERS + k] = pending[k];
         }
         memset(pending, 0, sizeof pending);
     }
@@ -102,5 +102,5 @@ int skew_lane_scan(struct skew_labelling *lane)
             lane->payload[at[rows->members[x->member].comm]++] = i;
     }
     free(at);
-    return 0;
+    return skew_lane_padded(lane);
 }

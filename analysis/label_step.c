@@ -156,12 +156,6 @@ static void steps_by_marks(struct skew_labelling *lane)
 /* ---- from passes to blocks ---------------------------------------------------------------------
  */
 
-static bool captured(const struct skew_labelling *lane, const struct skew_pass_info *p)
-{
-    const struct skew_block *b = &lane->blocks[lane->firsts[p->first]];
-    return skew_lane_exchange(lane, b->event)->flags & SKEW_EX_CAPTURED;
-}
-
 static void set_step(struct skew_labelling *lane, const struct skew_pass_info *p, int32_t step,
                      int32_t microbatch)
 {
@@ -196,7 +190,7 @@ static void steps_of_inference(struct skew_labelling *lane)
     uint32_t m = lane->options->microbatches ? lane->options->microbatches : 1, n = 0;
 
     for (uint32_t i = 0; i < lane->pass_count; i++) {
-        if (captured(lane, &lane->passes[i]))
+        if (skew_lane_captured(lane, lane->passes[i].begin))
             continue;
         set_step(lane, &lane->passes[i], (int32_t)(n / m),
                  lane->options->microbatches ? (int32_t)(n % m) : -1);

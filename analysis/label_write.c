@@ -89,7 +89,7 @@ static uint64_t token_bytes(const struct skew_labelling *lane, const struct toke
 {
     const struct skew_rows_exchange *x = first_of(lane, item);
 
-    if (x->dtype < 0 || x->dtype >= DTYPES || x->class != SKEW_CLASS_SIZES)
+    if (x->dtype < 0 || x->dtype >= DTYPES)
         return 0;
     return t->exact[x->dtype] || t->uneven[x->dtype] >= 8 ? t->bytes[x->dtype] : 0;
 }
@@ -102,8 +102,8 @@ static float least(float a, float b)
     return a < b ? a : b;
 }
 
-static void place(const struct skew_labelling *lane, const struct skew_block *b,
-                  struct skew_label *l)
+void skew_label_place(const struct skew_labelling *lane, const struct skew_block *b,
+                      struct skew_label *l)
 {
     l->step = b->step;
     l->layer = b->layer;
@@ -115,6 +115,10 @@ static void place(const struct skew_labelling *lane, const struct skew_block *b,
         l->confidence = least(l->confidence, lane->step_confidence);
     if (b->kind == SKEW_BLOCK_FIRST ? b->link >= 0 : lane->back_count > 0)
         l->stage = SKEW_STAGE_TRAIN;
+    else if (!lane->back_count && b->kind == SKEW_BLOCK_FIRST)
+        l->stage = b->stage;
+    if (l->stage == SKEW_STAGE_PREFILL || l->stage == SKEW_STAGE_DECODE)
+        l->confidence = least(l->confidence, 0.6f);
 }
 
 static void write_item(struct skew_labelling *lane, const struct skew_block *b, uint32_t item,
@@ -144,7 +148,7 @@ static void write_item(struct skew_labelling *lane, const struct skew_block *b, 
             lane->uses[b->comm].leader != SKEW_LEADER_INTEGERS)
             l->flags |= SKEW_LABEL_UNIFORM;
         if (role)
-            place(lane, b, l);
+            skew_label_place(lane, b, l);
         if (x->flags & SKEW_EX_CAPTURED) {
             l->flags |= SKEW_LABEL_REPEATED;
             l->step = -1;
@@ -156,14 +160,14 @@ static void write_leader(struct skew_labelling *lane, const struct skew_block *b
 {
     uint32_t leader = lane->items[b->there].leader;
 
-    if (!leader)
+    if (!leader || lane->uses[b->comm].leader == SKEW_LEADER_SITE)
         return;
     const struct skew_rows_event *e = &lane->events[leader - 1];
     struct skew_label *l =
         e->count ? &lane->operation_labels[e->first] : exchange_label(lane, leader - 1);
     l->role = SKEW_LABEL_COUNT;
     l->confidence = lane->uses[b->comm].role_confidence;
-    place(lane, b, l);
+    skew_label_place(lane, b, l);
     if (lane->exchange_labels[lane->events[b->event].first].flags & SKEW_LABEL_REPEATED)
         l->step = -1;
 }
@@ -194,10 +198,12 @@ static void write_block(struct skew_labelling *lane, const struct skew_block *b,
 
 static void write_others(struct skew_labelling *lane)
 {
-    bool moe = false;
+    bool moe = false, padded = false;
 
-    for (uint32_t c = 0; c < lane->rows->comm_count; c++)
-        moe |= lane->uses[c].moe;
+    for (uint32_t c = 0; c < lane->rows->comm_count; c++) {
+        moe |= lane->uses[c].moe || lane->uses[c].collective;
+        padded |= lane->uses[c].leader == SKEW_LEADER_SITE;
+    }
     for (uint32_t i = 0; i < lane->event_count; i++) {
         const struct skew_rows_exchange *x = skew_lane_exchange(lane, i);
         struct skew_label *l = x ? exchange_label(lane, i) : NULL;
@@ -225,8 +231,9 @@ void skew_lane_write(struct skew_labelling *lane)
             continue;
         find_token_sizes(lane, c, &t);
         for (uint32_t i = 0; i < lane->block_count; i++)
-            if (lane->blocks[i].comm == c)
+            if (lane->blocks[i].comm == c && !lane->blocks[i].collective)
                 write_block(lane, &lane->blocks[i], &t);
     }
+    skew_lane_write_collectives(lane);
     write_others(lane);
 }

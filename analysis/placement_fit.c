@@ -65,7 +65,7 @@ static int fit(struct skew_placement *p, enum skew_placement_method method,
     case SKEW_PLACE_CURRENT:
         return o->current && o->current_slots == p->slots ? skew_placement_set(p, o->current) : 0;
     case SKEW_PLACE_RANDOM:
-        if (o->groups > 1 && o->nodes > 0)
+        if (o->groups > 1 && o->nodes > 0 && p->slots == p->experts)
             return skew_placement_random_groups(p, o->groups, o->nodes, &seed);
         skew_placement_random(p, &seed);
         return 0;
@@ -97,6 +97,8 @@ int skew_placement_fit(struct skew_placement **out, enum skew_placement_method m
         return -ENODATA;
     if (method == SKEW_PLACE_EPLB || method == SKEW_PLACE_EPLB_GROUPS)
         slots += o->redundant;
+    else if (slots % o->ranks != 0 && method != SKEW_PLACE_LPT)
+        slots += o->redundant; /* as frameworks do by default: slot s holds expert s mod E */
     if (method == SKEW_PLACE_CURRENT && o->current)
         slots = o->current_slots;
     int result = skew_placement_create(out, calls->experts, o->ranks, slots);

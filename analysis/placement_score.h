@@ -108,7 +108,8 @@ struct skew_fit_options {
 };
 
 /**
- * A placement found from these calls (their sum). The caller owns *out.
+ * A placement found from these calls (their sum). The caller owns *out. Redundant experts are used
+ * by EPLB, and by current, contiguous and random where the ranks do not divide the experts alone.
  * @return 0; -ENODATA: the method needs what is not here (groups, domains, sources); -EINVAL: the
  * shape does not allow it; -ENOMEM.
  */

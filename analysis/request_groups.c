@@ -415,6 +415,7 @@ int skew_request_grouping(struct skew_grouping *out, const struct skew_request_s
 {
     struct splitting s;
     double informed_low, informed_high;
+    uint32_t won = 0;
 
     memset(out, 0, sizeof *out);
     if (groups < 2 || groups > 256 || splits == 0 || set->requests < 5 * (size_t)groups ||
@@ -429,11 +430,12 @@ int skew_request_grouping(struct skew_grouping *out, const struct skew_request_s
         result = split_once(&s, &seed, one, imbalance);
         for (int k = 0; k < 3 && result == 0; k++)
             share[k * splits + i] = one[k];
-        out->won += result == 0 && one[0] < one[2] ? 1.0 / splits : 0;
+        won += result == 0 && one[0] < one[2];
         out->imbalance += result == 0 ? imbalance[0] / splits : 0;
         out->imbalance_random += result == 0 ? imbalance[1] / splits : 0;
     }
     if (result == 0) {
+        out->won = (double)won / splits;
         out->groups = groups;
         out->splits = splits;
         out->held_out = set->requests - s.train;

@@ -157,14 +157,14 @@ static int find_layer(struct skew_routing *r, const struct layer_facts *f, uint3
 static size_t call_slot(const struct building *b, const struct call_key *k)
 {
     uint64_t x = (uint64_t)k->step * 0x9e3779b97f4a7c15u ^
-                 (uint64_t)k->microbatch * 0xbf58476d1ce4e5b9u ^ (uint64_t)k->stage << 40 ^
-                 (uint64_t)k->of_requests << 50;
+                 (uint64_t)k->microbatch * 0xbf58476d1ce4e5b9u ^ (uint64_t)k->ordinal << 20 ^
+                 (uint64_t)k->stage << 40 ^ (uint64_t)k->of_requests << 50;
     size_t slot = (x ^ x >> 29) & (b->table_size - 1);
 
     while (b->table[slot]) {
         const struct call_key *c = &b->calls[b->table[slot] - 1];
-        if (c->step == k->step && c->microbatch == k->microbatch && c->stage == k->stage &&
-            c->of_requests == k->of_requests)
+        if (c->step == k->step && c->microbatch == k->microbatch && c->ordinal == k->ordinal &&
+            c->stage == k->stage && c->of_requests == k->of_requests)
             break;
         slot = (slot + 1) & (b->table_size - 1);
     }
@@ -243,7 +243,8 @@ int skew_routing_add_packed(struct skew_routing *r, const struct skew_packed_row
                                 row->topk,
                                 row->comm ? row->comm->ranks : 0,
                                 row->physical};
-    struct call_key key = {row->step, row->microbatch, 0, row->request >= 0};
+    struct call_key key = {row->step, row->microbatch, row->step < 0 ? row->ordinal : -1, 0,
+                           row->request >= 0};
     struct stored_row stored = {.source = row->source,
                                 .request = row->request,
                                 .database = database,

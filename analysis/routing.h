@@ -36,7 +36,9 @@ struct skew_routing_row {
     const struct skew_comm *comm; /* NULL: no ranks are known */
     int32_t source;               /* rank of comm; −1: the tokens of all ranks together */
     int64_t step, layer, microbatch, request; /* −1: not known; request −1: of all requests */
-    const char *stage;                        /* NULL: not known */
+    int64_t ordinal;   /* of the exchange on its communicator: tells calls apart where steps are not
+                          known; −1: not known, or not needed */
+    const char *stage; /* NULL: not known */
     uint32_t experts;
     uint32_t topk;  /* 0: not known */
     int64_t tokens; /* before they were copied to k experts; −1: not known */
@@ -50,12 +52,21 @@ struct skew_routing_row {
 /** Takes one row. Anything but 0 ends the pass and is returned from it. */
 typedef int skew_routing_fn(void *accumulator, const struct skew_routing_row *row);
 
-/** @return 0, what `take` returned, or a negative errno with `error` set. */
+/**
+ * Step, layer, micro-batch and stage that a row does not have come from the label of its exchange:
+ * those attached to the trace (label.h), else the table's. Filters by layer and step are applied to
+ * the result.
+ * @return 0, what `take` returned, or a negative errno with `error` set.
+ */
 int skew_routing_each(struct skew_trace *trace, const struct skew_routing_filter *filter,
                       skew_routing_fn *take, void *accumulator, struct skew_error *error);
 
 /** Number of rows, without looking at them; 0 also when the trace has no such table. */
 int skew_routing_count(struct skew_trace *trace, int64_t *rows, struct skew_error *error);
+
+/** Of how many rows layer or step can only be had from the label of the dispatch that they explain.
+ */
+int skew_routing_unlabelled(struct skew_trace *trace, int64_t *rows, struct skew_error *error);
 
 /* ---- accumulator ----------------------------------------------------------------------------- */
 
@@ -97,6 +108,7 @@ int skew_routing_finish(struct skew_routing *routing);
 /** One call of one layer: the rows of all its sources. */
 struct skew_routing_call {
     int64_t step, microbatch; /* −1: not known */
+    int64_t ordinal;          /* of the exchange, where the step is not known; else −1 */
     const char *stage;        /* "": not known; owned by the accumulator */
     uint32_t sources;         /* how many sources' rows are here */
     bool whole;               /* a row of all ranks together is here */

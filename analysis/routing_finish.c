@@ -63,6 +63,8 @@ static int compare_calls(const void *a, const void *b)
 
     if (x->step != y->step)
         return x->step < y->step ? -1 : 1;
+    if (x->ordinal != y->ordinal)
+        return x->ordinal < y->ordinal ? -1 : 1;
     if (x->microbatch != y->microbatch)
         return x->microbatch < y->microbatch ? -1 : 1;
     if (stage)
@@ -72,7 +74,8 @@ static int compare_calls(const void *a, const void *b)
 
 static bool same_moment(const struct call_key *a, const struct call_key *b)
 {
-    return a->step == b->step && a->microbatch == b->microbatch && a->stage == b->stage;
+    return a->step == b->step && a->microbatch == b->microbatch && a->ordinal == b->ordinal &&
+           a->stage == b->stage;
 }
 
 static int order_calls(struct making *m)
@@ -87,19 +90,25 @@ static int order_calls(struct making *m)
         free(order);
         return -ENOMEM;
     }
-    for (size_t i = 0; i < n; i++)
+    bool others = false;
+    for (size_t i = 0; i < n; i++) {
         order[i] = (struct ordered){m, (uint32_t)i};
+        others |= !b->calls[i].of_requests || b->calls[i].step >= 0;
+    }
     qsort(order, n, sizeof *order, compare_calls);
     for (size_t i = 0; i < n; i++) {
         const struct call_key *k = &b->calls[order[i].index];
-        /* Rows of single requests say again what a row of all of them says. */
-        if (k->of_requests && i > 0 && same_moment(k, &b->calls[order[i - 1].index])) {
+        /* Rows of single requests say again what a row of all of them says; and those of requests'
+         * whole lives what the calls say. */
+        bool again = i > 0 && same_moment(k, &b->calls[order[i - 1].index]);
+        if (k->of_requests && (again || (k->step < 0 && k->ordinal < 0 && others))) {
             m->position[order[i].index] = UINT32_MAX;
             continue;
         }
         m->position[order[i].index] = (uint32_t)used;
         m->call[used++] = (struct skew_routing_call){.step = k->step,
                                                      .microbatch = k->microbatch,
+                                                     .ordinal = k->ordinal,
                                                      .stage = m->routing->stages[k->stage],
                                                      .of_requests = k->of_requests};
     }

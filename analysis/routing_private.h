@@ -60,7 +60,7 @@ struct placed_slot {
 };
 
 struct call_key {
-    int64_t step, microbatch;
+    int64_t step, microbatch, ordinal;
     uint32_t stage; /* index into stages */
     bool of_requests;
 };

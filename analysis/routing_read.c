@@ -2,6 +2,7 @@
 /*
  * The tables routing and placement, row after row: see routing.h. Nothing read here is believed.
  */
+#include "label.h"
 #include "routing_private.h"
 
 #include <errno.h>
@@ -33,13 +34,23 @@ enum {
     C_SIZES,
     C_PEER_WIDTH,
     C_PEER_STRIDE,
-    C_PEERS
+    C_PEERS,
+    C_ORDINAL
 };
 
-#define COLUMNS                                                                                    \
-    "r.routing_id, r.exchange_id, r.comm_id, r.source_rank, r.step, r.layer, r.microbatch, "       \
-    "r.stage, r.request, r.experts, r.topk, r.tokens, r.unit, r.verified, r.source, v.cells, "     \
-    "v.size_width, v.size_stride, v.sizes, v.peer_width, v.peer_stride, v.peers"
+#define COLUMNS(step, layer, microbatch, stage)                                                    \
+    "SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, " step ", " layer               \
+    ", " microbatch ", " stage ", r.request, r.experts, r.topk, r.tokens, r.unit, r.verified, "    \
+    "r.source, v.cells, v.size_width, v.size_stride, v.sizes, v.peer_width, v.peer_stride, "       \
+    "v.peers, CASE WHEN r.step IS NULL THEN coalesce((SELECT x.seq FROM exchange x WHERE "         \
+    "x.exchange_id = r.exchange_id), r.ordinal) END FROM routing r LEFT JOIN vector v ON "         \
+    "v.vector_id = r.counts "
+
+static const char own_columns[] = COLUMNS("r.step", "r.layer", "r.microbatch", "r.stage");
+static const char label_columns[] = COLUMNS(
+    "coalesce(r.step, b.step)", "coalesce(r.layer, b.layer)",
+    "coalesce(r.microbatch, b.microbatch)",
+    "coalesce(r.stage, b.stage)") "LEFT JOIN exchange_label b ON b.exchange_id = r.exchange_id ";
 
 static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
 {
@@ -189,6 +200,7 @@ static int read_row(struct pass *p, struct skew_packed_row *out)
         .layer = or_unknown(s, C_LAYER),
         .microbatch = or_unknown(s, C_MICROBATCH),
         .request = or_unknown(s, C_REQUEST),
+        .ordinal = or_unknown(s, C_ORDINAL),
         .stage = (const char *)sqlite3_column_text(s, C_STAGE),
         .experts = (uint32_t)experts,
         .topk = skew_sql_between(s, C_TOPK, 1, experts, &topk) ? (uint32_t)topk : 0,
@@ -235,23 +247,46 @@ static int prepare(struct pass *p, const struct skew_routing_filter *f)
 {
     char sql[1024];
 
-    snprintf(sql, sizeof sql,
-             "SELECT " COLUMNS " FROM routing r LEFT JOIN vector v ON v.vector_id = r.counts"
-             " WHERE 1%s%s%s%s%s ORDER BY r.routing_id",
+    snprintf(sql, sizeof sql, "%s WHERE 1%s%s ORDER BY r.routing_id",
+             p->trace->labels ? own_columns : label_columns,
              f->id_from || f->id_to ? " AND r.routing_id BETWEEN ?1 AND ?2" : "",
-             f->by_step ? " AND r.step BETWEEN ?3 AND ?4" : "",
-             f->by_layer ? " AND r.layer = ?5" : "", f->stage ? " AND r.stage = ?6" : "",
              f->verified ? " AND r.verified <> 0" : "");
     int result = skew_sql_prepare(p->trace, &p->select, sql, p->error);
     if (result < 0)
         return result;
-    const int64_t numbers[] = {f->id_from, f->id_to, f->step_from, f->step_to, f->layer};
-    int count = sqlite3_bind_parameter_count(p->select);
-    for (int i = 1; i <= count && i <= 5; i++)
-        sqlite3_bind_int64(p->select, i, numbers[i - 1]);
-    if (count >= 6)
-        sqlite3_bind_text(p->select, 6, f->stage, -1, SQLITE_STATIC);
+    if (f->id_from || f->id_to) {
+        sqlite3_bind_int64(p->select, 1, f->id_from);
+        sqlite3_bind_int64(p->select, 2, f->id_to);
+    }
     return 0;
+}
+
+static void take_label(const struct pass *p, struct skew_routing_row *row)
+{
+    const struct skew_label *l =
+        row->exchange ? skew_labels_exchange(p->trace->labels, row->exchange) : NULL;
+
+    if (!l)
+        return;
+    if (row->step < 0)
+        row->step = l->step >= 0 ? l->step : l->pass;
+    if (row->layer < 0)
+        row->layer = l->layer;
+    if (row->microbatch < 0)
+        row->microbatch = l->microbatch;
+    if (!row->stage)
+        row->stage = skew_label_stage_name(l->stage);
+}
+
+static bool passes(const struct skew_routing_filter *f, const struct skew_routing_row *row)
+{
+    if (f->comm_key && (!row->comm || strcmp(row->comm->key, f->comm_key) != 0))
+        return false;
+    if (f->stage && (!row->stage || strcmp(row->stage, f->stage) != 0))
+        return false;
+    if (f->by_layer && row->layer != f->layer)
+        return false;
+    return !f->by_step || (row->step >= 0 && row->step >= f->step_from && row->step <= f->step_to);
 }
 
 int skew_routing_each_packed(struct skew_trace *trace, const struct skew_routing_filter *filter,
@@ -275,8 +310,9 @@ int skew_routing_each_packed(struct skew_trace *trace, const struct skew_routing
             break;
         }
         result = read_row(&p, &row);
-        if (result == 0 && filter->comm_key &&
-            (!row.row.comm || strcmp(row.row.comm->key, filter->comm_key) != 0))
+        if (result == 0 && trace->labels)
+            take_label(&p, &row.row);
+        if (result == 0 && !passes(filter, &row.row))
             continue;
         if (result == 0)
             result = take(accumulator, &row);
@@ -354,6 +390,14 @@ int skew_routing_count(struct skew_trace *trace, int64_t *rows, struct skew_erro
     return number(trace, "SELECT count(*) FROM routing", rows, error);
 }
 
+int skew_routing_unlabelled(struct skew_trace *trace, int64_t *rows, struct skew_error *error)
+{
+    return number(trace,
+                  "SELECT count(*) FROM routing WHERE exchange_id IS NOT NULL"
+                  " AND (layer IS NULL OR step IS NULL)",
+                  rows, error);
+}
+
 /* ---- a whole database, by several threads ---------------------------------------------------- */
 
 struct part {
@@ -392,6 +436,8 @@ static int start_part(struct part *p, struct skew_routing *routing, struct skew_
         return 0;
     }
     int result = skew_trace_open(&p->trace, skew_trace_path(trace), &p->error);
+    if (result == 0)
+        p->trace->labels = trace->labels; /* read only, by all threads */
     if (result == 0)
         result = skew_routing_create(&p->routing, routing->keep);
     if (result == 0 && pthread_create(&p->thread, NULL, read_part, p) != 0)

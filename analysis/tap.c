@@ -60,6 +60,29 @@ static bool may_be_ids(const struct skew_tap_call *call)
     return call->shape == SKEW_TAP_BROADCAST || call->shape == SKEW_TAP_ALLGATHER;
 }
 
+/* That of the first of the group's operations: they are one dispatch together. */
+static const struct skew_label *label_of(const struct skew_tap_pass *pass,
+                                         const struct skew_tap_call *call)
+{
+    const struct skew_labels *labels = pass->options.labels;
+    if (!labels || call->event == UINT32_MAX || pass->event[call->event].exchange)
+        return NULL;
+    return skew_labels_operation(labels, pass->event[call->event].id);
+}
+
+/* Step and layer: by label, else by order where the number of layers is given. */
+static void place_row(struct skew_tap_pass *pass, const struct skew_tap_call *call,
+                      struct skew_tap_row *row)
+{
+    uint64_t n = pass->calls_of[call->member - pass->members]++;
+    skew_tap_label(row, label_of(pass, call));
+    row->ordinal = (int64_t)n;
+    if (row->layer < 0 && pass->options.layers) {
+        row->layer = (int64_t)(n % pass->options.layers);
+        row->step = (int64_t)(n / pass->options.layers);
+    }
+}
+
 static const uint64_t *own_ids(const struct skew_tap_call *call)
 {
     if (call->own.values && call->own.elements == call->count)
@@ -84,19 +107,18 @@ static int emit_ids(struct skew_tap_pass *pass, const struct skew_tap_call *call
         return 0;
     }
     uint32_t k = skew_tap_guess_topk(ids, call->count);
+    struct skew_tap_row row = {
+        .comm = comm->id,
+        .source = call->member->rank,
+        .experts = (uint32_t)experts,
+        .topk = k,
+        .tokens = k ? (int64_t)(call->count / k) : -1,
+        .how = call->shape == SKEW_TAP_BROADCAST ? "tap broadcast" : "tap allgather",
+        .counts = pass->row,
+    };
+    place_row(pass, call, &row);
     pass->summary->unverified++;
-    return skew_tap_emit(
-        pass, &(struct skew_tap_row){
-                  .comm = comm->id,
-                  .source = call->member->rank,
-                  .step = -1,
-                  .layer = -1,
-                  .experts = (uint32_t)experts,
-                  .topk = k,
-                  .tokens = k ? (int64_t)(call->count / k) : -1,
-                  .how = call->shape == SKEW_TAP_BROADCAST ? "tap broadcast" : "tap allgather",
-                  .counts = pass->row,
-              });
+    return skew_tap_emit(pass, &row);
 }
 
 /* ---- maps and sums -------------------------------------------------------------------------- */
@@ -123,17 +145,18 @@ static int emit_map(struct skew_tap_pass *pass, const struct skew_tap_call *call
         total += map[i];
     }
     uint32_t tokens = call->count / experts;
+    struct skew_tap_row row = {
+        .comm = call->member->comm->id,
+        .source = call->member->rank,
+        .experts = experts,
+        .topk = total % tokens ? 0 : (uint32_t)(total / tokens),
+        .tokens = tokens,
+        .how = "tap map",
+        .counts = pass->row,
+    };
+    place_row(pass, call, &row);
     pass->summary->unverified++;
-    return skew_tap_emit(
-        pass, &(struct skew_tap_row){.comm = call->member->comm->id,
-                                     .source = call->member->rank,
-                                     .step = -1,
-                                     .layer = -1,
-                                     .experts = experts,
-                                     .topk = total % tokens ? 0 : (uint32_t)(total / tokens),
-                                     .tokens = tokens,
-                                     .how = "tap map",
-                                     .counts = pass->row});
+    return skew_tap_emit(pass, &row);
 }
 
 static bool is_lowest_rank(const struct skew_tap_pass *pass, const struct skew_member *member)
@@ -161,6 +184,8 @@ static int emit_sum(struct skew_tap_pass *pass, const struct skew_tap_call *call
                                          .source = -1,
                                          .step = step,
                                          .layer = layer,
+                                         .microbatch = -1,
+                                         .ordinal = -1,
                                          .experts = experts,
                                          .tokens = -1,
                                          .how = "tap sum",
@@ -350,6 +375,7 @@ int skew_tap_reduce(struct skew_trace *trace, const struct skew_tap_options *opt
     free(padded_of);
     free(pass.set_of);
     free(pass.counted);
+    free(pass.calls_of);
     free(pass.event);
     free(pass.call);
     free(pass.row);

@@ -14,11 +14,18 @@
 #ifndef SKEW_TAP_H
 #define SKEW_TAP_H
 
+#include "label.h"
 #include "trace.h"
 
-/** What cannot be told from a trace alone. 0: take what the trace says. */
+/** What cannot be told from a trace alone. 0, NULL: take what the trace says. */
 struct skew_tap_options {
     uint32_t experts; /* for top-k ids, routing maps and sums over steps: how many there are */
+    /* MoE layers of a rank, where a row has no layer by a label: then the n-th call of top-k ids,
+     * or map, of a rank is of layer n mod layers and step n / layers. 0: such rows have neither. */
+    uint32_t layers;
+    /* Of this trace (skew_labels_get()), for steps and layers, and so that recomputed dispatches
+     * give no row; borrowed. NULL: none. */
+    const struct skew_labels *labels;
 };
 
 /** Tokens of one rank by expert: a row of table routing to be. Valid until the next one. */
@@ -26,8 +33,11 @@ struct skew_tap_row {
     int64_t exchange; /* the dispatch that it explains; 0: none is in this trace */
     int64_t comm;     /* comm_id of the payload, or of the tap where there is no payload */
     int32_t source;   /* whose tokens; −1: those of all ranks together */
-    int64_t step;     /* only of sums: their ordinal on this communicator; else −1 */
-    int64_t layer;    /* only of sums: the row of the sum; else −1 */
+    /* By the label of the exchange, or of the tapped operation; of sums: their ordinal, and the row
+     * of the sum. −1, NULL: not told. */
+    int64_t step, layer, microbatch;
+    const char *stage;
+    int64_t ordinal; /* of ids and maps: how many calls with such the rank made before; else −1 */
     uint32_t experts;
     uint32_t topk;   /* 0: not known */
     int64_t tokens;  /* −1: not known */
@@ -53,6 +63,8 @@ struct skew_tap_summary {
     uint64_t redundant;  /* … sums over steps that single calls tell better */
     uint64_t need_experts; /* … maps and sums, with the number of experts unknown */
     uint64_t by_sizes;     /* dispatches whose sizes alone name experts (FastMoE), with no tap */
+    uint64_t recomputed; /* … verified, but of a recomputed dispatch by its label: the same tokens
+                            again, no row */
     uint64_t rows;
     uint64_t captured; /* buffers that were not copied because of a stream capture */
     uint64_t skipped;  /* … for any other reason; table tap_count tells which */

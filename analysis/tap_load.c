@@ -49,7 +49,8 @@ int skew_tap_sets(struct skew_tap_pass *pass)
         return result;
     pass->set_of = calloc(pass->comm_count + 1, sizeof *pass->set_of);
     pass->counted = calloc(pass->comm_count + 1, sizeof *pass->counted);
-    if (!pass->set_of || !pass->counted)
+    pass->calls_of = calloc(pass->member_count + 1, sizeof *pass->calls_of);
+    if (!pass->set_of || !pass->counted || !pass->calls_of)
         return skew_tap_no_memory(pass);
     for (size_t i = 0; i < pass->comm_count; i++) {
         size_t j = 0;

@@ -105,10 +105,11 @@ static int counts_of(struct skew_tap_pass *pass, const struct skew_tap_call *cal
     return 1;
 }
 
-static bool is_payload(const struct skew_tap_event *e, uint32_t set)
+/* An exchange of the same rank of the same ranks: threads of one process may hold several. */
+static bool is_payload(const struct skew_tap_event *e, const struct skew_tap_call *call)
 {
-    return e->exchange && e->set == set && !e->claimed && !e->count_exchange &&
-           e->op != SKEW_OP_ALLTOALL && !is_integer(e->dtype);
+    return e->exchange && e->set == call->set && e->member->rank == call->member->rank &&
+           !e->claimed && !e->count_exchange && e->op != SKEW_OP_ALLTOALL && !is_integer(e->dtype);
 }
 
 /* Whether one exchange is explained. *unit as in skew_tap_explains(). @return 1, 0 or negative
@@ -152,13 +153,13 @@ static bool column_is_zero(const uint64_t *counts, const struct counts *c, uint3
 /* FastMoE: from event `from` on, one group for each local expert; groups without a byte were not
  * launched. *last: the last of them. @return 1, 0 or negative errno. */
 static int explains_groups(struct skew_tap_pass *pass, const struct counts *c, size_t from,
-                           size_t *last, uint32_t set, uint64_t *unit)
+                           size_t *last, const struct skew_tap_call *call, uint64_t *unit)
 {
     size_t at = from;
     for (uint32_t i = 0; i < c->width; i++) {
         if (column_is_zero(c->sent, c, i) && column_is_zero(c->heard, c, i))
             continue;
-        while (at < pass->events && !is_payload(&pass->event[at], set))
+        while (at < pass->events && !is_payload(&pass->event[at], call))
             at++;
         if (at == pass->events)
             return 0;
@@ -174,6 +175,19 @@ static int explains_groups(struct skew_tap_pass *pass, const struct counts *c, s
         *last = at++;
     }
     return *unit != 0;
+}
+
+void skew_tap_label(struct skew_tap_row *row, const struct skew_label *label)
+{
+    row->step = label ? label->step : -1;
+    row->layer = label ? label->layer : -1;
+    row->microbatch = label ? label->microbatch : -1;
+    row->stage = label ? skew_label_stage_name(label->stage) : NULL;
+}
+
+static const struct skew_label *label_of(const struct skew_tap_pass *pass, int64_t exchange)
+{
+    return pass->options.labels ? skew_labels_exchange(pass->options.labels, exchange) : NULL;
 }
 
 int skew_tap_emit(struct skew_tap_pass *pass, struct skew_tap_row *row)
@@ -200,14 +214,19 @@ static int emit_rows(struct skew_tap_pass *pass, const struct skew_tap_call *cal
     struct skew_tap_row row = {.exchange = e->id,
                                .comm = e->member->comm->id,
                                .source = e->member->rank,
-                               .step = -1,
-                               .layer = -1,
                                .experts = experts,
+                               .ordinal = -1,
                                .tokens = -1,
                                .verified = true,
                                .how = how[call->shape],
                                .counts = c->sent,
                                .unit_bytes = unit};
+    const struct skew_label *label = label_of(pass, e->id);
+    if (label && label->role == SKEW_LABEL_DISPATCH_RECOMPUTE) {
+        pass->summary->recomputed++;
+        return 0;
+    }
+    skew_tap_label(&row, label);
     int result = skew_tap_emit(pass, &row);
     pass->experts_differ |= pass->experts && pass->experts != experts;
     pass->experts = experts;
@@ -234,7 +253,7 @@ static int accept(struct skew_tap_pass *pass, const struct skew_tap_call *call,
 {
     const struct skew_tap_event *e = &pass->event[first];
     for (size_t i = first; i <= last; i++)
-        if (is_payload(&pass->event[i], call->set))
+        if (is_payload(&pass->event[i], call))
             pass->event[i].claimed = true;
     pass->counted[call->set] = true;
     if (is_rank_level(call, e)) {
@@ -253,13 +272,13 @@ static int match(struct skew_tap_pass *pass, const struct skew_tap_call *call,
     for (size_t i = (size_t)call->event + 1; i < pass->events && tried < TRIED; i++) {
         uint64_t unit = 0;
         size_t last = i;
-        if (!is_payload(&pass->event[i], call->set))
+        if (!is_payload(&pass->event[i], call))
             continue;
         int result = explains(pass, c, &pass->event[i], &unit);
         /* One group for each expert comes right behind its counts. */
         if (result == 0 && tried == 0 && c->heard && call->shape == SKEW_TAP_SENDRECV) {
             unit = 0;
-            result = explains_groups(pass, c, i, &last, call->set, &unit);
+            result = explains_groups(pass, c, i, &last, call, &unit);
         }
         if (result)
             return result < 0 ? result : accept(pass, call, c, i, last, unit);

@@ -54,9 +54,10 @@ struct skew_tap_pass {
     size_t calls, call_room;
     uint32_t experts; /* as verified calls say; 0: none yet, or they differ */
     bool experts_differ;
-    uint64_t max_id; /* largest top-k id seen */
-    uint64_t *row;   /* scratch: counts of a row */
-    uint64_t *bytes; /* scratch: [ranks], bytes by peer */
+    uint64_t *calls_of; /* [member_count]: calls with ids or maps so far */
+    uint64_t max_id;    /* largest top-k id seen */
+    uint64_t *row;      /* scratch: counts of a row */
+    uint64_t *bytes;    /* scratch: [ranks], bytes by peer */
     uint64_t *recv_bytes;
     size_t row_room, bytes_room;
 };
@@ -72,6 +73,8 @@ int skew_tap_no_memory(struct skew_tap_pass *pass);
 int skew_tap_match(struct skew_tap_pass *pass, struct skew_tap_call *call);
 /** Sends a row on. */
 int skew_tap_emit(struct skew_tap_pass *pass, struct skew_tap_row *row);
+/** Step, layer, micro-batch and stage by a label, which may be NULL. */
+void skew_tap_label(struct skew_tap_row *row, const struct skew_label *label);
 int skew_tap_scratch(struct skew_tap_pass *pass, size_t row, size_t ranks);
 /** Bytes by peer of a vector into `bytes`, [ranks]. 0, 1 when it names other peers, or negative
  * errno. */

@@ -43,9 +43,14 @@ static int64_t local_experts(struct skew_tap_pass *pass, const struct skew_tap_e
     return (int64_t)(v->largest * e->send_unit / 8);
 }
 
-static bool is_payload(const struct skew_tap_event *e, uint32_t set)
+static bool is_of(const struct skew_tap_event *e, const struct skew_tap_event *count)
 {
-    return e->exchange && e->set == set && e->op == SKEW_OP_SEND && e->dtype <= ncclUint8;
+    return e->exchange && e->set == count->set && e->member->rank == count->member->rank;
+}
+
+static bool is_payload(const struct skew_tap_event *e, const struct skew_tap_event *count)
+{
+    return is_of(e, count) && e->op == SKEW_OP_SEND && e->dtype <= ncclUint8;
 }
 
 /* The first 2g exchanges behind event `count`: their indices. false: there are not so many. */
@@ -54,9 +59,9 @@ static bool behind(const struct skew_tap_pass *pass, size_t count, uint32_t g, s
     uint32_t found = 0;
     for (size_t i = count + 1; i < pass->events && found < 2 * g; i++) {
         const struct skew_tap_event *e = &pass->event[i];
-        if (is_payload(e, pass->event[count].set))
+        if (is_payload(e, &pass->event[count]))
             at[found++] = i;
-        else if (e->exchange && e->set == pass->event[count].set)
+        else if (is_of(e, &pass->event[count]))
             break;
     }
     return found == 2 * g;
@@ -104,13 +109,14 @@ static int one_call(struct skew_tap_pass *pass, size_t count, uint32_t g, uint64
         struct skew_tap_row row = {.exchange = pass->event[at[0]].id,
                                    .comm = e->member->comm->id,
                                    .source = e->member->rank,
-                                   .step = -1,
-                                   .layer = -1,
                                    .experts = experts,
+                                   .ordinal = -1,
                                    .tokens = -1,
                                    .how = "sizes",
                                    .counts = pass->row,
                                    .unit_bytes = *unit};
+        const struct skew_labels *labels = pass->options.labels;
+        skew_tap_label(&row, labels ? skew_labels_exchange(labels, row.exchange) : NULL);
         if (emit)
             result = skew_tap_emit(pass, &row);
         if (emit)

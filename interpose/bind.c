@@ -305,6 +305,17 @@ static uint32_t bind_module(const struct dl_phdr_info *module)
 
 /* ---- what dlsym() answers ------------------------------------------------------------------ */
 
+/* Our wrapper, or what stands before it: where another tool's preload comes first, the loader would have bound the
+ * caller to that one, and it calls us. */
+static void *outermost(uint32_t slot, int function)
+{
+    struct dl_phdr_info owner;
+    void *first = slot == 0 && skew_elf_at_start() ? skew_dlsym(RTLD_DEFAULT, api[function].name) : NULL;
+    bool other = first && first != skew_wrapper[0][function] && skew_elf_module_of(first, &owner) &&
+                 !is_nccl(&owner);
+    return other ? first : skew_wrapper[slot][function];
+}
+
 /* A name of CUDA's graph API: one library a process, found when first needed. */
 static void *answer_cuda(int function, void *real)
 {
@@ -312,7 +323,7 @@ static void *answer_cuda(int function, void *real)
     if (__atomic_compare_exchange_n(&skew_real[0][function], &bound, real, false, __ATOMIC_ACQ_REL,
                                     __ATOMIC_ACQUIRE))
         bound = real;
-    return bound == real ? skew_wrapper[0][function] : real;
+    return bound == real ? outermost(0, function) : real;
 }
 
 /* A function of some NCCL: our wrapper for that one. NULL: of none that is wrapped. */
@@ -331,7 +342,7 @@ static void *answer_nccl(int function, void *real)
         skew_diag_once(SKEW_DIAG_SECOND_NCCL,
                        "more NCCL libraries are loaded in one process than can be told apart; calls to "
                        "the last one are passed through and not recorded");
-    return slot == SKEW_SLOTS ? NULL : skew_wrapper[slot][function];
+    return slot == SKEW_SLOTS ? NULL : outermost(slot, function);
 }
 
 /* Whether the application asks us by name, as if we were its NCCL. A handle is the loader's link map. */
@@ -359,7 +370,7 @@ static void *answer_own(int function, void *handle, const void *caller)
     void *answer = answer_nccl(function, real);
     /* Another tool's wrapper is called by ours. */
     if (!answer && !named && bind_if_loaded() && skew_real[0][function] == real)
-        answer = skew_wrapper[0][function];
+        answer = outermost(0, function);
     return answer ? answer : real;
 }
 

@@ -13,7 +13,7 @@ typedef void *(*dlsym_function)(void *, const char *);
 /* Two of them. For applications, the next one after us in load order, so that other interposers of dlsym stay
  * in the chain. For ourselves, the C library's: for the others' sake it must see that we are asking. Each is
  * written by whoever comes first; everyone finds the same. */
-static void *chain_dlsym, *libc_dlsym;
+static void *chain_dlsym SKEW_EARLY, *libc_dlsym SKEW_EARLY;
 
 static dlsym_function chain(void)
 {

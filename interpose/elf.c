@@ -313,6 +313,22 @@ struct weak_walk {
     void *(*unwanted)(const char *name);
 };
 
+/* Every process that we are preloaded into comes by here, and hardly one has such a reference: look at the list of
+ * undefined symbols, which is short, before the relocations. They come first in the symbol table where there is a
+ * GNU hash; one without entries does not tell where they end. */
+static bool may_have_weak(const struct tables *t, void *(*unwanted)(const char *))
+{
+    uint32_t end = t->gnu_hash ? t->gnu_hash[1] : t->sysv_hash[1];
+    if (end <= 1)
+        return true;
+    for (uint32_t i = 1; i < end; i++) {
+        const ElfW(Sym) *sym = &t->symbols[i];
+        if (sym->st_shndx == SHN_UNDEF && sym->st_info >> 4 == STB_WEAK && unwanted(t->strings + sym->st_name))
+            return true;
+    }
+    return false;
+}
+
 /* Where one table of relocations says that a weak reference was bound to us, it becomes NULL again. */
 static void drop_weak_in(const struct dl_phdr_info *info, const struct tables *t, const ElfW(Rela) *rela,
                          size_t count, void *(*unwanted)(const char *))
@@ -339,7 +355,7 @@ static int visit_weak(struct dl_phdr_info *info, size_t size, void *user)
     size_t rela_bytes = 0, plt_bytes = 0, relative = 0;
     struct tables t;
     (void)size;
-    const ElfW(Dyn) *dyn = tables_of(info, &t) ? t.dynamic : NULL;
+    const ElfW(Dyn) *dyn = tables_of(info, &t) && may_have_weak(&t, walk->unwanted) ? t.dynamic : NULL;
     for (; dyn && dyn->d_tag != DT_NULL; dyn++) {
         switch (dyn->d_tag) {
         case DT_RELA:

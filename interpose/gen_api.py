@@ -24,7 +24,7 @@ class Function:
         return f"{self.ret}{name or self.name}({inner})"
 
     def is_nccl(self):
-        return self.cls != "graph"
+        return self.cls not in ("graph", "cupti")
 
     def returns_text(self):
         return "char" in self.ret
@@ -248,6 +248,22 @@ GRAPH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
 """
 
 
+LAUNCH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
+    if (!thread)
+        return {call};
+    uint64_t call_ns = skew_now();
+    if (skew_unlikely(thread->watch))
+        skew_time_graph_before(thread, call_ns, exec);
+    int result = {call};
+    if (skew_unlikely(thread->watch))
+        skew_time_graph_after(thread, result == 0);
+    if (result == 0)
+        skew_launch_put(thread, call_ns, exec, stream);
+    skew_leave(thread);
+    return result;
+"""
+
+
 def body(f, slot, slow=False):
     hot = HOT.get(f.name)
     table = f"skew_hot.real[{slot}][{hot}]" if hot else f"skew_real[{slot}][SKEW_API_{f.name}]"
@@ -283,8 +299,9 @@ def body(f, slot, slow=False):
         return GUARDED.format(call=call, before="",
                               after=f"skew_comm_device_api(result, \"{f.name}\", comm);")
     if f.cls == "graph" and f.record == "launch":
-        return GRAPH.format(name=f.name, call=call, before="uint64_t call_ns = skew_now();\n    ",
-                            after="skew_launch_put(thread, call_ns, exec, stream);")
+        return LAUNCH.format(name=f.name, call=call)
+    if f.cls == "cupti":
+        return GRAPH.format(name=f.name, call=call, before="skew_time_hand_over();\n    ", after="(void)0;")
     if f.cls == "graph":
         before = ("uint64_t capture = skew_graph_capture_id(stream);\n    "
                   if f.record == "capture_end" else "")
@@ -297,7 +314,10 @@ def inner_of(f):
 
 
 def gen_wrappers(functions):
-    out = [HEAD, '#include "handlers.h"\n#include "hot.h"\n#include "api_table.h"\n#include "bind.h"\n\n']
+    out = [HEAD, '#include "handlers.h"\n#include "hot.h"\n#include "api_table.h"\n#include "bind.h"\n\n',
+           "/* The code of a usual exchange begins here, and all of it lies on one page. Meson links generated sources\n"
+           " * first; elsewhere the alignment would only cost some bytes. */\n"
+           '__asm__(".pushsection skew_hot_text, \\"ax\\", %progbits\\n.p2align 11\\n.popsection");\n\n']
     for f in functions:
         inner = inner_of(f)
         out.append(f"typedef {f.ret}(*skew_fn_{f.name})({inner});\n")
@@ -334,6 +354,7 @@ WHAT = {
     "ctor": "identity, ranks, parent", "dtor": "end of the communicator",
     "reg": "passed through; device-side communication is reported", "query": "passed through",
     "graph": "life and launches of CUDA graphs",
+    "cupti": "another tool gets CUPTI, if we use it",
 }
 
 

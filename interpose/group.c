@@ -23,6 +23,8 @@ static void announce_thread(struct skew_process *proc, struct skew_thread *t)
     struct skew_rec_thread rec = {.head = {.type = SKEW_REC_THREAD}, .stream = t->stream};
     char path[64];
     rec.tid = (uint32_t)t->tid;
+    if (!rec.tid)
+        memcpy(rec.name, "(CUPTI)", sizeof("(CUPTI)")); /* no thread: what CUPTI tells (timing_records.c) */
     size_t at = skew_text_add(path, sizeof(path), 0, "/proc/self/task/");
     at = skew_text_add_number(path, sizeof(path), at, rec.tid, 10, 1);
     skew_text_add(path, sizeof(path), at, "/comm");
@@ -61,7 +63,6 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
     t->next = (uintptr_t)(seg + 1);
     t->end = (uintptr_t)seg + proc->head->seg_bytes;
     t->limit = skew_limit_before(t->end);
-    t->returned = &proc->head->returned_groups;
     t->seg_index = index;
     t->watch |= SKEW_WATCH_MEASURE;
     return 0;
@@ -355,7 +356,7 @@ SKEW_HOT void skew_group_commit(struct skew_thread *t, uint64_t call_ns, uintptr
     skew_comm_take(comm, 1, 0, &lane->exchange_seq, &lane->op_seq);
     put_head(t, (uint8_t *)(lane + 1), call_ns, return_ns, site_of(t, address, frame), result);
     publish(t, (uint8_t *)(lane + 1));
-    __atomic_fetch_add(t->returned, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&t->seg->returned, t->seg->returned + 1, __ATOMIC_RELEASE);
     skew_record_close(t);
 }
 
@@ -391,7 +392,7 @@ SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t c
         skew_group_discard(t);
     if (skew_unlikely(t->tap_calls)) {
         skew_time_after(t, result); /* its copies come behind the launch, and are not part of it */
-        skew_tap_group_ended(t, launched && result == ncclSuccess);
+        skew_tap_group_ended(t, launched && result == ncclSuccess, result == ncclInProgress);
     } else if (skew_unlikely(__atomic_load_n(&skew_hot.tap_waiting, __ATOMIC_RELAXED))) {
         skew_tap_harvest();
     }

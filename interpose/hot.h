@@ -85,7 +85,8 @@ static inline void skew_cell_put(struct skew_thread *thread, uint32_t op, uint64
                                  int datatype, uint32_t peer)
 {
     uint32_t type = (unsigned)datatype < 255 ? (unsigned)datatype : 255;
-    bool watched = type < 32 && (skew_hot.tap_types & SKEW_TAP_INTEGERS) >> type & 1;
+    uint32_t watch = __atomic_load_n(&skew_hot.tap_types, __ATOMIC_RELAXED) & SKEW_TAP_INTEGERS;
+    bool watched = type < 32 && (watch >> type & 1);
     thread->last_lane_bits = (thread->last_lane_bits & 0xffff0000u) | type << 8;
     thread->last_type = type == 255 || watched ? SKEW_NO_TYPE : datatype;
     skew_cell_put_like_last(thread, op, count, peer);
@@ -124,7 +125,8 @@ static inline void skew_tap(struct skew_thread *thread, uint32_t types, ncclResu
                             const void *send, const void *recv, uint64_t count, int datatype, uint32_t arg,
                             ncclComm_t handle, cudaStream_t stream)
 {
-    if (skew_unlikely(types & skew_hot.tap_types & 1u << (datatype & 31)))
+    uint32_t watched = __atomic_load_n(&skew_hot.tap_types, __ATOMIC_RELAXED) & types;
+    if (skew_unlikely(watched & 1u << (datatype & 31)))
         skew_tap_call(thread, result, op, send, recv, count, datatype, arg, handle, stream);
 }
 
@@ -164,7 +166,6 @@ static inline void skew_group_open(struct skew_thread *thread)
         skew_fetch_write((const char *)thread->rec + 64 * i);
     skew_fetch_write(thread->seg);
     skew_fetch_write(thread->comm);
-    skew_fetch_write(thread->returned);
     skew_fetch_code(__start_skew_hot_text, __stop_skew_hot_text);
     skew_fetch_code((const char *)skew_hot.clock, (const char *)skew_hot.clock + 256);
 }

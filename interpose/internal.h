@@ -36,6 +36,9 @@
 /* All code that a usual exchange runs lies together, so that it can be fetched ahead as one piece (hot.h). */
 #define SKEW_HOT         __attribute__((hot, section("skew_hot_text")))
 #define SKEW_EXPORT      __attribute__((visibility("default")))
+/* Small variables that every process touches, those included that never call NCCL: on a page that the loader has
+ * written to in any case, where .bss would cost each of them a page fault. */
+#define SKEW_EARLY       __attribute__((section(".data")))
 
 #define SKEW_LANES_MAX   64u    /* distinct (communicator, stream) pairs of one group */
 #define SKEW_SITE_CACHE  32u    /* a thread's direct-mapped cache of call sites; a power of two */
@@ -119,7 +122,6 @@ struct skew_thread {
     struct skew_rec_group *rec;   /* the open record, in the segment or in scratch; else where the next one begins */
 
     struct skew_seg_head *seg;
-    uint64_t *returned;      /* the spool head's returned_groups, once there is a segment */
     struct skew_comm *comm;  /* that of lane[0] */
     uint64_t groups;         /* groups stored by this thread */
     uintptr_t last_address;  /* key of last_site */
@@ -129,8 +131,8 @@ struct skew_thread {
     uint16_t loss;           /* 0, or 1 + enum skew_loss: cells go to `scratch` and will be counted as lost */
     uint32_t others;         /* cells of the open record that are no SEND or RECV */
     uint32_t part_cells;     /* cells of the open group that are no longer in the open record */
-
     uintptr_t next;          /* where the segment's next record begins: seg + committed */
+
     uintptr_t end;           /* of the segment; 0: there is none */
     uint32_t watch;          /* enum skew_watch; 0: the end of a group has nothing more to do */
     uint32_t time_open;      /* launches of the open group that skew_time_before() has begun (timing.c) */
@@ -161,7 +163,7 @@ static inline bool skew_record_is_open(const struct skew_thread *t)
 /* Room for a 128-peer exchange; with less the segment counts as full. */
 #define SKEW_LEAST_CELLS 256u
 
-_Static_assert(offsetof(struct skew_thread, seg) == 64 && offsetof(struct skew_thread, next) == 128,
+_Static_assert(offsetof(struct skew_thread, seg) == 64 && offsetof(struct skew_thread, end) == 128,
                "the lines of struct skew_thread");
 
 enum skew_phase { SKEW_PHASE_NEW = 0, SKEW_PHASE_STARTING = 1, SKEW_PHASE_READY = 2, SKEW_PHASE_OFF = 3 };
@@ -227,6 +229,7 @@ struct skew_process {
     const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
 
+    uint32_t time_lock;
     struct skew_time *time; /* timing.c; NULL: not decided yet */
 };
 
@@ -328,6 +331,9 @@ void skew_capture_bind(void);
 void skew_time_before(struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
 void skew_time_after(struct skew_thread *thread, ncclResult_t result);
 void skew_time_launched(ncclComm_t handle); /* a non-blocking communicator has become ready */
+void skew_time_graph_before(struct skew_thread *thread, uint64_t call_ns, void *exec);
+void skew_time_graph_after(struct skew_thread *thread, bool launched);
+void skew_time_hand_over(void);
 void skew_time_thread_end(struct skew_thread *thread);
 
 /* ---- bind.c: the real functions ---- */
@@ -381,7 +387,8 @@ void skew_tap_start(const struct skew_process *proc);     /* reads the options *
 void skew_tap_call(struct skew_thread *thread, ncclResult_t result, uint32_t op, const void *send,
                    const void *recv, uint64_t count, int datatype, uint32_t arg, ncclComm_t handle,
                    cudaStream_t stream);
-void skew_tap_group_ended(struct skew_thread *thread, bool launched); /* after its record was committed */
+/* After its record was committed. */
+void skew_tap_group_ended(struct skew_thread *thread, bool launched, bool in_progress);
 void skew_tap_harvest(void);
 void skew_tap_thread_end(struct skew_thread *thread);
 

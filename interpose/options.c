@@ -7,6 +7,7 @@
  * Many programs clean their environment, overwrite it with a title, or change directory before they make a
  * communicator: what the process was started with is kept by the constructor.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -76,7 +77,8 @@ static int64_t parse(const struct option *option, const char *text)
 
 /* NAME=value, one behind the other, ended by an empty one; and the working directory, "" when there is none.
  * Written by the constructor alone. */
-static char kept[8192], kept_cwd[SKEW_PATH_BYTES];
+static char kept[8192], short_cwd[256] SKEW_EARLY, long_cwd[SKEW_PATH_BYTES];
+static const char *kept_cwd SKEW_EARLY = short_cwd;
 
 /** In the constructor: keeps our part of the environment, and where relative paths begin. */
 void skew_options_keep(void)
@@ -91,8 +93,10 @@ void skew_options_keep(void)
             memcpy(kept + at, *e, bytes);
         at += at + bytes < sizeof(kept) ? bytes : 0;
     }
-    if (!getcwd(kept_cwd, sizeof(kept_cwd)) || kept_cwd[0] != '/')
-        kept_cwd[0] = '\0';
+    if (!getcwd(short_cwd, sizeof(short_cwd)))
+        kept_cwd = errno == ERANGE && getcwd(long_cwd, sizeof(long_cwd)) ? long_cwd : "";
+    if (kept_cwd[0] != '/')
+        kept_cwd = "";
 }
 
 const char *skew_start_directory(void)

@@ -25,7 +25,7 @@ extern void *__dso_handle __attribute__((visibility("hidden")));
 
 struct skew_thread skew_nobody;
 __thread struct skew_thread *skew_self __attribute__((tls_model("initial-exec"))) = &skew_nobody;
-struct skew_process *skew_proc;
+struct skew_process *skew_proc SKEW_EARLY;
 struct skew_hot skew_hot = {.clock = clock_gettime, .comms_changed = 1};
 
 void skew_lock(struct skew_process *proc)
@@ -184,9 +184,11 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
 
 static __attribute__((constructor)) void library_loaded(void)
 {
+    int saved = errno;
     skew_dlsym_at_load();
     skew_options_keep();
     skew_bind_at_load();
+    errno = saved;
 }
 
 static __attribute__((destructor)) void process_exits(void)

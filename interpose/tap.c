@@ -19,9 +19,9 @@
 
 void skew_tap_start(const struct skew_process *proc)
 {
-    skew_hot.tap_types = skew_option_on(proc, SKEW_OPT_TAP)
-                             ? SKEW_TAP_INTEGERS | SKEW_TAP_BYTES | SKEW_TAP_FLOAT
-                             : 0;
+    uint32_t types = SKEW_TAP_INTEGERS | SKEW_TAP_BYTES | SKEW_TAP_FLOAT;
+    __atomic_store_n(&skew_hot.tap_types, skew_option_on(proc, SKEW_OPT_TAP) ? types : 0,
+                     __ATOMIC_RELAXED);
 }
 
 void skew_tap_thread_end(struct skew_thread *t)
@@ -196,7 +196,7 @@ SKEW_COLD void skew_tap_call(struct skew_thread *t, ncclResult_t result, uint32_
     } else if (op > SKEW_OP_RECV) {
         if (result == ncclSuccess)
             tap_one(proc, t, &call, false);
-        else if (op != SKEW_OP_ALLREDUCE)
+        else
             skew_tap_count(proc, SKEW_TAP_COUNT_UNREACHED, 0);
         if (__atomic_load_n(&skew_hot.tap_waiting, __ATOMIC_RELAXED))
             skew_tap_harvest();
@@ -204,15 +204,24 @@ SKEW_COLD void skew_tap_call(struct skew_thread *t, ncclResult_t result, uint32_
     errno = saved;
 }
 
-/** At the end of the outermost group. @param launched  its work is on the streams now */
-SKEW_COLD void skew_tap_group_ended(struct skew_thread *t, bool launched)
+/**
+ * At the end of the outermost group.
+ * @param launched     its work is on the streams now
+ * @param in_progress  it will be, by a thread of NCCL's: too late for a copy behind it
+ */
+SKEW_COLD void skew_tap_group_ended(struct skew_thread *t, bool launched, bool in_progress)
 {
     struct skew_process *proc = skew_proc;
     struct skew_tap_group *group = t->tap;
     int saved = errno;
     t->tap_calls = 0;
-    if (!launched || !group)
+    if (!group)
         return;
+    if (!launched) {
+        if (in_progress)
+            skew_tap_count(proc, SKEW_TAP_COUNT_UNREACHED, 0);
+        return;
+    }
     for (uint32_t i = 0; i < group->calls; i++)
         tap_one(proc, t, &group->call[i], true);
     const struct skew_tap_pairs *pairs = &group->pairs;

@@ -32,6 +32,9 @@ struct driver {
     int (*copy)(uint64_t to, uint64_t from, size_t bytes, void *stream);
     int (*capture_mode)(int *mode);
     int (*current_device)(int *device);
+    int (*stream_context)(void *stream, void **context);
+    int (*push)(void *context);
+    int (*pop)(void **context);
     int (*write_value)(void *stream, uint64_t at, uint32_t value, unsigned flags); /* may be NULL */
     int (*event_create)(void **event, unsigned flags);
     int (*event_record)(void *event, void *stream);
@@ -99,6 +102,9 @@ static bool find_driver(struct driver *d)
     *(void **)&d->copy = skew_elf_first("cuMemcpyAsync", false);
     *(void **)&d->capture_mode = skew_elf_first("cuThreadExchangeStreamCaptureMode", false);
     *(void **)&d->current_device = skew_elf_first("cuCtxGetDevice", false);
+    *(void **)&d->stream_context = skew_elf_first("cuStreamGetCtx", false);
+    *(void **)&d->push = skew_elf_first("cuCtxPushCurrent_v2", false);
+    *(void **)&d->pop = skew_elf_first("cuCtxPopCurrent_v2", false);
     *(void **)&d->write_value = skew_elf_first("cuStreamWriteValue32_v2", false);
     if (!d->write_value)
         *(void **)&d->write_value = skew_elf_first("cuStreamWriteValue32", false);
@@ -106,7 +112,8 @@ static bool find_driver(struct driver *d)
     *(void **)&d->event_record = skew_elf_first("cuEventRecord", false);
     *(void **)&d->event_query = skew_elf_first("cuEventQuery", false);
     return d->host_alloc && d->device_pointer && d->copy && d->capture_mode && d->current_device &&
-           d->event_create && d->event_record && d->event_query;
+           d->stream_context && d->push && d->pop && d->event_create && d->event_record &&
+           d->event_query;
 }
 
 /* Runs before CUDA's own end, whose memory the pool is: what arrived until now is stored, the rest
@@ -119,7 +126,7 @@ static void at_exit(void)
         return;
     skew_tap_harvest();
     __atomic_store_n(&tap->usable, 0, __ATOMIC_RELEASE);
-    skew_hot.tap_types = 0;
+    __atomic_store_n(&skew_hot.tap_types, 0, __ATOMIC_RELAXED);
 }
 
 static bool pool_make(struct skew_process *proc, struct skew_tap *tap)
@@ -157,7 +164,7 @@ static struct skew_tap *tap_need(struct skew_process *proc)
         }
         __atomic_store_n(&proc->tap, tap, __ATOMIC_RELEASE);
         if (!tap->usable) {
-            skew_hot.tap_types = 0;
+            __atomic_store_n(&skew_hot.tap_types, 0, __ATOMIC_RELAXED);
             skew_diag_once(SKEW_DIAG_TAP_OFF,
                            "the CUDA driver's functions to copy with, or pinned memory, could not "
                            "be had: count "
@@ -200,38 +207,55 @@ static struct slot *slot_take(struct skew_tap *tap, uint32_t bytes)
     return slot;
 }
 
-/* On the stream: the copy, and behind it the word or the event. @return 0, or a CUresult. */
+/* The copy, and behind it the word or the event. @return 0, or a CUresult. */
+static int submit_here(struct skew_tap *tap, struct slot *slot, const struct skew_tap_request *r,
+                       uint32_t bytes)
+{
+    const struct driver *d = &tap->driver;
+    uint64_t index = (uint64_t)(slot - tap->slot);
+    int err =
+        d->copy((uintptr_t)(tap->data + slot->offset), (uintptr_t)r->source, bytes, r->stream);
+    if (err)
+        return err;
+    if (!__atomic_load_n(&tap->by_event, __ATOMIC_RELAXED)) {
+        if (d->write_value(r->stream, tap->flags_device + index * FLAG_STRIDE, slot->flag, 0) == 0)
+            return 0;
+        __atomic_store_n(&tap->by_event, true, __ATOMIC_RELAXED); /* not on this device */
+    }
+    err = slot->event ? 0 : d->event_create(&slot->event, EVENT_NO_TIMING);
+    if (!err)
+        err = d->event_record(slot->event, r->stream);
+    if (err)
+        __atomic_store_n(&tap->usable, 0,
+                         __ATOMIC_RELEASE); /* data will come, and nobody will know when */
+    return err;
+}
+
+/* On the communicator's device: one thread may drive several, and stand on another one after the
+ * group. */
 static int submit(struct skew_tap *tap, struct slot *slot, const struct skew_tap_request *r,
                   uint32_t bytes)
 {
     const struct driver *d = &tap->driver;
-    uint64_t index = (uint64_t)(slot - tap->slot);
-    int mode = CAPTURE_MODE_RELAXED, err = d->capture_mode(&mode);
+    int mode = CAPTURE_MODE_RELAXED, device = -1, err = d->capture_mode(&mode);
+    void *context = NULL;
     if (err)
         return err;
-    err = d->copy((uintptr_t)(tap->data + slot->offset), (uintptr_t)r->source, bytes, r->stream);
-    if (!err && !__atomic_load_n(&tap->by_event, __ATOMIC_RELAXED) &&
-        d->write_value(r->stream, tap->flags_device + index * FLAG_STRIDE, slot->flag, 0) != 0)
-        __atomic_store_n(&tap->by_event, true, __ATOMIC_RELAXED); /* not on this device */
-    if (!err && __atomic_load_n(&tap->by_event, __ATOMIC_RELAXED)) {
-        /* Events belong to a device: a new one each time, for the slot's life. */
-        err = slot->event ? 0 : d->event_create(&slot->event, EVENT_NO_TIMING);
+    err = d->current_device(&device);
+    if (!err && r->device >= 0 && device != r->device) {
+        /* The default streams belong to whatever device is current. */
+        err = (uintptr_t)r->stream > 2 ? d->stream_context(r->stream, &context) : -1;
         if (!err)
-            err = d->event_record(slot->event, r->stream);
+            err = d->push(context);
         if (err)
-            __atomic_store_n(&tap->usable, 0,
-                             __ATOMIC_RELEASE); /* data will come, and nobody will know when */
+            context = NULL;
     }
+    if (!err)
+        err = submit_here(tap, slot, r, bytes);
+    if (context)
+        d->pop(&context);
     d->capture_mode(&mode);
     return err;
-}
-
-/* Whether the calling thread stands on the communicator's device: else NULL streams would mean
- * another one's. */
-static bool device_is_right(const struct skew_tap *tap, int32_t device)
-{
-    int current = -1;
-    return tap->driver.current_device(&current) == 0 && (device < 0 || current == device);
 }
 
 /** Copies one buffer behind what its stream has been given so far, or counts why not. */
@@ -247,8 +271,7 @@ void skew_tap_copy(struct skew_process *proc, const struct skew_tap_request *r)
         return;
     }
     struct skew_tap *tap = tap_need(proc);
-    if (!tap || !__atomic_load_n(&tap->usable, __ATOMIC_ACQUIRE) ||
-        !device_is_right(tap, r->device)) {
+    if (!tap || !__atomic_load_n(&tap->usable, __ATOMIC_ACQUIRE)) {
         skew_tap_count(proc, SKEW_TAP_COUNT_UNREACHED, bytes);
         return;
     }
@@ -330,7 +353,7 @@ SKEW_COLD void skew_tap_harvest(void)
         store(proc, tap, slot);
         slot->state = DONE;
     }
-    while (tap->used && tap->slot[tap->first].state >= DONE) {
+    while (tap->used && __atomic_load_n(&tap->slot[tap->first].state, __ATOMIC_ACQUIRE) >= DONE) {
         struct slot *slot = &tap->slot[tap->first];
         slot->state = FREE;
         tap->begin = (tap->begin + slot->bytes) % tap->data_bytes;

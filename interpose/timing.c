@@ -76,14 +76,29 @@ static bool one_connection(void)
     return value && strcmp(value, "1") == 0;
 }
 
+static const char foreign_text[] =
+    "another tool uses CUPTI in this process (torch.profiler, Nsight Systems, …): it keeps "
+    "it, and times of exchanges are taken without CUPTI from here on";
+
 /* Which way, and why. Asks nothing of the device. */
 static enum skew_tier choose(const struct skew_process *proc, struct skew_time *time,
                              enum skew_tier_why *why)
 {
+    enum skew_tier_why no_cupti = SKEW_TIER_WHY_ASKED;
     int64_t asked = proc->option_int[SKEW_OPT_TIMING];
     *why = SKEW_TIER_WHY_ASKED;
     if (asked == TIMING_OFF || asked == TIMING_HOST)
         return SKEW_TIER_HOST;
+    time->events_too = !one_connection() && skew_driver_bind(&time->driver);
+    if (asked == TIMING_CUPTI && skew_cupti_start(time, &no_cupti) == 0)
+        return SKEW_TIER_CUPTI;
+    if (asked == TIMING_CUPTI)
+        skew_diag_once(
+            SKEW_DIAG_TIMING,
+            no_cupti == SKEW_TIER_WHY_FOREIGN_CUPTI
+                ? foreign_text
+                : "CUPTI was asked for, but no usable libcupti.so of CUDA 11 to 13 could "
+                  "be opened: CUDA events are used instead");
     if (one_connection()) {
         *why = SKEW_TIER_WHY_MAX_CONNECTIONS;
         skew_diag_once(SKEW_DIAG_TIMING, "CUDA_DEVICE_MAX_CONNECTIONS=1 is set, with which timed "
@@ -92,11 +107,11 @@ static enum skew_tier choose(const struct skew_process *proc, struct skew_time *
                                          "(SKEWSCOPE_TIMING=cupti does not have that effect)");
         return SKEW_TIER_HOST;
     }
-    if (!skew_driver_bind(&time->driver)) {
+    if (!time->events_too) {
         *why = SKEW_TIER_WHY_NO_DRIVER;
         return SKEW_TIER_HOST;
     }
-    *why = asked == TIMING_AUTO ? SKEW_TIER_WHY_AUTO : SKEW_TIER_WHY_ASKED;
+    *why = asked == TIMING_AUTO ? SKEW_TIER_WHY_AUTO : no_cupti;
     return SKEW_TIER_EVENTS;
 }
 
@@ -104,22 +119,19 @@ static void process_ends(void *user);
 
 static SKEW_COLD struct skew_time *decide(struct skew_process *proc)
 {
-    struct skew_time *time = skew_time_map(sizeof(*time)), *other = NULL;
     enum skew_tier_why why;
-    if (!time)
-        return NULL;
-    enum skew_tier tier = choose(proc, time, &why);
-    time->tier = tier;
-    time->every = (uint32_t)proc->option_int[SKEW_OPT_TIMING_EVERY];
-    if (!__atomic_compare_exchange_n(&proc->time, &other, time, false, __ATOMIC_ACQ_REL,
-                                     __ATOMIC_ACQUIRE)) {
-        munmap(time, sizeof(*time));
-        return other;
+    skew_time_lock(&proc->time_lock);
+    struct skew_time *time = __atomic_load_n(&proc->time, __ATOMIC_ACQUIRE);
+    if (!time && (time = skew_time_map(sizeof(*time)))) {
+        time->tier = choose(proc, time, &why);
+        time->every = (uint32_t)proc->option_int[SKEW_OPT_TIMING_EVERY];
+        tell_tier(proc, (enum skew_tier)time->tier, why);
+        /* Registered after the CUDA runtime was used: so it runs before the runtime's own. */
+        if (time->tier != SKEW_TIER_HOST)
+            __cxa_atexit(process_ends, time, __dso_handle);
+        __atomic_store_n(&proc->time, time, __ATOMIC_RELEASE);
     }
-    tell_tier(proc, tier, why);
-    /* Registered after the CUDA runtime was used: so it runs before the runtime's own. */
-    if (tier != SKEW_TIER_HOST)
-        __cxa_atexit(process_ends, time, __dso_handle);
+    skew_time_unlock(&proc->time_lock);
     return time;
 }
 
@@ -180,6 +192,8 @@ static void process_ends(void *user)
     struct skew_time *time = user;
     if (!proc || proc->time != time || __atomic_exchange_n(&time->exiting, 1, __ATOMIC_ACQ_REL))
         return; /* a forked child's exit, for example */
+    if (time->cupti)
+        skew_cupti_end(time->cupti);
     skew_events_end(time);
 }
 
@@ -195,6 +209,13 @@ static bool sampled_out(const struct skew_time *time, const struct skew_thread *
     uint64_t ordinal = __atomic_load_n(&comm->exchange_seq, __ATOMIC_RELAXED) +
                        __atomic_load_n(&comm->op_seq, __ATOMIC_RELAXED);
     return ordinal % time->every != 0;
+}
+
+/* Another thread launches for such communicators, which has no external id: events are used. */
+static bool is_nonblocking(const struct skew_thread *t, ncclComm_t handle)
+{
+    const struct skew_comm *comm = handle ? skew_comm_find(skew_proc, handle) : t->lane[0].comm;
+    return comm && comm->flags & SKEW_COMM_NONBLOCKING;
 }
 
 static uint32_t launches_of(const struct skew_thread *t, ncclComm_t handle)
@@ -226,11 +247,18 @@ static void before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream
     if (!handle && (!skew_record_is_open(t) || skew_record_is_empty(t) || t->loss))
         return;
     t->time_open = launches_of(t, handle);
-    if (sampled_out(time, t, handle)) {
-        timer->opens = 0;
+    timer->sampled_out = sampled_out(time, t, handle);
+    if (timer->sampled_out)
         return;
+    if (tier == SKEW_TIER_CUPTI && !is_nonblocking(t, handle)) {
+        /* What is captured has its times in the replays. */
+        if (skew_stream_captured(handle ? stream : t->lane[0].stream))
+            t->time_open = 0;
+        else
+            skew_cupti_before(time->cupti, timer, t, handle);
+    } else if (time->events_too) {
+        skew_events_before(time, timer, t, handle, stream);
     }
-    skew_events_before(time, timer, t, handle, stream);
 }
 
 /** Before the real call that launches: the outermost End of the open group (`handle` NULL), or a
@@ -279,14 +307,22 @@ static void after(struct skew_thread *t, ncclResult_t result)
 {
     struct skew_time *time = skew_proc->time;
     struct skew_timer *timer = t->timer;
-    if (t->groups - t->unstored != timer->stored + 1) {
+    bool stored = t->groups - t->unstored == timer->stored + 1;
+    if (timer->pushed) {
+        skew_cupti_after(time->cupti, timer, t, stored);
+        return;
+    }
+    if (!stored) {
         for (uint32_t i = 0; i < timer->opens; i++) /* nothing was launched, or it was lost */
             skew_events_drop(&timer->open[i]);
         timer->opens = 0;
         return;
     }
     if (!timer->opens) {
-        skew_untimed_add(SKEW_UNTIMED_SAMPLED_OUT, t->time_open);
+        skew_untimed_add(timer->sampled_out              ? SKEW_UNTIMED_SAMPLED_OUT
+                         : time->tier == SKEW_TIER_CUPTI ? SKEW_UNTIMED_NONBLOCKING
+                                                         : SKEW_UNTIMED_NO_RECORD,
+                         t->time_open);
         return;
     }
     for (uint32_t i = 0; i < timer->opens; i++) {
@@ -353,5 +389,43 @@ void skew_time_launched(ncclComm_t handle)
     }
     if (!timer->awaiting)
         timer->opens = 0;
+    errno = saved;
+}
+
+/* ---- graphs, and other tools --------------------------------------------------------------- */
+
+/** Around the launch of an executable graph, whose kernels CUPTI will tell of. */
+void skew_time_graph_before(struct skew_thread *t, uint64_t call_ns, void *exec)
+{
+    struct skew_time *time = __atomic_load_n(&skew_proc->time, __ATOMIC_ACQUIRE);
+    if (!time || __atomic_load_n(&time->tier, __ATOMIC_ACQUIRE) != SKEW_TIER_CUPTI)
+        return;
+    int saved = errno;
+    struct skew_timer *timer = skew_timer_get(time, t);
+    if (timer && !timer->pushed && !__atomic_load_n(&time->exiting, __ATOMIC_RELAXED))
+        skew_cupti_graph_before(time->cupti, timer, call_ns, exec);
+    errno = saved;
+}
+
+void skew_time_graph_after(struct skew_thread *t, bool launched)
+{
+    int saved = errno;
+    if (t->timer && t->timer->pushed)
+        skew_cupti_graph_after(skew_proc->time->cupti, t->timer, launched);
+    errno = saved;
+}
+
+/** Another tool is about to use CUPTI, which serves one at a time: it gets it. */
+void skew_time_hand_over(void)
+{
+    struct skew_process *proc = skew_proc;
+    struct skew_time *time = proc ? __atomic_load_n(&proc->time, __ATOMIC_ACQUIRE) : NULL;
+    int saved = errno;
+    if (time && time->cupti && skew_cupti_hand_over(time)) {
+        enum skew_tier tier = time->events_too ? SKEW_TIER_EVENTS : SKEW_TIER_HOST;
+        __atomic_store_n(&time->tier, tier, __ATOMIC_RELEASE);
+        tell_tier(proc, tier, SKEW_TIER_WHY_HANDED_OVER);
+        skew_diag_once(SKEW_DIAG_TIMING, foreign_text);
+    }
     errno = saved;
 }

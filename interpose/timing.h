@@ -59,7 +59,8 @@ struct skew_clock {
     uint64_t origin_ns;
     struct skew_anchor raw[SKEW_CLOCK_ANCHORS]; /* the latest, as measured */
     struct skew_anchor best;                    /* the newest, narrowed by those before */
-    double rate, rate_error;                    /* host ns gained a device ns */
+    double lag;              /* anchors contradict the first one by this, ns: a simulated clock */
+    double rate, rate_error; /* host ns gained a device ns */
 };
 
 struct skew_context {
@@ -106,6 +107,8 @@ struct skew_timer {
      * only. */
     struct skew_flight open[SKEW_TIME_LAUNCHES];
     uint32_t opens, awaiting;
+    uint64_t pushed; /* external id around the open launch; 0: none (timing_cupti.c) */
+    bool sampled_out;
     uint64_t stored;   /* groups of the thread, before the open one */
     uint32_t measured; /* groups until our own cost is measured again */
     void *last_stream; /* cuStreamGetCtx(last_stream) is last_context */
@@ -129,6 +132,8 @@ struct skew_time {
     uint32_t exiting;
     struct skew_timer *timers;
     struct skew_driver driver;
+    struct skew_cupti *cupti; /* NULL: never used */
+    bool events_too;          /* what CUPTI cannot time may be timed by events */
     uint32_t contexts;
     struct skew_context context[SKEW_TIME_CONTEXTS];
 };
@@ -151,12 +156,25 @@ void skew_events_before(struct skew_time *time, struct skew_timer *timer,
                         struct skew_thread *thread, ncclComm_t handle, cudaStream_t stream);
 void skew_events_launched(struct skew_time *time, struct skew_timer *timer,
                           struct skew_flight *flight);
+bool skew_stream_captured(cudaStream_t stream);
 void skew_events_drop(struct skew_flight *flight);
 void skew_events_harvest(struct skew_time *time, struct skew_timer *timer, uint32_t most);
 void skew_events_end(struct skew_time *time);
 
+/* ---- timing_cupti.c ---- */
+int skew_cupti_start(struct skew_time *time, enum skew_tier_why *why);
+void skew_cupti_end(struct skew_cupti *cupti);
+bool skew_cupti_hand_over(struct skew_time *time);
+bool skew_cupti_before(struct skew_cupti *cupti, struct skew_timer *timer,
+                       const struct skew_thread *thread, ncclComm_t handle);
+void skew_cupti_after(struct skew_cupti *cupti, struct skew_timer *timer,
+                      const struct skew_thread *thread, bool stored);
+void skew_cupti_graph_before(struct skew_cupti *cupti, struct skew_timer *timer, uint64_t call_ns,
+                             void *exec);
+void skew_cupti_graph_after(struct skew_cupti *cupti, struct skew_timer *timer, bool launched);
+
 /* ---- timing_clock.c ---- */
-void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
+bool skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
                        uint64_t high_ns);
 bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double *host_ns,
                         double *error_ns);

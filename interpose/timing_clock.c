@@ -52,7 +52,7 @@ bool skew_clock_convert(const struct skew_clock *clock, double device_ns, double
     if (!clock->anchors)
         return false;
     *host_ns = (double)clock->origin_ns + middle(&clock->best) + gone + gone * clock->rate;
-    *error_ns = half(&clock->best) + magnitude(gone) * clock->rate_error;
+    *error_ns = half(&clock->best) + magnitude(gone) * clock->rate_error + clock->lag;
     return true;
 }
 
@@ -85,14 +85,14 @@ static void start_over(struct skew_clock *clock, const struct skew_anchor *ancho
 }
 
 /** Adds an anchor; hold the clock's lock. Where it contradicts what the earlier ones allow, one of
- * the clocks has jumped (a machine that slept, a simulated device): only the new one counts then.
- */
-void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
+ * the clocks has jumped. A device that is ahead (the host's clock stops while a machine sleeps) is
+ * followed from the new anchor on. One that lags is a simulated one, whose time goes on with its
+ * work alone: the first anchor stays, and errors grow by what the others contradict it.
+ * @return whether device_ns is the newest anchor now */
+bool skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_ns,
                        uint64_t high_ns)
 {
-    double host, error;
-    if (clock->anchors && device_ns <= clock->best.device_ns)
-        return; /* a simulated clock that stands still: nothing to be learned from it */
+    double host = 0, error = 0;
     if (!clock->anchors)
         clock->origin_ns = low_ns;
     struct skew_anchor new = {
@@ -111,10 +111,14 @@ void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_
     skew_put(skew_self, &rec.head);
     if (!skew_clock_convert(clock, device_ns, &host, &error)) {
         start_over(clock, &new);
-        return;
+        return true;
     }
     host -= (double)clock->origin_ns;
     error += EVENT_QUANTUM + FLOAT_ERROR * magnitude(device_ns - clock->best.device_ns);
+    if (new.low > host + error) {
+        clock->lag = at_least(clock->lag, new.low - host);
+        return false;
+    }
     clock->raw[clock->anchors++ % SKEW_CLOCK_ANCHORS] = new;
     clock->best = new;
     clock->best.low = at_least(new.low, host - error);
@@ -122,6 +126,7 @@ void skew_clock_anchor(struct skew_clock *clock, double device_ns, uint64_t low_
     uint32_t count = clock->anchors < SKEW_CLOCK_ANCHORS ? clock->anchors : SKEW_CLOCK_ANCHORS;
     if (clock->best.low > clock->best.high || !follow_rate(clock, count))
         start_over(clock, &new);
+    return true;
 }
 
 /* `event` is over, between the two times: it becomes the anchor, and the one before is free. */
@@ -132,7 +137,8 @@ static void accept(const struct skew_driver *driver, struct skew_context *c, uin
     if (c->anchor && driver->event_elapsed(&ms, c->anchor, c->try_event[which]) != 0)
         return;
     void *before = c->anchor;
-    skew_clock_anchor(&c->clock, c->clock.best.device_ns + (double)ms * 1e6, low, high);
+    if (!skew_clock_anchor(&c->clock, c->clock.best.device_ns + (double)ms * 1e6, low, high))
+        return;
     c->anchor = c->try_event[which];
     c->try_event[which] = before;
     if (!before && driver->event_create(&c->try_event[which], 0) != 0)

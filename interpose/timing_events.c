@@ -15,8 +15,9 @@
 
 #define EVENTS_AT_ONCE  64u
 #define UNTIMED(reason) ((int32_t)SKEW_UNTIMED_##reason)
-#define DEFAULT_STREAMS 2u /* handles up to this one are default streams: of the current context   \
-                            */
+#define DEFAULT_STREAMS                                                                            \
+    2u /* handles up to this one are default streams: of the current context                       \
+        */
 
 /* ---- the driver ---------------------------------------------------------------------------- */
 
@@ -144,29 +145,35 @@ static struct skew_context *context_make(struct skew_time *time, void *handle,
     return c;
 }
 
-static struct skew_context *context_get(struct skew_time *time, void *handle)
+static struct skew_context *context_find(struct skew_time *time, void *handle,
+                                         unsigned long long id)
 {
-    unsigned long long id = 0;
-    struct skew_context *found = NULL;
-    if (!handle || (time->driver.context_id && time->driver.context_id(handle, &id) != 0))
-        return NULL;
     uint32_t count = __atomic_load_n(&time->contexts, __ATOMIC_ACQUIRE);
-    for (uint32_t i = 0; i < count && !found; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         struct skew_context *c = &time->context[i];
         if (c->context != handle || __atomic_load_n(&c->gone, __ATOMIC_RELAXED))
             continue;
         if (c->id == id)
-            found = c;
-        else
-            __atomic_store_n(&c->gone, 1, __ATOMIC_RELAXED); /* another one at its address now */
+            return c;
+        __atomic_store_n(&c->gone, 1, __ATOMIC_RELAXED); /* another one at its address now */
     }
+    return NULL;
+}
+
+static struct skew_context *context_get(struct skew_time *time, void *handle)
+{
+    unsigned long long id = 0;
+    if (!handle || (time->driver.context_id && time->driver.context_id(handle, &id) != 0))
+        return NULL;
+    struct skew_context *found = context_find(time, handle, id);
     if (found)
         return found;
     skew_time_lock(&time->lock);
-    if (time->contexts == count)
+    found = context_find(time, handle, id);
+    if (!found)
         found = context_make(time, handle, id);
     skew_time_unlock(&time->lock);
-    return found; /* NULL as well when somebody else has just made one: the next group finds it */
+    return found;
 }
 
 /* The context of a stream; *reason when there is none to be had. */
@@ -197,7 +204,7 @@ static struct skew_context *context_of(struct skew_time *time, struct skew_timer
 
 /* ---- before the launch --------------------------------------------------------------------- */
 
-static bool captured(cudaStream_t stream)
+bool skew_stream_captured(cudaStream_t stream)
 {
     int status = 0;
     uint64_t id;
@@ -219,7 +226,7 @@ static void begin(struct skew_time *time, struct skew_timer *timer, struct skew_
                   const struct skew_comm *comm, cudaStream_t const *streams, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        if (captured(streams[i])) {
+        if (skew_stream_captured(streams[i])) {
             f->untimed = UNTIMED(CAPTURED);
             return;
         }
@@ -333,7 +340,9 @@ void skew_events_launched(struct skew_time *time, struct skew_timer *timer, stru
         return;
     }
     int mode = skew_driver_enter(&time->driver);
-    int error = captured(f->cuda_stream) ? -1 : time->driver.event_record(f->end, f->cuda_stream);
+    int error = skew_stream_captured(f->cuda_stream)
+                    ? -1
+                    : time->driver.event_record(f->end, f->cuda_stream);
     skew_driver_leave(&time->driver, mode);
     f->marked_ns = skew_now();
     skew_time_lock(&timer->lock);
@@ -399,15 +408,17 @@ static int32_t times_of(struct skew_time *time, const struct skew_flight *f,
     bool known =
         c->anchor && driver->event_elapsed(&since, c->anchor, f->end) == 0 &&
         skew_clock_convert(&c->clock, c->clock.best.device_ns + (double)since * 1e6, &host, &off);
-    double rate = c->clock.rate;
+    double rate = c->clock.rate, rate_error = c->clock.rate_error;
     skew_time_unlock(&c->clock.lock);
     if (!known)
         return UNTIMED(NO_CLOCK);
     double lasted = (double)least * 1e6 * (1 + rate), far = (double)since * 1e6;
     rec->end_ns = (uint64_t)host;
     rec->start_ns = rec->end_ns - (uint64_t)(lasted + 0.5);
-    /* Two events of half a microsecond, and floats of milliseconds. */
-    rec->error_ns = (uint64_t)(off + 1000 + ((far < 0 ? -far : far) + lasted) * 6e-8) + 1;
+    /* Two events of half a microsecond, floats of milliseconds, and what is not known of the drift.
+     */
+    off += 1000 + ((far < 0 ? -far : far) + lasted) * 6e-8 + lasted * rate_error;
+    rec->error_ns = (uint64_t)off + 1;
     return -1;
 }
 
@@ -438,7 +449,8 @@ static void finish(struct skew_time *time, struct skew_timer *timer, struct skew
  * ours but the timer's; gives up at once when another thread has that. */
 void skew_events_harvest(struct skew_time *time, struct skew_timer *timer, uint32_t most)
 {
-    if (!skew_time_try(&timer->lock))
+    if (timer->tail == __atomic_load_n(&timer->head, __ATOMIC_RELAXED) ||
+        !skew_time_try(&timer->lock))
         return;
     int mode = skew_driver_enter(&time->driver);
     for (; most && timer->tail != timer->head; most--) {

@@ -203,7 +203,8 @@ struct skew_spool_head {
     uint32_t state;   /* enum skew_spool_state */
     uint32_t streams; /* stream numbers given out so far, definitions included */
     uint64_t exit_ns;
-    uint64_t returned_groups; /* groups stored or lost: "captured N of M" without reading a record */
+    uint64_t returned_groups; /* groups stored or lost: "captured N of M" without reading a record. Those that
+                                 struct skew_seg_head.returned counts come on top. */
     struct skew_loss_count loss[SKEW_LOSS_SLOTS];
 
     struct skew_tap_count tap[SKEW_TAP_COUNT_SLOTS]; /* zeros from a library that had no tap */
@@ -218,6 +219,9 @@ struct skew_seg_head {
     uint32_t magic;
     uint32_t stream;
     uint64_t seq;       /* 0, 1, 2, … within the stream */
+    uint64_t returned;  /* groups stored here by all its owners so far, unless the spool's head counts them. Goes on
+                           counting when the segment is given to another stream; moves after `committed`. Here and
+                           not in the spool's head, since each page costs a cold exchange a walk of its own. */
     uint64_t committed; /* bytes of this segment that exist, this head included; release store */
     uint64_t opened_ns;
     uint64_t opened_real_ns; /* a clock anchor for free */
@@ -246,7 +250,8 @@ enum skew_rec_type {
     /* streams 0, 1, 2, … */
     SKEW_REC_TIME = 48,  /* struct skew_rec_time */
     SKEW_REC_CLOCK = 49, /* struct skew_rec_clock */
-    SKEW_REC_KERNEL = 50 /* struct skew_rec_kernel */
+    SKEW_REC_KERNEL = 50, /* struct skew_rec_kernel */
+    SKEW_REC_REPLAY = 51 /* struct skew_rec_replay */
 };
 
 struct skew_rec {
@@ -367,6 +372,21 @@ struct skew_rec_time {
     uint64_t launch_ns; /* replay of a CUDA graph: call_ns of the LAUNCH record; else 0 */
     uint64_t exec;      /* … and its exec */
     uint32_t source;    /* enum skew_time_source */
+    uint32_t reserved;
+};
+
+/* When one NCCL kernel of a replayed graph occupied the device. Which of the captured launches it is follows from
+ * its place among the graph's NCCL kernels, by start. */
+struct skew_rec_replay {
+    struct skew_rec head;
+    uint64_t launch_ns; /* call_ns of the LAUNCH record … */
+    uint64_t exec;      /* … and its exec */
+    uint64_t start_ns;
+    uint64_t end_ns;
+    uint64_t error_ns;
+    uint32_t ordinal; /* 0, 1, … */
+    uint32_t count;   /* NCCL kernels of this replay */
+    uint32_t source;  /* enum skew_time_source */
     uint32_t reserved;
 };
 

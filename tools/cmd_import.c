@@ -146,12 +146,6 @@ static void check(struct argp_state *state, struct arguments *a)
         argp_error(state, "where to? Give -o OUT");
     if (o->experts && o->ranks && o->experts % o->ranks != 0)
         argp_error(state, "--ranks %u does not divide --experts %u", o->ranks, o->experts);
-    if (o->step_tokens < 0)
-        o->step_tokens =
-            (o->axes ? skew_import_axis(o->axes, "request") >= 0
-                     : strcmp(a->format->name, "topk") == 0 || strcmp(a->format->name, "vllm") == 0)
-                ? 16
-                : 0;
 }
 
 static bool parse_number(int key, const char *text, struct argp_state *state,

@@ -4,6 +4,7 @@
  * Everything is gathered as JSON first; the text is a rendering of that.
  */
 #include "command.h"
+#include "info_timing.h"
 #include "reading.h"
 #include "rows.h"
 #include "term.h"
@@ -77,23 +78,30 @@ const struct argp *skew_argp_info(void)
 static const struct {
     const char *key;
     const char *sql;
+    const char
+        *needs; /* a table or view that older traces lack: no rows then; NULL: they have all */
 } sections[] = {
-    {"meta", "SELECT key, value FROM meta ORDER BY key"},
+    {"meta", "SELECT key, value FROM meta ORDER BY key", NULL},
     {"runs",
      "SELECT run_id, key, command, cwd, version, incarnation, started_real_ns, ended_real_ns,"
-     " exit_status, exit_signal FROM run ORDER BY run_id"},
-    {"labels", "SELECT run_id, key, value FROM run_label ORDER BY run_id, key"},
-    {"packages", "SELECT run_id, name, version, path FROM run_package ORDER BY run_id, name, path"},
+     " exit_status, exit_signal FROM run ORDER BY run_id",
+     NULL},
+    {"labels", "SELECT run_id, key, value FROM run_label ORDER BY run_id, key", NULL},
+    {"packages", "SELECT run_id, name, version, path FROM run_package ORDER BY run_id, name, path",
+     NULL},
     {"processes",
      "SELECT p.process_id, p.run_id, p.pid, p.host, p.exe, p.world_rank, p.local_rank, "
      "p.world_size, p.nccl_version, p.nccl_path, p.nccl_route, p.ended, p.returned_groups, "
      "p.stored_groups, coalesce(l.groups, 0) AS lost_groups FROM process p LEFT JOIN (SELECT "
      "process_id, sum(groups) AS groups FROM loss GROUP BY process_id) l USING (process_id) "
-     "ORDER BY p.world_rank IS NULL, p.world_rank, p.process_id"},
-    {"communicators", "SELECT c.comm_id, c.key, c.kind, c.ranks, c.parent_id, c.color, "
-                      "count(m.member_id) AS ranks_here"
-                      " FROM communicator c LEFT JOIN member m USING (comm_id) GROUP BY c.comm_id "
-                      "ORDER BY c.comm_id"},
+     "ORDER BY p.world_rank IS NULL, p.world_rank, p.process_id",
+     NULL},
+    {"communicators",
+     "SELECT c.comm_id, c.key, c.kind, c.ranks, c.parent_id, c.color, "
+     "count(m.member_id) AS ranks_here"
+     " FROM communicator c LEFT JOIN member m USING (comm_id) GROUP BY c.comm_id "
+     "ORDER BY c.comm_id",
+     NULL},
     {"exchanges",
      "SELECT m.comm_id, o.name AS op, count(*) AS exchanges, CAST(total(e.send_unit * s.total) AS "
      "INTEGER) AS send_bytes, CAST(total(e.recv_unit * r.total) AS INTEGER) AS recv_bytes, "
@@ -102,26 +110,49 @@ static const struct {
      "member m USING (member_id) LEFT JOIN op_name o ON o.op = e.op LEFT JOIN vector s ON "
      "s.vector_id = e.send_vector LEFT JOIN vector r ON r.vector_id = e.recv_vector LEFT JOIN "
      "capture_launches l ON l.capture_id = e.capture_id GROUP BY m.comm_id, e.op ORDER BY "
-     "m.comm_id, e.op"},
+     "m.comm_id, e.op",
+     NULL},
     {"operations",
      "SELECT m.comm_id, o.name AS op, count(*) AS calls, CAST(total(p.bytes) AS INTEGER) AS bytes"
      " FROM operation p JOIN member m USING (member_id) LEFT JOIN op_name o ON o.op = p.op"
-     " GROUP BY m.comm_id, p.op ORDER BY m.comm_id, p.op"},
-    {"losses", "SELECT reason, sum(groups) AS groups, sum(exchanges) AS exchanges,"
-               " sum(operations) AS operations, sum(cells) AS calls, count(*) AS processes"
-               " FROM loss GROUP BY reason ORDER BY sum(groups) DESC"},
-    {"graphs", "SELECT (SELECT count(*) FROM graph_capture) AS captures,"
-               " (SELECT count(*) FROM graph_launch) AS launches"},
+     " GROUP BY m.comm_id, p.op ORDER BY m.comm_id, p.op",
+     NULL},
+    {"losses",
+     "SELECT reason, sum(groups) AS groups, sum(exchanges) AS exchanges,"
+     " sum(operations) AS operations, sum(cells) AS calls, count(*) AS processes"
+     " FROM loss GROUP BY reason ORDER BY sum(groups) DESC",
+     NULL},
+    {"graphs",
+     "SELECT (SELECT count(*) FROM graph_capture) AS captures,"
+     " (SELECT count(*) FROM graph_launch) AS launches",
+     NULL},
     {"diagnostics",
      "SELECT severity, code, text, count(*) AS times FROM diagnostic GROUP BY severity, code, text"
      " ORDER BY CASE severity WHEN 'error' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END, "
-     "min(diagnostic_id)"},
+     "min(diagnostic_id)",
+     NULL},
     {"sizes",
      "SELECT (SELECT count(*) FROM exchange) AS exchanges,"
      " (SELECT count(*) FROM operation) AS operations, (SELECT count(*) FROM vector) AS vectors,"
      " (SELECT count(*) FROM callsite) AS callsites,"
-     " (SELECT count(*) FROM exchange_label) AS labelled"},
+     " (SELECT count(*) FROM exchange_label) AS labelled",
+     NULL},
+    {"timing", skew_info_timing_sql, "time_coverage"},
+    {"tiers", skew_info_tiers_sql, "timing"},
+    {"untimed", skew_info_untimed_sql, "untimed"},
+    {"overhead", skew_info_overhead_sql, "overhead"},
 };
+
+static bool has(struct skew_trace *trace, const char *name)
+{
+    char sql[160];
+    struct skew_error error;
+    snprintf(sql, sizeof sql, "SELECT 1 FROM sqlite_schema WHERE name = '%s'", name);
+    json_t *rows = skew_rows(trace, sql, &error);
+    bool found = json_array_size(rows) > 0;
+    json_decref(rows);
+    return found;
+}
 
 static json_t *gather(struct skew_trace *trace, struct skew_error *error)
 {
@@ -132,7 +163,8 @@ static json_t *gather(struct skew_trace *trace, struct skew_error *error)
     if (stat(skew_trace_path(trace), &file) == 0)
         json_object_set_new(info, "file_bytes", json_integer(file.st_size));
     for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) {
-        json_t *rows = skew_rows(trace, sections[i].sql, error);
+        bool there = !sections[i].needs || has(trace, sections[i].needs);
+        json_t *rows = there ? skew_rows(trace, sections[i].sql, error) : json_array();
         if (!rows) {
             json_decref(info);
             return NULL;
@@ -403,6 +435,7 @@ static void print_text(const json_t *info, const struct arguments *a, bool colou
         printf("; %.1f bytes of file an exchange", (double)file_bytes / (double)exchanges);
     putchar('\n');
     print_coverage(info, colour);
+    skew_info_timing_print(info);
     print_diagnostics(info, colour);
 }
 

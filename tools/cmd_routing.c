@@ -22,13 +22,15 @@ struct arguments {
     bool save, json;
 };
 
-enum { KEY_SAVE = 0x100, KEY_EXPERTS };
+enum { KEY_SAVE = 0x100, KEY_EXPERTS, KEY_LAYERS };
 
 /* clang-format off */
 static const struct argp_option options[] = {
     {"save", KEY_SAVE, NULL, 0, "write the rows into the trace's table routing, instead of what an earlier --save wrote", 0},
     {"experts", KEY_EXPERTS, "E", 0, "experts of a layer, for what does not say so itself: top-k ids, routing maps, "
      "sums over a step", 0},
+    {"layers", KEY_LAYERS, "L", 0, "MoE layers of a rank, for top-k ids whose step and layer no label tells: the n-th call "
+     "of a rank is then layer n mod L of step n / L", 0},
     {"json", 'j', NULL, 0, "as JSON, for machines", 0},
     {0}};
 /* clang-format on */
@@ -43,6 +45,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_EXPERTS:
         a->options.experts = (uint32_t)skew_option_integer(state, "experts", text, 1, 65536);
+        return 0;
+    case KEY_LAYERS:
+        a->options.layers = (uint32_t)skew_option_integer(state, "layers", text, 1, 65536);
         return 0;
     case 'j':
         a->json = true;
@@ -91,6 +96,7 @@ const struct argp *skew_argp_routing(void)
     X(redundant)                                                                                   \
     X(need_experts)                                                                                \
     X(by_sizes)                                                                                    \
+    X(recomputed)                                                                                  \
     X(rows)                                                                                        \
     X(captured)                                                                                    \
     X(skipped)                                                                                     \
@@ -120,6 +126,9 @@ static int take(void *user, const struct skew_tap_row *row)
                                                                  .source = row->source,
                                                                  .step = row->step,
                                                                  .layer = row->layer,
+                                                                 .microbatch = row->microbatch,
+                                                                 .stage = row->stage,
+                                                                 .ordinal = row->ordinal,
                                                                  .tokens = row->tokens,
                                                                  .experts = row->experts,
                                                                  .topk = row->topk,
@@ -133,14 +142,19 @@ static int reduce(const struct arguments *a, struct skew_trace **trace,
                   struct skew_tap_summary *all)
 {
     struct skew_routing_saver *saver = NULL;
+    struct skew_tap_options how = a->options;
+    struct skew_labels *labels = NULL;
     struct skew_tap_summary one;
     struct skew_error error = {""};
-    int result = a->save ? skew_routing_save_begin(&saver, skew_trace_path(*trace)) : 0;
-    if (result < 0)
-        return result;
-    result = skew_tap_reduce(*trace, &a->options, take, saver, &one, &error);
+    int result = skew_labels_get(*trace, NULL, &labels, &error);
+    how.labels = labels;
+    if (result == 0 && a->save)
+        result = skew_routing_save_begin(&saver, skew_trace_path(*trace));
+    if (result == 0)
+        result = skew_tap_reduce(*trace, &how, take, saver, &one, &error);
     if (result < 0 && *error.text)
         skew_tell("%s", error.text);
+    skew_labels_free(&labels);
     skew_trace_close(trace);
     int saved = skew_routing_save_end(&saver, result == 0);
     if (result == 0)
@@ -179,6 +193,7 @@ static void print_text(const struct skew_tap_summary *s, bool saved)
     line(s->verified, "hold counts that reproduce their payload exactly");
     line(s->unverified, "hold ids, maps or sums, which have no payload to be compared with");
     line(s->rejected, "explain no payload: something else, or it is not in this trace");
+    line(s->recomputed, "of them repeat an earlier one for recomputation, and give no row");
     line(s->rank_level, "hold one number a rank, which the payload says by itself");
     line(s->redundant, "are sums over a step, where single calls say more");
     line(s->need_experts, "need the number of experts: give --experts");

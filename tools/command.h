@@ -16,8 +16,13 @@
     X(info, "show what is in a trace and how much of it was captured")                             \
     X(matrix, "show the bytes from each rank to each rank")                                        \
     X(label, "find what each exchange is for: role, step, layer, micro-batch")                     \
+    X(hang, "say which rank never came, which sizes disagree, and where they called")              \
     X(routing, "tell tokens by expert, as tapped count exchanges say")                             \
+    X(router, "tell the router's imbalance: chance, what persists, what placement could fix")      \
+    X(skew, "tell how the bytes of each exchange are spread over ranks")                           \
+    X(time, "tell where the time of exchanges goes, who is late, and what skew costs")             \
     X(whatif, "compute what another schedule of the same traffic would cost")                        \
+    X(synth, "write a synthetic trace with known truth")                                           \
     X(import, "make a trace of routing that others recorded")                                      \
     X(collect, "bring what processes left in their spools into the trace")                         \
     X(help, "show help on a command")

@@ -57,13 +57,10 @@ static int prepare(struct skew_routing_saver *s)
     static const char vector[] =
         "INSERT INTO vector(cells, total, largest, size_width, size_stride, peer_width, "
         "peer_stride, sizes, peers) VALUES(?,?,?,?,?,0,0,?,NULL)";
-    static const char row[] = "INSERT INTO routing(exchange_id, comm_id, source_rank, step, layer, "
-                              "microbatch, stage, experts, topk, "
-                              "tokens, counts, unit, verified, source) SELECT ?1, ?2, ?3, "
-                              "coalesce(?4, l.step), coalesce(?5, l.layer), "
-                              "l.microbatch, l.stage, ?6, ?7, ?8, ?9, ?10, ?11, ?12 FROM (SELECT "
-                              "1) LEFT JOIN exchange_label l ON "
-                              "l.exchange_id = ?1";
+    static const char row[] =
+        "INSERT INTO routing(exchange_id, comm_id, source_rank, step, layer, experts, topk, "
+        "tokens, counts, unit, verified, source, microbatch, stage, ordinal) "
+        "VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
     sqlite3_db_config(s->sql, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_busy_timeout(s->sql, 2000);
     if (sqlite3_exec(s->sql, begin, NULL, NULL, NULL) != SQLITE_OK ||
@@ -159,6 +156,9 @@ int skew_routing_save(struct skew_routing_saver *s, const struct skew_routing_sa
     bind(s->row, 10, (int64_t)s->packed.unit, true);
     bind(s->row, 11, row->verified, true);
     sqlite3_bind_text(s->row, 12, row->how, -1, SQLITE_STATIC);
+    bind(s->row, 13, row->microbatch, row->microbatch >= 0);
+    sqlite3_bind_text(s->row, 14, row->stage, -1, SQLITE_STATIC);
+    bind(s->row, 15, row->ordinal, row->ordinal >= 0);
     return step(s, s->row);
 }
 

@@ -12,7 +12,9 @@ struct skew_routing_saver;
 struct skew_routing_saved {
     int64_t exchange, comm; /* 0: NULL */
     int64_t source;         /* −1: NULL, and so below */
-    int64_t step, layer, tokens;
+    int64_t step, layer, microbatch, tokens;
+    const char *stage; /* NULL: NULL */
+    int64_t ordinal;
     uint32_t experts, topk; /* topk 0: NULL */
     bool verified;
     const char *how;
@@ -26,8 +28,7 @@ struct skew_routing_saved {
  */
 int skew_routing_save_begin(struct skew_routing_saver **out, const char *file);
 
-/** Adds a row; step, layer, micro-batch and stage that are not given come from the exchange's
- * label. */
+/** Adds a row. */
 int skew_routing_save(struct skew_routing_saver *saver, const struct skew_routing_saved *row);
 
 /** Commits when `keep`, else leaves the file as it was. Frees, sets NULL. @return 0 or negative

@@ -354,7 +354,8 @@ static int settle(struct skew_wp *wp)
             skew_tell("--domain-ranks %u does not divide %u ranks", domain, ranks);
             return -EINVAL;
         }
-        if (wp->rank_count == 1 && !wp->trace[0].layer[0].current && of->experts % ranks != 0) {
+        if (wp->rank_count == 1 && !wp->trace[0].layer[0].current && of->experts % ranks != 0 &&
+            (of->experts + wp->fit.redundant) % ranks != 0) {
             skew_tell("--ranks %u does not divide the %u experts of layer %lld", ranks, of->experts,
                       (long long)of->layer);
             return -EINVAL;

@@ -5,6 +5,7 @@ from support import *
 
 HEAD = 64 << 10
 SEG = 16384
+SEG_HEAD = 48
 COMM = f"head seg_bytes={SEG} cap=16\ncomm id=1 key=1 ranks=4 rank=0\n"
 
 
@@ -127,7 +128,7 @@ class Damage(Place):
                 shutil.rmtree(self.spools, ignore_errors=True)
                 self.spool_dir()
                 self.damaged(COMM + exchange(0, [5], []) + "\n" + exchange(1, [7], []) + "\nseal 1\n" + exchange(2, [6], [])
-                             + f"\npoke {self.data_segment(1) + 40 + record} {little(length, 4)}",
+                             + f"\npoke {self.data_segment(1) + SEG_HEAD + record} {little(length, 4)}",
                              "impossible length")
 
     def test_record_content(self):
@@ -139,11 +140,11 @@ class Damage(Place):
                 shutil.rmtree(self.spools, ignore_errors=True)
                 self.spool_dir()
                 script = COMM + exchange(0, [5], []) + "\n" + exchange(1, [7], []) + "\n" + exchange(2, [6], [])
-                start = self.data_segment(1) + 40 + record
+                start = self.data_segment(1) + SEG_HEAD + record
                 self.damaged(script + f"\npoke {start + at} {little(value, size)}", "impossible content")
 
     def test_segment_head(self):
-        for at, value in ((0, little(0, 4)), (4, little(9, 4)), (16, little(1 << 40, 8)), (16, little(8, 8)), (16, little(41, 8))):
+        for at, value in ((0, little(0, 4)), (4, little(9, 4)), (24, little(1 << 40, 8)), (24, little(8, 8)), (24, little(49, 8))):
             with self.subTest(at=at, value=value):
                 shutil.rmtree(self.out, ignore_errors=True)
                 shutil.rmtree(self.spools, ignore_errors=True)
@@ -191,7 +192,7 @@ class Damage(Place):
     def test_live_process_with_damage(self):
         """Its spool is never written to again, and the collector says so once."""
         writer = Writer(self.spools)
-        writer.tell(COMM + exchange(0, [5], []) + "\n" + exchange(1, [6], []) + f"\npoke {HEAD + SEG + 40 + 104} 00000000")
+        writer.tell(COMM + exchange(0, [5], []) + "\n" + exchange(1, [6], []) + f"\npoke {HEAD + SEG + SEG_HEAD + 104} 00000000")
         writer.sync()
         child = self.follow()
         wait_for(lambda: self.collect() and os.path.exists(self.out + "/trace.db")

@@ -1,9 +1,52 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Processes, communicators, call sites, graphs, losses: definitions become what the schema says."""
+import struct
+
 from support import *
 
 CAPTURED, INSTANTIATED, UPDATED, CLONED, CHILD, GRAPH_END, EXEC_END = range(1, 8)
+
+
+def tap(shape, side, dtype, count, values, code, elements=None, group=7, comm=1):
+    """A record of the tap, in hex."""
+    head = struct.pack("<QIIIBBBBIIII", group, 3, comm, 2, shape, side, dtype, 0, count,
+                       len(values) if elements is None else elements, 0, 0)
+    body = head + struct.pack(f"<{len(values)}{code}", *values)
+    return f"raw stream=0 type=9 body={(body + bytes(-len(body) % 8)).hex()}\n"
+
+
+class Taps(Place):
+    """Copies of count exchanges."""
+
+    def test_packed(self):
+        self.collected("comm id=1 key=1 ranks=2 rank=0\n" + tap(1, 1, 4, 3, [1, 255, 0], "q") +
+                       tap(2, 3, 2, 2, [256, 2, 0, 65535], "i") + tap(6, 5, 7, 2, [65536.0, 3.0], "f") +
+                       tap(4, 1, 1, 4, [0, 1, 1, 0], "B") + tap(1, 2, 4, 1, [1 << 40, 5], "q"))
+        self.assertEqual(self.rows("SELECT thread, group_seq, place, shape, side, dtype, count, elements, width, hex(data) "
+                                   "FROM tap"),
+                         [(3, 7, 2, "allgather", "own", 4, 3, 3, 1, "01FF00"),
+                          (3, 7, 2, "sendrecv", "sent", 2, 2, 4, 2, "000102000000FFFF"),
+                          (3, 7, 2, "sum", "result", 7, 2, 2, 4, "0000010003000000"),
+                          (3, 7, 2, "map", "own", 1, 4, 4, 1, "00010100"),
+                          (3, 7, 2, "allgather", "whole", 4, 1, 2, 8, "00000000000100000500000000000000")])
+
+    def test_impossible(self):
+        """Longer than its record, empty, negative, of another type: left out, and said."""
+        for bad in (tap(1, 1, 4, 3, [1], "q", elements=3), tap(1, 1, 4, 3, [], "q"), tap(1, 1, 4, 1, [-1], "q"),
+                    tap(1, 1, 8, 1, [1], "q")):
+            with self.subTest(bad):
+                self.setUp()
+                self.write("comm id=1 key=1 ranks=2 rank=0\n" + bad + tap(1, 1, 4, 1, [9], "q"))
+                self.collect()
+                self.assertEqual(self.rows("SELECT hex(data) FROM tap"), [("09",)])
+                self.assertEqual(self.rows("SELECT code FROM diagnostic"), [("corrupt_spool",)])
+
+    def test_newer(self):
+        """A shape that this version does not know is skipped and counted."""
+        self.collected("comm id=1 key=1 ranks=2 rank=0\n" + tap(99, 1, 4, 1, [1], "q") + tap(1, 1, 4, 1, [9], "q"))
+        self.assertEqual(self.rows("SELECT hex(data) FROM tap"), [("09",)])
+        self.assertEqual(self.rows("SELECT code FROM diagnostic"), [("unknown_record",)])
 
 
 class Definitions(Place):

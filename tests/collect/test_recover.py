@@ -92,7 +92,7 @@ class Killed(Place):
             with self.subTest(next_is_empty=empty):
                 shutil.rmtree(self.out, ignore_errors=True)
                 self.spool_dir()
-                last = f"poke {(64 << 10) + 2 * 16384 + 16} 28" if empty else "returned 2"
+                last = f"poke {(64 << 10) + 2 * 16384 + 24} 30" if empty else "returned 2"
                 self.write("head seg_bytes=16384 cap=4\n" + COMM + exchange(0, [5], []) + "\nseal 1\n" + exchange(1, [6], [])
                            + f"\npoke {self.entry(1)} 02\n{last}")
                 self.collect()

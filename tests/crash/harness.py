@@ -5,6 +5,8 @@ A test file defines functions test_…() and ends with harness.main(globals()). 
 raises Skip. Nothing waits for a fixed time: wait_for() polls a condition under a generous limit.
 """
 import ctypes
+import fcntl
+import glob
 import mmap
 import os
 import random
@@ -26,6 +28,7 @@ LIBRARY = os.path.abspath(os.path.join(BUILD, "interpose/libskewscope.so"))
 TOOL = os.path.abspath(os.path.join(BUILD, "tools/skewscope"))
 TRAFFIC = os.path.abspath(os.path.join(BUILD, "tests/crash/traffic"))
 PATIENCE = 120.0  # seconds until a condition counts as never coming true
+BASES = "skew-crash-job-"  # how the directories of jobs are called
 OPEN = 2**64 - 1
 WORDS, SHARED_BYTES = ("phase", "pid", "failed", "signals", "gate", "limit", "relief", "errno_changed"), 1536
 
@@ -66,6 +69,8 @@ class Counters:
         self.path, self.threads = path, threads
         with open(path, "wb") as file:
             file.truncate(SHARED_BYTES)
+        self.held = open(path, "r+b")  # pylint: disable=consider-using-with
+        fcntl.flock(self.held, fcntl.LOCK_EX)  # as long as this process lives: traffic.c looks at it
         with open(path, "r+b") as file:
             # Whole words are read and written at once; struct would go byte by byte, through zero.
             self.memory = memoryview(mmap.mmap(file.fileno(), SHARED_BYTES)).cast("Q")
@@ -136,7 +141,9 @@ class Job:
 
     def __init__(self, base=None, out=None, root="/dev/shm", **environment):
         # Not below /tmp: some tests take /tmp away.
-        self.base = base or tempfile.mkdtemp(prefix="skew-crash-", dir="/var/tmp")
+        self.base = base or tempfile.mkdtemp(prefix=BASES, dir="/var/tmp")
+        self.held = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self.held, fcntl.LOCK_SH)  # for as long as this process lives: see sweep()
         self.out = out or os.path.join(self.base, "out")
         self.root = root
         self.environment = {"SKEWSCOPE_OUT": self.out, **environment}
@@ -153,6 +160,7 @@ class Job:
         end_collectors(self.out)
         shutil.rmtree(self.spool(), ignore_errors=True)
         shutil.rmtree(self.base, ignore_errors=True)
+        os.close(self.held)
 
     def spool(self):
         return spoolfile.directory_of(self.root, self.out)
@@ -348,8 +356,33 @@ def random_source():
     return random.Random(seed)
 
 
+def sweep():
+    """Removes what tests that were killed have left: their directories are nobody's any more."""
+    for base in glob.glob(f"/var/tmp/{BASES}*"):
+        try:
+            held = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.listdir(base):  # else perhaps just made
+                shutil.rmtree(spoolfile.directory_of("/dev/shm", os.path.join(base, "out")), ignore_errors=True)
+                shutil.rmtree(base, ignore_errors=True)
+        except OSError:
+            pass  # in use
+        finally:
+            os.close(held)
+
+
+def interrupted(number, _frame):
+    sys.exit(128 + number)  # by way of every Job.__exit__
+
+
 def main(names):
     """Runs the tests of a file, or those named on the command line. Exit status 77: all were skipped."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
+    sweep()
     wanted = sys.argv[1:] or [name for name in names if name.startswith("test_")]
     failed = passed = 0
     for name in wanted:

@@ -59,7 +59,7 @@ def unlike_the_host(plain, traced):
 def test_full_from_the_start():
     """No candidate for the spool has room when the job starts; later one has."""
     with harness.Mount("16m", at="/dev/shm") as shm, harness.Mount("1m", at="/tmp") as tmp, \
-            harness.Mount("1m") as disk, harness.Job(out=os.path.join(disk.path, "out"), **OFF) as job:
+            harness.Mount("8m") as disk, harness.Job(out=os.path.join(disk.path, "out"), **OFF) as job:
         for mount in (shm, tmp, disk):
             mount.fill()
         rank = job.start(tag="full-0", gate=2000)

@@ -11,7 +11,7 @@ HEAD = struct.Struct("<8s6I16sQQQII40sQQ")  # up to created_real_ns
 LOSS_AT = HEAD.size + 4 + 4 + 8 + 8
 LOSS_SLOTS, RESERVED, SEGMENTS = 16, 1024, 4096
 TABLE_AT = LOSS_AT + LOSS_SLOTS * 32 + RESERVED
-SEG_HEAD = struct.Struct("<IIQQQQ")
+SEG_HEAD = struct.Struct("<IIQQQQQ")
 GROUP = struct.Struct("<IHHQQQIIHhI")
 CELL = struct.Struct("<QIBBH")
 LANE = struct.Struct("<IIQQQQ")
@@ -113,10 +113,11 @@ def read(path):
     streams = {}
     for i in range(allocated):
         state, _ = struct.unpack_from("<II", data, TABLE_AT + 8 * i)
+        at = head_bytes + i * seg_bytes
+        _, stream, seq, returned, committed, _, _ = SEG_HEAD.unpack_from(data, at)
+        seen.returned_groups += returned  # also of a segment that was given back
         if state not in (ACTIVE, FULL):
             continue
-        at = head_bytes + i * seg_bytes
-        _, stream, seq, committed, _, _ = SEG_HEAD.unpack_from(data, at)
         streams.setdefault(stream, []).append((seq, data[at:at + committed]))
     for stream, segments in sorted(streams.items()):
         segments.sort()

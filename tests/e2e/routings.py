@@ -62,7 +62,7 @@ class NpyRouting:
 
 
 class Synthetic:
-    """uniform, zipf:S, hot-expert:P, hot-rank:P, bursts:P:PERIOD:LENGTH."""
+    """uniform, balanced, zipf:S, hot-expert:P, hot-rank:P, bursts:P:PERIOD:LENGTH."""
 
     def __init__(self, job, kind, arg):
         self.job, self.kind = job, kind
@@ -121,6 +121,8 @@ class Synthetic:
         return self.order[layer][step // int(self.period) % self.job.experts]
 
     def token(self, block, layer, rank, t):
+        if self.kind == "balanced":
+            return [(t * self.job.topk + k) % self.job.experts for k in range(self.job.topk)]
         job, rng = self.job, Rng(self.job.seed, block, layer, rank, t)
         ids, hot = [], self.hot(block, layer)
         if hot >= 0:

@@ -9,6 +9,8 @@ usage: test_tap.py WORKLOAD LIBRARIES SKEWSCOPE WATCH CASE
   payload   a count that does not fit the payload is rejected, and only that call
   capture   count exchanges that are captured into a graph are not copied but counted
   off       SKEWSCOPE_TAP=off: no copies, no rows; what sizes alone say is right
+  other     sums over a step, agreed capacities, padded dispatch, routing maps, threads, recomputation
+  program   one thread with two devices, a capture in global mode beside it, a forked child (tap_program.c)
   quiet     nothing waits; arrival is seen without asking the driver, and with it where it cannot write words
 """
 import json
@@ -115,7 +117,7 @@ def differences(job, out, source):
 
 def check(tapped, directory, pattern, kind, ranks, layers=3, steps=2, tokens=8):
     job, options = job_of(pattern, kind, ranks, layers, steps, tokens)
-    out = os.path.join(directory, f"{pattern}-{kind}-{ranks}")
+    out = os.path.join(directory, f"{pattern}-{kind}-{ranks}-{len(os.listdir(directory))}")
     tapped.run(options, out)
     summary = tapped.reduce(out)
     wrong = differences(job, out, SOURCES[pattern])
@@ -172,6 +174,22 @@ def case_payload(tapped, directory):
         if (summary["verified"], summary["rejected"], summary["rows"]) != (23, 1, 23):
             sys.exit(f"{pattern}: with one count changed: {summary}")
         print(f"ok: {pattern}: counts that do not fit the payload are rejected")
+    for column, value in (("width", 9), ("elements", 7), ("elements", -1), ("data", "x")):
+        db = sqlite3.connect(os.path.join(out, "trace.db"))
+        old = db.execute(f"SELECT {column} FROM tap WHERE tap_id = 1").fetchone()[0]
+        before = db.execute("SELECT count(*) FROM routing").fetchone()
+        db.execute(f"UPDATE tap SET {column} = ? WHERE tap_id = 1", (value,))
+        db.commit()
+        result = subprocess.run([tapped.skewscope, "routing", out, "--save"], capture_output=True, text=True,
+                                check=False)
+        after = db.execute("SELECT count(*) FROM routing").fetchone()
+        db.execute(f"UPDATE tap SET {column} = ? WHERE tap_id = 1", (old,))
+        db.commit()
+        db.close()
+        if result.returncode != 1 or result.stderr.count("\n") != 1 or "is damaged" not in result.stderr or \
+                before != after:
+            sys.exit(f"a damaged tap ({column} = {value}): {result.returncode}, {result.stderr}, {before} → {after}")
+    print("ok: damaged copies are refused with one sentence, and nothing is changed")
 
 
 def case_capture(tapped, directory):
@@ -232,6 +250,77 @@ def case_quiet(tapped, directory):
     if events[2] != off[2] or events[3] <= off[3]:
         sys.exit(f"without words, events should be asked: {totals}")
     print(f"ok: waits, copies, words, questions: {totals}")
+
+
+def sums_of(job):
+    """[step][layer][experts] over all ranks, and the largest count of any rank by call."""
+    calls = truth(job)
+    total = [[sum(column) for column in zip(*(calls[r][n] for r in calls))] for n in range(job.steps * job.layers)]
+    fullest = [max(max(calls[r][n]) for r in calls) for n in range(job.steps * job.layers)]
+    return total, fullest
+
+
+def case_other(tapped, directory):
+    for pattern in ("deepspeed", "deepspeed-nodrop"):
+        job, options = job_of(pattern, "synthetic", 4, 3, 2, 8)
+        out = os.path.join(directory, pattern)
+        tapped.run([*options, "--bias-allreduce"], out)
+        if tapped.reduce(out)["rows"] or tapped.reduce(out)["padded"] != 4 * 3 * 2 * 4:
+            sys.exit(f"{pattern}: without the number of experts: {tapped.reduce(out)}")
+        summary, (total, fullest) = tapped.reduce(out, "--experts", str(job.experts)), sums_of(job)
+        db = sqlite3.connect(os.path.join(out, "trace.db"))
+        where = db.execute("SELECT step, layer, source_rank FROM routing ORDER BY routing_id").fetchall()
+        db.close()
+        if rows(out, "tap sum").get(None) != total or where != [(s, l, None) for s in range(2) for l in range(3)]:
+            sys.exit(f"{pattern}: sums over a step: {rows(out, 'tap sum')} at {where} and not {total}")
+        agreed = (summary["capacities"], summary["capacity_min"], summary["capacity_max"])
+        if agreed != ((24, min(fullest), max(fullest)) if pattern == "deepspeed-nodrop" else (0, None, None)):
+            sys.exit(f"{pattern}: capacities {agreed}, fullest {fullest}")
+        print(f"ok: {pattern}: sums over steps, padding and capacities")
+
+    job, options = job_of("megatron", "synthetic", 4, 3, 2, 8)
+    for name, more, recomputed in (("threads", ["--threads"], 0), ("recompute", ["--recompute", "full"], 24)):
+        out = os.path.join(directory, name)
+        tapped.run([*options, *more], out)
+        summary = tapped.reduce(out)
+        wrong = differences(job, out, SOURCES["megatron"])
+        if wrong or (summary["rows"], summary["recomputed"]) != (24, recomputed):
+            sys.exit("\n".join([name, str(summary), *wrong[:5]]))
+        print(f"ok: {name}")
+
+    # A routing map, which no pattern of the workload gathers: written into a trace.
+    tokens, out = [[0, 5], [5, 7], [15, 1]], os.path.join(directory, "threads")
+    cells = bytes(int(e in token) for token in tokens for e in range(16))
+    db = sqlite3.connect(os.path.join(out, "trace.db"))
+    db.execute("DELETE FROM tap WHERE tap_id NOT IN (SELECT min(tap_id) FROM tap)")
+    db.execute("UPDATE tap SET shape = 'map', side = 'own', dtype = 1, count = 48, elements = 48, width = 1, data = ?",
+               (cells,))
+    db.commit()
+    tapped.reduce(out, "--experts", "16")
+    row = db.execute("SELECT topk, tokens, verified FROM routing WHERE source = 'tap map'").fetchall()
+    db.close()
+    counts = list(rows(out, "tap map").values())
+    if row != [(2, 3, 0)] or counts != [[[sum(e in t for t in tokens) for e in range(16)]]]:
+        sys.exit(f"routing map: {row}, {counts}")
+    print("ok: routing map")
+
+
+def case_program(tapped, directory):
+    program, out = os.path.join(os.path.dirname(tapped.watch), "tap_program"), os.path.join(directory, "trace")
+    result = subprocess.run([tapped.skewscope, "run", "--standin", "--out", out, "--", program],
+                            env=tapped.workload.environment(), capture_output=True, text=True, check=False)
+    if (result.returncode, result.stdout) != (0, "done\n"):
+        sys.exit(f"exit status {result.returncode}\n{result.stdout}{result.stderr}")
+    summary = tapped.reduce(out)
+    want = {r: [[1 + (r * 7 + e * 5) % 11 for e in range(6)]] for r in range(2)}
+    if rows(out) != want or (summary["verified"], summary["skipped"]) != (2, 0):
+        sys.exit(f"{rows(out)} and not {want}: {summary}")
+    db = sqlite3.connect(os.path.join(out, "trace.db"))
+    places = db.execute("SELECT place, side FROM tap ORDER BY member_id").fetchall()
+    db.close()
+    if places != [(1, "whole"), (1, "own")]:
+        sys.exit(f"places in the group: {places}")
+    print("ok: two devices, a global capture beside, a fork")
 
 
 def main():

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HEAD_BYTES = 64 << 10
-SEG_HEAD = struct.Struct("<IIQQQQ")
+SEG_HEAD = struct.Struct("<IIQQQQQ")
 REC = struct.Struct("<IHH")
 HEADER = (Path(__file__).resolve().parents[2] / "schema/spool.h").read_text()
 
@@ -82,10 +82,11 @@ class Spool:
         streams = {}
         for index, (state, stream) in enumerate(self.segments):
             need(state < len(SEG_STATES), f"segment {index}: state {state}")
+            at = HEAD_BYTES + index * self.seg_bytes
+            magic, its_stream, seq, returned, committed, _, _ = SEG_HEAD.unpack_from(self.data, at)
+            self.returned_groups += returned  # also of a segment that was given back
             if SEG_STATES[state] not in ("active", "full"):
                 continue
-            at = HEAD_BYTES + index * self.seg_bytes
-            magic, its_stream, seq, committed, _, _ = SEG_HEAD.unpack_from(self.data, at)
             need(magic == 0x47455353 and its_stream == stream, f"segment {index}: bad head")
             need(SEG_HEAD.size <= committed <= self.seg_bytes, f"segment {index}: committed {committed}")
             streams.setdefault(stream, []).append((seq, self.data[at + SEG_HEAD.size:at + committed], state))

@@ -86,10 +86,9 @@ static void streams(struct rig *rig)
             put(rig, number, p, comm, s[p % 3]);
         OK(ncclGroupEnd());
     }
+    OK(exchange_on(rig, comm, s[0])); /* behind the one before, which was on another stream */
     for (int i = 0; i < 3; i++)
         rig_sync(s[i]);
-    OK(exchange_on(rig, comm, s[0])); /* behind the one before, which was on another stream */
-    rig_sync(s[0]);
     OK(ncclCommDestroy(comm));
 }
 
@@ -315,6 +314,84 @@ static void watched(struct rig *rig)
     printf("waits %d\n", atomic_load(&waits));
 }
 
+/* A profiler that starts in the middle, as torch.profiler does: it subscribes, and lends buffers of
+ * its own. */
+static atomic_int kernels_seen;
+
+static void lend(uint8_t **data, size_t *size, size_t *most)
+{
+    *data = malloc(1 << 20);
+    *size = 1 << 20;
+    *most = 0;
+}
+
+static void take_back(void *context, uint32_t stream, uint8_t *data, size_t size, size_t valid)
+{
+    CUptiResult (*next)(uint8_t *, size_t, CUpti_Activity **) =
+        (CUptiResult(*)(uint8_t *, size_t, CUpti_Activity **))cupti("cuptiActivityGetNextRecord");
+    CUpti_Activity *record = NULL;
+    (void)context;
+    (void)stream;
+    (void)size;
+    while (next(data, valid, &record) == 0)
+        atomic_fetch_add(&kernels_seen,
+                         record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL &&
+                             strstr(((CUpti_ActivityKernel10 *)record)->name, "nccl") != NULL);
+    free(data);
+}
+
+static void profiled(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    CUpti_SubscriberHandle handle;
+    for (unsigned i = 0; i < 10; i++) {
+        busy(late(rig, i), rig->stream);
+        OK(exchange_on(rig, comm, rig->stream));
+    }
+    rig_sync(rig->stream);
+    CHECK_EQ(((int (*)(CUpti_SubscriberHandle *, void *, void *))cupti("cuptiSubscribe"))(
+                 &handle, (void *)on_wait, NULL),
+             0);
+    CHECK_EQ(((int (*)(void *, void *))cupti("cuptiActivityRegisterCallbacks"))((void *)lend,
+                                                                                (void *)take_back),
+             0);
+    CHECK_EQ(((int (*)(int))cupti("cuptiActivityEnable"))(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL),
+             0);
+    for (unsigned i = 0; i < 10; i++) {
+        busy(late(rig, i), rig->stream);
+        OK(exchange_on(rig, comm, rig->stream));
+    }
+    rig_sync(rig->stream);
+    CHECK_EQ(((int (*)(uint32_t))cupti("cuptiActivityFlushAll"))(1), 0);
+    printf("profiler saw %d kernels\n", atomic_load(&kernels_seen));
+    OK(ncclCommDestroy(comm));
+}
+
+/* Collectives that have no kernel: NCCL makes one of a single rank a copy, as it does on its
+ * copy-engine path. */
+static void copies(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    ahead_of_device(rig->stream);
+    for (unsigned i = 1; i <= 8; i++)
+        OK(ncclAllGather(buffer, buffer + (1 << 20), 100000 * i, ncclInt8, comm, rig->stream));
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
+/* More records than the buffers hold. */
+static void flood(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    for (unsigned i = 0; i < 3000; i++) {
+        for (int k = 0; k < 8; k++)
+            busy(100, rig->stream);
+        OK(ncclAlltoAll(buffer, buffer + (1 << 20), 1 + i, ncclInt8, comm, rig->stream));
+    }
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
 static const struct {
     const char *name;
     void (*body)(struct rig *);
@@ -329,7 +406,10 @@ static const struct {
              {"threads", threads},
              {"unfinished", unfinished},
              {"reset", reset},
-             {"watched", watched}};
+             {"watched", watched},
+             {"profiled", profiled},
+             {"flood", flood},
+             {"copies", copies}};
 
 static void (*body)(struct rig *);
 

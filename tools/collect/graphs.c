@@ -229,6 +229,68 @@ static const struct set *exec_at(struct skew_graphs *graphs, uint64_t handle, ui
     return i ? &exec->entries[i - 1].set : NULL;
 }
 
+/* What was captured, read from the database once a capture: it does not change any more when it is replayed. */
+struct capture_list {
+    size_t count;
+    struct skew_captured of[];
+};
+
+static int captured_list(struct skew_proc *proc, uint64_t driver_id, struct capture_list **out)
+{
+    sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_CAPTURED];
+    struct capture_list *list = calloc(1, sizeof *list);
+    uint64_t known;
+    int64_t capture;
+    int row = -ENOMEM, error = skew_capture_id(proc, driver_id, &capture);
+    if (skew_map_get(&proc->captured, driver_id, &known)) {
+        free(list);
+        *out = (void *)(uintptr_t)known;
+        return 0;
+    }
+    sqlite3_bind_int64(stmt, 1, capture);
+    while (!error && list && (row = skew_db_row(proc->db, stmt)) == 1) {
+        void *more = realloc(list, sizeof *list + (list->count + 1) * sizeof list->of[0]);
+        if (!more) {
+            row = -ENOMEM;
+            break;
+        }
+        list = more;
+        list->of[list->count++] = (struct skew_captured){sqlite3_column_int64(stmt, 0),
+                                                         sqlite3_column_int64(stmt, 1),
+                                                         sqlite3_column_int64(stmt, 2)};
+    }
+    sqlite3_reset(stmt);
+    error = error ? error : row < 0 ? row : 0;
+    if (!error)
+        error = skew_map_put(&proc->captured, driver_id, (uintptr_t)list);
+    if (error)
+        free(list);
+    *out = list;
+    return error;
+}
+
+int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint32_t ordinal,
+                        uint32_t count, struct skew_captured *out)
+{
+    const struct set *set = exec_at(proc->graphs, exec, ns);
+    uint64_t total = 0;
+    int found = 0;
+    for (size_t i = 0; set && i < set->count; i++) {
+        struct capture_list *list;
+        int error = captured_list(proc, set->item[i].capture, &list);
+        if (error)
+            return error;
+        for (uint64_t times = 0; times < set->item[i].times && total <= count; times++) {
+            if (ordinal >= total && ordinal - total < list->count) {
+                *out = list->of[ordinal - total];
+                found = 1;
+            }
+            total += list->count;
+        }
+    }
+    return found && total == count;
+}
+
 static int launch_remember(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t id, bool stub)
 {
     if (!proc->launches)
@@ -369,6 +431,10 @@ void skew_graph_free(struct skew_proc *proc)
     struct skew_graphs *graphs = proc->graphs;
     free(proc->launches);
     proc->launches = NULL;
+    for (size_t i = 0; i < proc->captured.slots; i++)
+        if (proc->captured.used[i])
+            free((void *)(uintptr_t)proc->captured.values[i]);
+    skew_map_free(&proc->captured);
     if (!graphs)
         return;
     for (size_t i = 0; i < graphs->graphs.slots; i++) {

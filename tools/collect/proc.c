@@ -383,17 +383,17 @@ static int store_counters(struct skew_proc *proc)
     }
     if (!error)
         error = skew_tap_counters(proc);
-    if (error || (!proc->stored && proc->returned == head->returned_groups))
+    if (error || (!proc->stored && proc->returned == proc->file->returned))
         return error;
     error = skew_db_begin(db);
     sqlite3_stmt *stmt = db->stmt[SKEW_STMT_STORED];
     sqlite3_bind_int64(stmt, 1, proc->id);
     sqlite3_bind_int64(stmt, 2, (int64_t)proc->stored);
-    sqlite3_bind_int64(stmt, 3, (int64_t)head->returned_groups);
+    sqlite3_bind_int64(stmt, 3, (int64_t)proc->file->returned);
     if (!error)
         error = skew_db_run(db, stmt);
     proc->stored = 0;
-    proc->returned = head->returned_groups;
+    proc->returned = proc->file->returned;
     return error;
 }
 

@@ -80,6 +80,7 @@ struct skew_proc {
     struct skew_map sites;        /* local site → site_id */
     struct skew_map cuda_streams; /* handle → stream_id */
     struct skew_map captures;     /* driver id → capture_id */
+    struct skew_map captured;     /* driver id → what was captured (graphs.c) */
     char *exe;
     struct skew_module *modules;
     size_t module_count;
@@ -178,6 +179,13 @@ int skew_tap_counters(struct skew_proc *proc);
 /* graphs.c */
 int skew_graph_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_launch_record(struct skew_proc *proc, const struct skew_rec *rec);
+/** The ordinal-th of all `count` launches of NCCL work that an executable graph held at `ns`, in the order in which
+ * they were captured. @return 1, 0 when it holds another number of them, negative errno */
+struct skew_captured {
+    int64_t member, thread, group;
+};
+int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint32_t ordinal, uint32_t count,
+                        struct skew_captured *out);
 /** The row of a graph's launch, made when it is not there: its own record may come later. `stream`: a
  * row of `stream`, 0 when it is not known. */
 int skew_launch_id(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t stream, int64_t *id);

@@ -162,6 +162,23 @@ static int add_views(struct skew_spool_file *file, bool definitions)
     return error;
 }
 
+/* Groups counted in the segments, those of earlier owners included: FREE ones have counts too.
+ * Before anything else is read, so that what is counted is also there. */
+static int add_returned(struct skew_spool_file *file)
+{
+    const struct skew_spool_head *head = &file->head;
+    int error = 0;
+    file->returned = head->returned_groups;
+    for (uint32_t i = 0; !error && i < file->segments; i++) {
+        struct skew_seg_head seg;
+        error =
+            read_at(file->fd, &seg, sizeof seg, head->head_bytes + (uint64_t)i * head->seg_bytes);
+        if (!error && seg.magic == SKEW_SEG_MAGIC)
+            file->returned += seg.returned;
+    }
+    return error;
+}
+
 /*
  * A writer takes its next segment before it seals the one before, and may be killed or looked at in
  * between. It commits nothing more to the earlier one then, and the table, which says so, was read
@@ -205,7 +222,9 @@ int skew_spool_file_snapshot(struct skew_spool_file *file)
         if (!file->view)
             return -ENOMEM;
     }
-    error = add_views(file, false);
+    error = add_returned(file);
+    if (!error)
+        error = add_views(file, false);
     if (!error)
         error = add_views(file, true);
     if (!error && file->views)

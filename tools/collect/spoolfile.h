@@ -34,6 +34,7 @@ struct skew_spool_file {
     uint64_t size;               /* of the file */
     uint32_t segments;           /* that may be read: allocated and inside the file */
     struct skew_spool_head head; /* the fixed part is kept up to date; the table is not */
+    uint64_t returned;           /* groups that returned in the process */
     struct skew_seg_view *view;  /* sorted by stream, then seq; definitions come first */
     size_t views;
     uint32_t bad_heads; /* segments in use whose head cannot be right */

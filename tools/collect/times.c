@@ -118,6 +118,40 @@ static int kernel_record(struct skew_proc *proc, const struct skew_rec_kernel *r
     return skew_db_run(proc->db, stmt);
 }
 
+/* The ordinal-th of the launches that a replayed graph holds. */
+static int replay_record(struct skew_proc *proc, const struct skew_rec_replay *rec)
+{
+    sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_TIME];
+    struct skew_captured captured;
+    int64_t launch;
+    if (!fits(rec->start_ns, rec->end_ns) || rec->error_ns > INT64_MAX ||
+        rec->launch_ns > INT64_MAX || rec->ordinal >= rec->count || rec->source != SKEW_TIME_CUPTI)
+        return -EBADMSG;
+    int found =
+        skew_graph_captured(proc, rec->exec, rec->launch_ns, rec->ordinal, rec->count, &captured);
+    if (found < 0)
+        return found;
+    if (!found)
+        return skew_db_diag(
+            proc->db, 0, proc->id, "info", "timing", 0,
+            "Replays of a CUDA graph have another number of NCCL kernels than calls were "
+            "captured into it: their times are left out.");
+    int error = skew_launch_id(proc, rec->launch_ns, rec->exec, 0, &launch);
+    if (error)
+        return error;
+    sqlite3_bind_int64(stmt, 1, captured.member);
+    sqlite3_bind_int64(stmt, 2, captured.thread);
+    sqlite3_bind_int64(stmt, 3, captured.group);
+    sqlite3_bind_int64(stmt, 4, launch);
+    sqlite3_bind_int64(stmt, 5, rec->source);
+    sqlite3_bind_int64(stmt, 6, (int64_t)rec->start_ns);
+    sqlite3_bind_int64(stmt, 7, (int64_t)rec->end_ns);
+    sqlite3_bind_int64(stmt, 8, (int64_t)rec->error_ns);
+    sqlite3_bind_int64(stmt, 9, 0);
+    sqlite3_bind_int64(stmt, 10, 0);
+    return skew_db_run(proc->db, stmt);
+}
+
 int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec)
 {
     static const struct {
@@ -129,6 +163,7 @@ int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec)
         {SKEW_REC_KERNEL, sizeof(struct skew_rec_kernel)},
         {SKEW_REC_TIER, sizeof(struct skew_rec_tier)},
         {SKEW_REC_KERNEL_NAME, sizeof(struct skew_rec_text)},
+        {SKEW_REC_REPLAY, sizeof(struct skew_rec_replay)},
     };
     const void *any = rec;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -143,6 +178,8 @@ int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec)
         return kernel_record(proc, any);
     case SKEW_REC_TIER:
         return tier_record(proc, any);
+    case SKEW_REC_REPLAY:
+        return replay_record(proc, any);
     case SKEW_REC_KERNEL_NAME:
         return name_record(proc, any);
     default:

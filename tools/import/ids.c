@@ -106,7 +106,8 @@ static void key_of(const struct skew_import *import, const struct array *a, cons
 {
     const struct skew_import_options *o = &import->options;
     int64_t token = (int64_t)at[AXIS_TOKEN], step = (int64_t)at[AXIS_STEP];
-    bool by_token = a->has[AXIS_TOKEN] && o->step_tokens > 0;
+    int64_t size = o->step_tokens >= 0 ? o->step_tokens : a->has[AXIS_REQUEST] ? 16 : 0;
+    bool by_token = a->has[AXIS_TOKEN] && size > 0;
 
     *key = (struct skew_import_key){.step = a->has[AXIS_STEP] ? step : -1,
                                     .layer = o->layer_base + (int64_t)at[AXIS_LAYER],
@@ -121,7 +122,7 @@ static void key_of(const struct skew_import *import, const struct array *a, cons
         by_token = by_token && !prefill;
     }
     if (by_token)
-        key->step = token / o->step_tokens;
+        key->step = token / size;
     if (!o->keep_steps)
         key->step = -1;
     if (a->has[AXIS_REQUEST] && o->keep_requests)
@@ -132,8 +133,7 @@ static void key_of(const struct skew_import *import, const struct array *a, cons
         key->source = skew_import_source(o, import->request_base + at[AXIS_REQUEST],
                                          import->request_base + a->size[AXIS_REQUEST]);
     else if (by_token && !a->has[AXIS_STEP])
-        key->source =
-            skew_import_source(o, (size_t)(token % o->step_tokens), (size_t)o->step_tokens);
+        key->source = skew_import_source(o, (size_t)(token % size), (size_t)size);
     else
         key->source = skew_import_source(o, at[AXIS_TOKEN], a->size[AXIS_TOKEN]);
 }

@@ -170,7 +170,7 @@ static int align(struct joining *j)
 
 static int copy_rows(struct joining *j)
 {
-    char sql[1600];
+    char sql[1800];
     int64_t vectors = ask(j->db, "SELECT max(vector_id) FROM main.vector", 0);
     int64_t rows = ask(j->db, "SELECT max(routing_id) FROM main.routing", 0);
 
@@ -188,7 +188,9 @@ static int copy_rows(struct joining *j)
     if (result < 0)
         return result;
     snprintf(sql, sizeof sql,
-             "INSERT INTO main.routing SELECT r.routing_id + %lld, %s, %lld, r.source_rank, %s, "
+             "INSERT INTO main.routing(routing_id, exchange_id, comm_id, source_rank, step, layer, "
+             "microbatch, stage, request, experts, topk, tokens, counts, unit, verified, source) "
+             "SELECT r.routing_id + %lld, %s, %lld, r.source_rank, %s, "
              "%s, r.microbatch, r.stage, r.request, r.experts, r.topk, r.tokens, r.counts + %lld, "
              "r.unit, 0, r.source FROM imported.routing r%s",
              (long long)rows, j->exchanges ? "d.exchange_id" : "NULL", (long long)j->comm,

@@ -76,7 +76,7 @@ static const struct option_row table[] = {
     {"seed", "N", "1", U64, AT(seed), 0, 0, NULL, "seed of everything random"},
     SECTION("Routing"),
     TEXTUAL("routing", routing, "KIND", "uniform",
-            "uniform, zipf:S, hot-expert:P, hot-rank:P, bursts[:P[:PERIOD[:LENGTH]]], npy:FILE, "
+            "uniform, balanced, zipf:S, hot-expert:P, hot-rank:P, bursts[:P[:PERIOD[:LENGTH]]], npy:FILE, "
             "counts:FILE"),
     TEXTUAL("npy-axes", npy_axes, "LIST", NULL,
             "names of the array's axes, of request, token, layer, k; default by number of axes: "

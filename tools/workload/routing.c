@@ -11,8 +11,8 @@
 #include "routing.h"
 
 static const struct skew_routing_kind *const kinds[] = {
-    &skew_routing_uniform, &skew_routing_zipf, &skew_routing_hot_expert, &skew_routing_hot_rank,
-    &skew_routing_bursts,  &skew_routing_npy,  &skew_routing_counts,
+    &skew_routing_uniform,  &skew_routing_balanced, &skew_routing_zipf, &skew_routing_hot_expert,
+    &skew_routing_hot_rank, &skew_routing_bursts,   &skew_routing_npy,  &skew_routing_counts,
 };
 
 static int find_kind(const struct skew_options *opt, const struct skew_routing_kind **kind,

@@ -54,8 +54,8 @@ unsigned skew_routing_tokens(const struct skew_routing *r, unsigned block, unsig
 void skew_routing_fill(const struct skew_routing *r, unsigned block, unsigned layer, unsigned rank,
                        uint16_t *ids);
 
-extern const struct skew_routing_kind skew_routing_uniform, skew_routing_zipf,
-    skew_routing_hot_expert, skew_routing_hot_rank, skew_routing_bursts, skew_routing_npy,
-    skew_routing_counts;
+extern const struct skew_routing_kind skew_routing_uniform, skew_routing_balanced,
+    skew_routing_zipf, skew_routing_hot_expert, skew_routing_hot_rank, skew_routing_bursts,
+    skew_routing_npy, skew_routing_counts;
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Synthetic routings: uniform, Zipf, one hot expert, one hot rank, bursts. Each token draws its K
- * distinct experts from its own random stream, in whole numbers only (docs/workload.md).
+ * Synthetic routings: uniform, balanced, Zipf, one hot expert, one hot rank, bursts. Each token
+ * draws its K distinct experts from its own random stream, in whole numbers only
+ * (docs/workload.md).
  */
 #include <errno.h>
 #include <math.h>
@@ -85,7 +86,7 @@ static int uniform_open(struct skew_routing *r, struct skew_options *opt, const 
 {
     (void)opt;
     if (arg) {
-        snprintf(error, size, "--routing: uniform takes no argument, not '%s'", arg);
+        snprintf(error, size, "--routing: uniform and balanced take no argument, not '%s'", arg);
         return -EINVAL;
     }
     return synth_new(r) ? 0 : out_of_memory(error, size);
@@ -273,10 +274,23 @@ static void synth_fill(const struct skew_routing *r, unsigned block, unsigned la
     }
 }
 
+/* Experts in turn, as frameworks route when they are told to balance by force. */
+static void balanced_fill(const struct skew_routing *r, unsigned block, unsigned layer,
+                          unsigned rank, uint16_t *ids)
+{
+    size_t choices = (size_t)synth_tokens(r, block, rank) * r->opt->topk;
+
+    (void)layer;
+    for (size_t i = 0; i < choices; i++)
+        ids[i] = (uint16_t)(i % r->opt->experts);
+}
+
 #define SYNTHETIC(variable, text, open)                                                            \
     const struct skew_routing_kind variable = {text, 0, open, synth_close, synth_tokens, synth_fill}
 
 SYNTHETIC(skew_routing_uniform, "uniform", uniform_open);
+const struct skew_routing_kind skew_routing_balanced = {
+    "balanced", 0, uniform_open, synth_close, synth_tokens, balanced_fill};
 SYNTHETIC(skew_routing_zipf, "zipf", zipf_open);
 SYNTHETIC(skew_routing_hot_expert, "hot-expert", hot_expert_open);
 SYNTHETIC(skew_routing_hot_rank, "hot-rank", hot_rank_open);

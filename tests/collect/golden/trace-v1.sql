@@ -47,6 +47,14 @@ CREATE TABLE communicator (
 );
 INSERT INTO "communicator" VALUES(1,'00000000feedface','init_rank',4,NULL,NULL);
 INSERT INTO "communicator" VALUES(2,'00000000deadbeef','split',2,1,1);
+CREATE TABLE device_clock (
+    process_id INTEGER NOT NULL REFERENCES process,
+    clock      INTEGER NOT NULL, -- 1, 2, … within the process: one a CUDA context, or CUPTI's
+    source     INTEGER NOT NULL REFERENCES time_source,
+    device_ns  INTEGER NOT NULL,
+    low_ns     INTEGER NOT NULL,
+    high_ns    INTEGER NOT NULL
+);
 CREATE TABLE device_time (
     member_id INTEGER NOT NULL REFERENCES member,
     thread    INTEGER NOT NULL, -- with group_seq: the group, as in exchange and operation
@@ -55,7 +63,9 @@ CREATE TABLE device_time (
     source    INTEGER NOT NULL REFERENCES time_source,
     start_ns  INTEGER NOT NULL, -- this node's CLOCK_MONOTONIC, brought there from the device's clock
     end_ns    INTEGER NOT NULL,
-    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock
+    error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock, but for:
+    start_slack_ns INTEGER NOT NULL DEFAULT 0, -- events: the start may be up to this earlier, the host was still launching
+    end_slack_ns   INTEGER NOT NULL DEFAULT 0, -- events: the end may be up to this earlier: over before it could be marked
     PRIMARY KEY (member_id, thread, group_seq, launch_id)
 ) WITHOUT ROWID;
 CREATE TABLE diagnostic (
@@ -109,16 +119,20 @@ INSERT INTO "exchange" VALUES(13,3,5,0,3100,10,7,5,6,4,32,3,NULL,1,10,1,2);
 INSERT INTO "exchange" VALUES(14,3,3,0,2300,40,9,7,8,5760,5760,3,4,2,3,0,NULL);
 CREATE TABLE exchange_label (
     exchange_id INTEGER PRIMARY KEY REFERENCES exchange,
-    role        TEXT,    -- dispatch, combine, dispatch_bwd, combine_bwd, probs, probs_bwd, dispatch_recompute, count,
-                         -- pipeline, sequence, other; NULL: could not be told
-    step        INTEGER, -- ordinals from 0, NULL: could not be told
-    layer       INTEGER, -- of the MoE layers of this process, not of the model
-    microbatch  INTEGER,
-    stage       TEXT,    -- prefill, decode, train; NULL: could not be told
+    role        TEXT,    -- dispatch, combine, their gradients' combine_bwd and dispatch_bwd, probs, probs_bwd, by activation
+                         -- recomputation dispatch_recompute, combine_recompute, probs_recompute, count, pipeline,
+                         -- sequence, other
+    step        INTEGER, -- ordinals from 0
+    layer       INTEGER, -- of the MoE layers of this rank, not of the model
+    microbatch  INTEGER, -- within the step
+    stage       TEXT,    -- prefill, decode, train
     token_bytes INTEGER, -- bytes of one token in this exchange
     pair_id     INTEGER, -- the exchange that brings these tokens back, or took them away
     confidence  REAL NOT NULL, -- 0 … 1; of the least certain part
-    source      TEXT NOT NULL
+    source      TEXT NOT NULL,
+    pass        INTEGER, -- ordinal of the forward pass over the layers that these tokens went through
+    flags       INTEGER NOT NULL DEFAULT 0 -- 1 capacity-padded: sizes say nothing of the routing; 2 one of several
+                                           -- that are the dispatch together; 4 captured: stands for several steps
 );
 CREATE TABLE frame (
     site_id   INTEGER NOT NULL REFERENCES callsite,
@@ -170,6 +184,22 @@ INSERT INTO "graph_launch" VALUES(1,1,3220,9,1);
 INSERT INTO "graph_launch" VALUES(2,1,3230,9,1);
 INSERT INTO "graph_launch" VALUES(3,2,3220,9,3);
 INSERT INTO "graph_launch" VALUES(4,2,3230,9,3);
+CREATE TABLE kernel (
+    process_id INTEGER NOT NULL REFERENCES process,
+    device     INTEGER NOT NULL, -- CUDA ordinal
+    stream     INTEGER NOT NULL, -- CUPTI's number of the stream
+    start_ns   INTEGER NOT NULL, -- as in device_time
+    end_ns     INTEGER NOT NULL,
+    busy_ns    INTEGER NOT NULL, -- of start … end, the time that the kernels ran
+    kernels    INTEGER NOT NULL,
+    name_id    INTEGER           -- kernel_name, of the first; NULL: a copy
+);
+CREATE TABLE kernel_name (
+    process_id INTEGER NOT NULL REFERENCES process,
+    name_id    INTEGER NOT NULL,
+    name       TEXT NOT NULL,
+    PRIMARY KEY (process_id, name_id)
+) WITHOUT ROWID;
 CREATE TABLE loss (
     process_id INTEGER NOT NULL REFERENCES process,
     reason     TEXT NOT NULL,
@@ -287,11 +317,35 @@ CREATE TABLE operation (
 );
 INSERT INTO "operation" VALUES(1,2,0,5,3000,10,4,64,512,NULL,2,NULL,1,9,8,NULL);
 INSERT INTO "operation" VALUES(2,4,0,5,3000,10,4,64,512,NULL,4,NULL,1,9,8,NULL);
+CREATE TABLE operation_label (
+    operation_id INTEGER PRIMARY KEY REFERENCES operation,
+    role        TEXT,
+    step        INTEGER,
+    layer       INTEGER,
+    microbatch  INTEGER,
+    stage       TEXT,
+    token_bytes INTEGER,
+    pair_id     INTEGER, -- the first operation of the group that brings these tokens back, or took them away
+    confidence  REAL NOT NULL,
+    source      TEXT NOT NULL,
+    pass        INTEGER,
+    flags       INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE ordinal (n INTEGER PRIMARY KEY);
 INSERT INTO "ordinal" VALUES(0);
 INSERT INTO "ordinal" VALUES(1);
 INSERT INTO "ordinal" VALUES(2);
 INSERT INTO "ordinal" VALUES(3);
+CREATE TABLE overhead (
+    process_id      INTEGER PRIMARY KEY REFERENCES process,
+    measured_groups INTEGER NOT NULL, -- ends of groups that were measured: now and then one …
+    measured_ns     INTEGER NOT NULL, -- … and what we took of the host's time there, in all. NCCL's own work is not in it
+    setup_ns        INTEGER NOT NULL, -- once: making CUDA events, opening CUPTI
+    events          INTEGER NOT NULL, -- CUDA events recorded on streams of the application
+    event_ns        INTEGER,          -- device time of one, at most; NULL: not known
+    cupti_records   INTEGER NOT NULL, -- activity records read
+    cupti_dropped   INTEGER NOT NULL  -- activity records that found no room in the bounded buffers
+);
 CREATE TABLE placement (
     comm_id INTEGER NOT NULL REFERENCES communicator,
     layer   INTEGER NOT NULL, -- −1: all
@@ -357,6 +411,11 @@ CREATE TABLE routing (
     verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
     source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
 );
+CREATE TABLE routing_ids (
+    routing_id INTEGER PRIMARY KEY REFERENCES routing,
+    width      INTEGER NOT NULL, -- 1 or 2
+    ids        BLOB NOT NULL     -- tokens × topk × width bytes
+);
 CREATE TABLE run (
     run_id          INTEGER PRIMARY KEY,
     key             TEXT NOT NULL UNIQUE, -- SKEWSCOPE_RUN_ID
@@ -402,12 +461,12 @@ CREATE TABLE spool_progress (
     parts_offset INTEGER,
     PRIMARY KEY (process_id, stream)
 ) WITHOUT ROWID;
-INSERT INTO "spool_progress" VALUES(1,0,0,1160,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(1,1,0,1168,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(1,2,0,256,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(2,0,0,1160,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(2,1,0,1168,NULL,NULL);
-INSERT INTO "spool_progress" VALUES(2,2,0,256,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(1,0,0,1168,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(1,1,0,1176,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(1,2,0,264,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(2,0,0,1168,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(2,1,0,1176,NULL,NULL);
+INSERT INTO "spool_progress" VALUES(2,2,0,264,NULL,NULL);
 CREATE TABLE stream (
     stream_id  INTEGER PRIMARY KEY,
     process_id INTEGER NOT NULL REFERENCES process,
@@ -418,6 +477,27 @@ INSERT INTO "stream" VALUES(1,1,7);
 INSERT INTO "stream" VALUES(2,1,8);
 INSERT INTO "stream" VALUES(3,2,7);
 INSERT INTO "stream" VALUES(4,2,8);
+CREATE TABLE tap (
+    tap_id    INTEGER PRIMARY KEY,
+    member_id INTEGER NOT NULL REFERENCES member,
+    thread    INTEGER NOT NULL, -- with group_seq: the group of the call, as in exchange and operation
+    group_seq INTEGER NOT NULL,
+    place     INTEGER NOT NULL, -- which of this member's operations of the group, from 0; alltoall: which all-to-all
+    shape     TEXT NOT NULL,    -- allgather, sendrecv, alltoall, map, broadcast, sum, max (enum skew_tap_shape)
+    side      TEXT NOT NULL,    -- own [count]; whole, sent, heard [ranks][count]; result [count]
+    dtype     INTEGER NOT NULL, -- ncclDataType_t of the buffer
+    count     INTEGER NOT NULL, -- elements of one rank or peer
+    elements  INTEGER NOT NULL,
+    width     INTEGER NOT NULL, -- bytes an element below: 1, 2, 4 or 8
+    data      BLOB NOT NULL     -- elements × width, little-endian unsigned integers
+);
+CREATE TABLE tap_count (
+    process_id INTEGER NOT NULL REFERENCES process,
+    outcome    TEXT NOT NULL,
+    buffers    INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL,
+    PRIMARY KEY (process_id, outcome)
+) WITHOUT ROWID;
 CREATE TABLE thread (
     process_id INTEGER NOT NULL REFERENCES process,
     stream     INTEGER NOT NULL, -- the spool stream it wrote: names the thread within the process
@@ -433,6 +513,18 @@ CREATE TABLE time_source (source INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)
 INSERT INTO "time_source" VALUES(1,'events');
 INSERT INTO "time_source" VALUES(2,'cupti');
 INSERT INTO "time_source" VALUES(3,'synth');
+CREATE TABLE timing (
+    process_id INTEGER NOT NULL REFERENCES process,
+    ns         INTEGER NOT NULL,
+    tier       TEXT NOT NULL,
+    why        TEXT NOT NULL -- asked, auto, max_connections, no_driver, no_cupti, foreign_cupti, handed_over, given_back
+);
+CREATE TABLE untimed (
+    process_id INTEGER NOT NULL REFERENCES process,
+    reason     TEXT NOT NULL, -- sampled_out, captured, nonblocking, …: docs/time-tiers.md
+    launches   INTEGER NOT NULL,
+    PRIMARY KEY (process_id, reason)
+) WITHOUT ROWID;
 CREATE TABLE vector (
     vector_id   INTEGER PRIMARY KEY,
     cells       INTEGER NOT NULL,
@@ -516,6 +608,34 @@ CREATE VIEW exchange_device_time AS
     FROM exchange e JOIN member m USING (member_id)
     LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
     LEFT JOIN time_source s ON s.source = t.source;
+CREATE VIEW exchange_time AS
+    SELECT comm_id, seq, run, rank, exchange_id, launch_id, source, arrival_ns, end_ns, end_ns - arrival_ns AS duration_ns,
+           last_ns - arrival_ns AS wait_ns, end_ns - last_ns AS transfer_ns, error_ns, start_slack_ns,
+           end_slack_ns, ranks_timed
+    FROM (SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
+          FROM (SELECT m.comm_id, e.seq, m.rank, e.exchange_id, t.launch_id, coalesce(s.name, 'host') AS source,
+                       coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
+                       t.start_slack_ns, t.end_slack_ns,
+                       CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
+                           row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id) - 1 END AS run
+                FROM exchange e JOIN member m USING (member_id)
+                LEFT JOIN device_time t
+                    ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
+                LEFT JOIN time_source s ON s.source = t.source)
+          WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host'));
+CREATE VIEW time_coverage AS
+    SELECT p.process_id, p.world_rank, coalesce(l.launches, 0) AS launches, coalesce(t.timed, 0) AS timed,
+           coalesce(t.events, 0) AS events, coalesce(t.cupti, 0) AS cupti
+    FROM process p
+    LEFT JOIN (SELECT process_id, sum(runs) AS launches
+               FROM (SELECT m.process_id, CASE WHEN g.flags & 1 THEN coalesce(c.launches, 0) ELSE 1 END AS runs
+                     FROM (SELECT member_id, thread, group_seq, flags, capture_id FROM exchange UNION
+                           SELECT member_id, thread, group_seq, flags, capture_id FROM operation) g
+                     JOIN member m USING (member_id) LEFT JOIN capture_launches c USING (capture_id)
+                     GROUP BY g.member_id, g.thread, g.group_seq)
+               GROUP BY process_id) l USING (process_id)
+    LEFT JOIN (SELECT m.process_id, count(*) AS timed, sum(d.source = 1) AS events, sum(d.source = 2) AS cupti
+               FROM device_time d JOIN member m USING (member_id) GROUP BY m.process_id) t USING (process_id);
 CREATE VIEW routing_cell AS
     SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, r.step, r.layer, r.microbatch, r.stage, r.request,
            v.peer AS expert, r.unit * v.size AS tokens

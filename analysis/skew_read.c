@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One database into the accumulator of volumes: one pass over exchanges and labels, one over
+ * vectors, each on several threads with connections of their own. See skew.h.
+ */
+#include "skew_private.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- exchanges ------------------------------------------------------------------------------- */
+
+enum {
+    C_ID,
+    C_MEMBER,
+    C_SEQ,
+    C_SEND,
+    C_RECV,
+    C_SEND_UNIT,
+    C_RECV_UNIT,
+    C_ROLE,
+    C_STEP,
+    C_LAYER,
+    C_MICRO,
+    C_TOKEN,
+    C_CONFIDENCE,
+    C_PASS,
+    C_FLAGS
+};
+
+#define EXCHANGE_COLUMNS                                                                           \
+    "SELECT e.exchange_id, e.member_id, e.seq, e.send_vector, e.recv_vector, e.send_unit,"         \
+    " e.recv_unit"
+#define RANGE         " WHERE e.exchange_id BETWEEN ?1 AND ?2 ORDER BY e.exchange_id"
+#define LABEL_COLUMNS ", b.role, b.step, b.layer, b.microbatch, b.token_bytes, b.confidence"
+#define LABELS        " FROM exchange e LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id"
+
+static const char select_bare[] = EXCHANGE_COLUMNS " FROM exchange e" RANGE;
+static const char select_labelled[] =
+    EXCHANGE_COLUMNS LABEL_COLUMNS ", b.pass, b.flags" LABELS RANGE;
+/* Traces of before these two columns. */
+static const char select_labelled_old[] = EXCHANGE_COLUMNS LABEL_COLUMNS ", NULL, 0" LABELS RANGE;
+
+static int64_t known(sqlite3_stmt *s, int column)
+{
+    int64_t value;
+    return skew_sql_between(s, column, 0, INT64_MAX, &value) ? value : -1;
+}
+
+/* From what is attached to the caller's trace. */
+static void take_label(struct seen *x, const struct skew_label *l)
+{
+    if (!l)
+        return;
+    x->role = l->role;
+    x->step = l->step >= 0 ? l->step : l->pass;
+    x->by_pass = l->step < 0 && l->pass >= 0;
+    x->layer = l->layer;
+    x->microbatch = l->microbatch;
+    x->token_bytes = (int64_t)l->token_bytes;
+    x->confidence = l->confidence;
+    x->partial = (l->flags & SKEW_LABEL_PARTIAL) != 0;
+}
+
+/* From the table. False: it names a role that there is not. */
+static bool read_label(struct seen *x, sqlite3_stmt *s)
+{
+    const char *text = (const char *)sqlite3_column_text(s, C_ROLE);
+    int role = text ? skew_label_role_of(text) : SKEW_LABEL_UNKNOWN;
+    int64_t pass = known(s, C_PASS);
+
+    x->role = role < 0 ? 0 : (uint8_t)role;
+    x->step = known(s, C_STEP);
+    x->by_pass = x->step < 0 && pass >= 0;
+    if (x->by_pass)
+        x->step = pass;
+    x->layer = (int32_t)known(s, C_LAYER);
+    x->microbatch = (int32_t)known(s, C_MICRO);
+    x->token_bytes = known(s, C_TOKEN);
+    if (sqlite3_column_type(s, C_CONFIDENCE) != SQLITE_NULL)
+        x->confidence = (float)sqlite3_column_double(s, C_CONFIDENCE);
+    x->partial = (sqlite3_column_int(s, C_FLAGS) & SKEW_LABEL_PARTIAL) != 0;
+    return role >= 0;
+}
+
+static bool role_is(int role, const char *wanted)
+{
+    const char *name = skew_label_role_name(role);
+    return strcmp(name ? name : "", wanted) == 0;
+}
+
+static bool wanted(const struct skew_volume_options *o, const struct skew_member *m,
+                   const struct seen *x)
+{
+    return (!o->comm_key || strcmp(m->comm->key, o->comm_key) == 0) &&
+           (!o->role || role_is(x->role, o->role)) && (!o->by_layer || x->layer == o->layer);
+}
+
+static int bad(const struct part *p, sqlite3_stmt *s, struct skew_error *error)
+{
+    skew_error_set(error, "%s: is damaged: exchange %lld makes no sense", skew_trace_path(p->trace),
+                   (long long)sqlite3_column_int64(s, C_ID));
+    return -EBADMSG;
+}
+
+static int take_exchange(struct part *p, sqlite3_stmt *s)
+{
+    const struct skew_member *m = skew_trace_member(p->trace, sqlite3_column_int64(s, C_MEMBER));
+    struct seen x = {
+        .step = -1, .layer = -1, .microbatch = -1, .token_bytes = -1, .confidence = -1};
+    int64_t send_unit, recv_unit;
+
+    if (!m || !skew_sql_between(s, C_SEQ, 0, INT64_MAX, &x.seq) ||
+        !skew_sql_between(s, C_SEND_UNIT, 0, INT64_MAX, &send_unit) ||
+        !skew_sql_between(s, C_RECV_UNIT, 0, INT64_MAX, &recv_unit))
+        return bad(p, s, &p->error);
+    x.member = (uint32_t)(m - p->members);
+    if (p->labels)
+        take_label(&x, skew_labels_exchange(p->labels, sqlite3_column_int64(s, C_ID)));
+    else if (!read_label(&x, s))
+        return bad(p, s, &p->error);
+    x.send = known(s, C_SEND);
+    x.recv = known(s, C_RECV);
+    x.send_unit = send_unit ? (uint64_t)send_unit : 1;
+    x.recv_unit = recv_unit ? (uint64_t)recv_unit : 1;
+    if (m->rank < 0 || !wanted(p->options, m, &x))
+        return 0;
+    if (x.send > p->last_vector || x.recv > p->last_vector)
+        return bad(p, s, &p->error);
+    if (p->count == p->capacity) {
+        size_t capacity = p->capacity ? p->capacity * 2 : 4096;
+        struct seen *bigger = realloc(p->seen, capacity * sizeof *bigger);
+        if (!bigger)
+            return -ENOMEM;
+        p->seen = bigger;
+        p->capacity = capacity;
+    }
+    p->seen[p->count++] = x;
+    return 0;
+}
+
+static int run_range(struct part *p, const char *sql, int64_t from, int64_t to,
+                     int (*take)(struct part *, sqlite3_stmt *))
+{
+    sqlite3_stmt *s;
+    int step, result = skew_sql_prepare(p->trace, &s, sql, &p->error);
+
+    if (result < 0)
+        return result;
+    sqlite3_bind_int64(s, 1, from);
+    sqlite3_bind_int64(s, 2, to);
+    while (result == 0 && (step = sqlite3_step(s)) != SQLITE_DONE)
+        result = step == SQLITE_ROW ? take(p, s) : skew_trace_sql_error(p->trace, &p->error);
+    sqlite3_finalize(s);
+    if (result == -ENOMEM)
+        skew_error_set(&p->error, "%s: out of memory", skew_trace_path(p->trace));
+    return result;
+}
+
+static void *read_exchanges(void *context)
+{
+    struct part *p = context;
+    size_t count;
+
+    p->result = skew_trace_members(p->trace, &p->members, &count, &p->error);
+    bool wide = sqlite3_table_column_metadata(skew_trace_db(p->trace), "main", "exchange_label",
+                                              "pass", NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
+    const char *sql = p->labels ? select_bare : wide ? select_labelled : select_labelled_old;
+    if (p->result == 0)
+        p->result = run_range(p, sql, p->from, p->to, take_exchange);
+    return NULL;
+}
+
+/* ---- vectors --------------------------------------------------------------------------------- */
+
+enum {
+    V_ID,
+    V_CELLS,
+    V_TOTAL,
+    V_LARGEST,
+    V_WIDTH,
+    V_STRIDE,
+    V_SIZES,
+    V_PEER_WIDTH,
+    V_PEER_STRIDE,
+    V_PEERS
+};
+
+static const char select_totals[] = "SELECT vector_id, cells, total, largest FROM vector"
+                                    " WHERE vector_id BETWEEN ?1 AND ?2";
+static const char select_cells[] =
+    "SELECT vector_id, cells, total, largest, size_width, size_stride, sizes, peer_width,"
+    " peer_stride, peers FROM vector WHERE vector_id BETWEEN ?1 AND ?2";
+
+static int bad_vector(struct part *p, sqlite3_stmt *s, const char *why)
+{
+    skew_error_set(&p->error, "%s: is damaged: vector %lld %s", skew_trace_path(p->trace),
+                   (long long)sqlite3_column_int64(s, V_ID), why);
+    return -EBADMSG;
+}
+
+static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
+{
+    uint64_t value = 0;
+    for (uint32_t i = 0; i < width; i++)
+        value = value << 8 | bytes[i];
+    return value;
+}
+
+/* A row of a matrix, from the side that sends. Another thread may be adding to the same row. */
+static int add_cells(struct part *p, sqlite3_stmt *s, const struct use *use, uint32_t cells)
+{
+    int64_t width, stride, peer_width = 1, peer_stride = 0;
+    bool named = sqlite3_column_type(s, V_PEERS) != SQLITE_NULL;
+
+    if (!skew_sql_between(s, V_WIDTH, 1, 8, &width) ||
+        !skew_sql_between(s, V_STRIDE, 0, 8, &stride) || (stride && stride != width) ||
+        (named && (!skew_sql_between(s, V_PEER_WIDTH, 1, 8, &peer_width) ||
+                   !skew_sql_between(s, V_PEER_STRIDE, 0, 8, &peer_stride) ||
+                   (peer_stride && peer_stride != peer_width))))
+        return bad_vector(p, s, "has numbers out of range");
+    const uint8_t *sizes = sqlite3_column_blob(s, V_SIZES);
+    const uint8_t *peers = named ? sqlite3_column_blob(s, V_PEERS) : NULL;
+    uint64_t last = cells ? cells - 1 : 0;
+    if (cells == 0)
+        return 0;
+    if ((uint64_t)sqlite3_column_bytes(s, V_SIZES) < last * (uint64_t)stride + (uint64_t)width ||
+        (named && (uint64_t)sqlite3_column_bytes(s, V_PEERS) <
+                      last * (uint64_t)peer_stride + (uint64_t)peer_width))
+        return bad_vector(p, s, "is shorter than it says");
+    for (; use; use = use->next) {
+        for (uint32_t i = 0; i < cells; i++) {
+            uint64_t peer =
+                named ? big_endian(peers + i * (size_t)peer_stride, (uint32_t)peer_width) : i;
+            if (peer < use->ranks)
+                __atomic_fetch_add(&use->row[peer],
+                                   use->unit *
+                                       big_endian(sizes + i * (size_t)stride, (uint32_t)width),
+                                   __ATOMIC_RELAXED);
+        }
+    }
+    return 0;
+}
+
+static int take_vector(struct part *p, sqlite3_stmt *s)
+{
+    int64_t id = sqlite3_column_int64(s, V_ID), cells, total, largest;
+
+    if (id < 0 || id > p->last_vector || !skew_sql_between(s, V_CELLS, 0, SKEW_CELLS_MAX, &cells) ||
+        !skew_sql_between(s, V_TOTAL, 0, INT64_MAX, &total) ||
+        !skew_sql_between(s, V_LARGEST, 0, INT64_MAX, &largest))
+        return bad_vector(p, s, "has numbers out of range");
+    uint64_t flat = 0;
+    p->totals[id].total = (uint64_t)total;
+    p->totals[id].known = 1;
+    p->totals[id].uniform = total > 0 && cells > 0 &&
+                            !__builtin_mul_overflow((uint64_t)largest, (uint64_t)cells, &flat) &&
+                            flat == (uint64_t)total;
+    if (p->uses && p->uses[id])
+        return add_cells(p, s, p->uses[id], (uint32_t)cells);
+    return 0;
+}
+
+static void *read_vectors(void *context)
+{
+    struct part *p = context;
+
+    p->result = run_range(p, p->uses ? select_cells : select_totals, p->from, p->to, take_vector);
+    return NULL;
+}
+
+/* ---- both passes on threads ------------------------------------------------------------------ */
+
+static int largest_id(struct skew_trace *trace, const char *sql, int64_t *id,
+                      struct skew_error *error)
+{
+    sqlite3_stmt *s;
+    int result = skew_sql_prepare(trace, &s, sql, error);
+
+    if (result < 0)
+        return result;
+    if (sqlite3_step(s) == SQLITE_ROW)
+        *id = sqlite3_column_int64(s, 0);
+    else
+        result = skew_trace_sql_error(trace, error);
+    sqlite3_finalize(s);
+    return result;
+}
+
+/* Runs `work` over 1 … last, cut into `count` ranges; the first on this thread. */
+static int run_parts(struct part *parts, unsigned count, int64_t last, void *(*work)(void *),
+                     struct skew_error *error)
+{
+    pthread_t threads[SKEW_PARTS_MAX];
+    bool started[SKEW_PARTS_MAX] = {false};
+    int result = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        parts[i].from = i == 0 ? INT64_MIN : (int64_t)((__int128)last * i / count) + 1;
+        parts[i].to = i + 1 == count ? INT64_MAX : (int64_t)((__int128)last * (i + 1) / count);
+        parts[i].result = 0;
+    }
+    for (unsigned i = 1; i < count; i++)
+        started[i] = pthread_create(&threads[i], NULL, work, &parts[i]) == 0;
+    for (unsigned i = 0; i < count; i++)
+        if (!started[i])
+            work(&parts[i]);
+    for (unsigned i = 1; i < count; i++)
+        if (started[i])
+            pthread_join(threads[i], NULL);
+    for (unsigned i = 0; i < count && result == 0; i++) {
+        result = parts[i].result;
+        if (result < 0)
+            *error = parts[i].error;
+    }
+    return result;
+}
+
+static unsigned thread_count(unsigned wanted, int64_t rows)
+{
+    enum { ROWS_A_THREAD = 50000 };
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    int64_t count = wanted ? wanted : processors > 0 ? processors : 1;
+
+    if (count > SKEW_PARTS_MAX)
+        count = SKEW_PARTS_MAX;
+    if (count > rows / ROWS_A_THREAD)
+        count = rows / ROWS_A_THREAD;
+    return count < 1 ? 1 : (unsigned)count;
+}
+
+static int read_both(struct skew_volume *v, struct part *parts, unsigned count, int64_t exchanges,
+                     int64_t vectors, struct skew_error *error)
+{
+    struct vector_total *totals;
+    int result = run_parts(parts, count, exchanges, read_exchanges, error);
+
+    if (result < 0)
+        return result;
+    if (vectors < 0 || vectors > INT32_MAX) {
+        skew_error_set(error, "%s: is damaged: vector numbers make no sense",
+                       skew_trace_path(parts[0].trace));
+        return -EBADMSG;
+    }
+    totals = calloc((size_t)vectors + 1, sizeof *totals);
+    result = totals ? skew_volume_file(v, parts, count, (size_t)vectors) : -ENOMEM;
+    for (unsigned i = 0; i < count; i++) {
+        parts[i].totals = totals;
+        parts[i].uses = v->uses;
+    }
+    if (result == 0)
+        result = run_parts(parts, count, vectors, read_vectors, error);
+    if (result == 0)
+        result = skew_volume_fill(v, parts, count, totals, error);
+    if (result == -ENOMEM)
+        skew_error_set(error, "%s: out of memory", skew_trace_path(parts[0].trace));
+    skew_volume_uses_free(v);
+    free(totals);
+    return result;
+}
+
+int skew_volume_read(struct skew_volume *v, struct skew_trace *trace, struct skew_error *error)
+{
+    struct part parts[SKEW_PARTS_MAX] = {0};
+    int64_t exchanges = 0, vectors = 0;
+    int result =
+        largest_id(trace, "SELECT coalesce(max(exchange_id), 0) FROM exchange", &exchanges, error);
+
+    if (result == 0)
+        result =
+            largest_id(trace, "SELECT coalesce(max(vector_id), 0) FROM vector", &vectors, error);
+    if (result < 0)
+        return result;
+    unsigned count = thread_count(v->options.threads, exchanges);
+    for (unsigned i = 0; i < count && result == 0; i++) {
+        parts[i].options = &v->options;
+        parts[i].last_vector = vectors;
+        parts[i].trace = trace;
+        parts[i].labels = trace->labels;
+        if (i > 0)
+            result = skew_trace_open(&parts[i].trace, skew_trace_path(trace), error);
+    }
+    if (result == 0)
+        result = read_both(v, parts, count, exchanges, vectors, error);
+    for (unsigned i = 0; i < count; i++) {
+        free(parts[i].seen);
+        if (i > 0)
+            skew_trace_close(&parts[i].trace);
+    }
+    v->databases++;
+    return result;
+}

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Imbalance that persists, told from what comes and goes: products across moments, and the hottest
+ * item picked where it is not measured. See stats.h.
+ */
+#include "stats.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LAGS_MAX  48
+#define PAIRS_MAX 2048
+
+/* Shares of a row, minus 1: [rows kept][n]. NULL without memory; *kept may be 0. */
+static double *deviations(const double *loads, size_t rows, uint32_t n, size_t *kept)
+{
+    double *d = malloc((rows * n + 1) * sizeof *d);
+
+    *kept = 0;
+    for (size_t t = 0; t < rows && d; t++) {
+        double sum = 0;
+        for (uint32_t i = 0; i < n; i++)
+            sum += loads[t * n + i];
+        if (!(sum > 0))
+            continue;
+        for (uint32_t i = 0; i < n; i++)
+            d[*kept * n + i] = loads[t * n + i] * n / sum - 1;
+        ++*kept;
+    }
+    return d;
+}
+
+static double product(const double *a, const double *b, uint32_t n)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        sum += a[i] * b[i];
+    return sum / n;
+}
+
+/*
+ * How far apart moments must be to tell nothing about each other beyond what persists: the first
+ * lag at which the mean product is no longer above that of far lags by twice the scatter of those.
+ */
+static size_t choose_gap(const double *d, size_t rows, uint32_t n)
+{
+    double at[LAGS_MAX + 1], far = 0, square = 0;
+    size_t lags = rows / 4 < LAGS_MAX ? rows / 4 : LAGS_MAX, count = 0;
+
+    if (lags < 2)
+        return 0;
+    for (size_t h = 1; h <= lags; h++) {
+        at[h] = 0;
+        for (size_t t = 0; t + h < rows; t++)
+            at[h] += product(d + t * n, d + (t + h) * n, n) / (double)(rows - h);
+    }
+    for (size_t h = lags / 2 + 1; h <= lags; h++) {
+        far += at[h];
+        square += at[h] * at[h];
+        count++;
+    }
+    far /= (double)count;
+    double scatter = sqrt(fmax(0, square / (double)count - far * far));
+    /* As much scatter as products of independent moments would have, at least. */
+    for (size_t h = 1; h <= lags; h++)
+        if (at[h] - far <= 2 * scatter || at[h] - far <= 0.02 * fabs(at[h]))
+            return h - 1;
+    return lags;
+}
+
+/*
+ * The part of the influences' variance that pairs count twice: with Sigma the covariance of the
+ * deviations, 4 tr(Sigma²) / (n² rows). tr(Sigma²) is the mean square of products of moments far
+ * apart, their mean removed.
+ */
+static double counted_twice(const double *d, const double *mean, size_t rows, uint32_t n,
+                            size_t gap)
+{
+    size_t pairs = 0, lag = rows / 2 > gap ? rows / 2 : gap + 1;
+    double square = 0, scale = (double)rows / ((double)rows - 1);
+
+    for (; lag < rows && pairs < PAIRS_MAX; lag += 1 + rows / 16)
+        for (size_t t = 0; t + lag < rows && pairs < PAIRS_MAX; t++, pairs++) {
+            const double *a = d + t * n, *b = d + (t + lag) * n;
+            double sum = 0;
+            for (uint32_t i = 0; i < n; i++)
+                sum += (a[i] - mean[i]) * (b[i] - mean[i]);
+            square += sum * sum / ((double)n * n);
+        }
+    return pairs ? 4 * scale * scale * square / (double)pairs / (double)rows : 0;
+}
+
+/* influence[rows] of the mean product over pairs more than `gap` apart; returns that mean. */
+static double mean_product(const double *d, size_t rows, uint32_t n, size_t gap, double *sums,
+                           double *influence)
+{
+    double total = 0, pairs = 0;
+
+    memset(sums, 0, n * sizeof *sums);
+    for (size_t t = 0; t < rows; t++)
+        for (uint32_t i = 0; i < n; i++)
+            sums[i] += d[t * n + i];
+    for (size_t t = 0; t < rows; t++) {
+        size_t from = t > gap ? t - gap : 0, to = t + gap < rows ? t + gap : rows - 1;
+        double near = 0, others = (double)(rows - (to - from + 1));
+        for (size_t u = from; u <= to; u++)
+            near += product(d + t * n, d + u * n, n);
+        double far = product(d + t * n, sums, n) - near;
+        total += far;
+        pairs += others;
+        influence[t] = others > 0 ? 2 * far / others : 0;
+    }
+    return total / pairs;
+}
+
+struct skew_estimate skew_persistent_cv2(const double *loads, size_t rows, uint32_t n, size_t gap,
+                                         double level, size_t *used)
+{
+    double *d = deviations(loads, rows, n, &rows);
+    double *sums = malloc((n + 1) * sizeof *sums);
+    double *influence = malloc((rows + 1) * sizeof *influence);
+    struct skew_estimate e = skew_estimate_none("out of memory");
+
+    if (!d || !sums || !influence)
+        goto out;
+    if (gap == 0)
+        gap = choose_gap(d, rows, n);
+    if (used)
+        *used = gap;
+    if (rows < 2 || rows <= 2 * gap + 1) {
+        e = skew_estimate_none("there are too few moments to compare");
+        goto out;
+    }
+    double value = mean_product(d, rows, n, gap, sums, influence);
+    e = skew_mean_around(value, influence, rows, level);
+    double mean = 0, variance = 0;
+    for (size_t t = 0; t < rows; t++)
+        mean += influence[t] / (double)rows;
+    for (size_t t = 0; t < rows; t++)
+        variance += (influence[t] - mean) * (influence[t] - mean) / (double)(rows - 1);
+    for (uint32_t i = 0; i < n; i++)
+        sums[i] /= (double)rows;
+    if (variance > 0 && rows >= 8) {
+        double twice = counted_twice(d, sums, rows, n, gap) / variance;
+        double shrink = sqrt(1 - fmin(1, twice) / 2);
+        e.se *= shrink;
+        e.low = value - (value - e.low) * shrink;
+        e.high = value + (e.high - value) * shrink;
+    }
+
+out:
+    free(d);
+    free(sums);
+    free(influence);
+    return e;
+}
+
+static uint32_t hottest_of(const double *d, size_t from, size_t to, uint32_t n, double *sums)
+{
+    uint32_t best = 0;
+
+    memset(sums, 0, n * sizeof *sums);
+    for (size_t t = from; t < to; t++)
+        for (uint32_t i = 0; i < n; i++)
+            sums[i] += d[t * n + i];
+    for (uint32_t i = 1; i < n; i++)
+        if (sums[i] > sums[best])
+            best = i;
+    return best;
+}
+
+struct skew_estimate skew_crossfit_max(const double *loads, size_t rows, uint32_t n, double level,
+                                       uint32_t hottest[2])
+{
+    double *d = deviations(loads, rows, n, &rows);
+    double *sums = malloc((n + 1) * sizeof *sums);
+    double *measured = malloc((rows + 1) * sizeof *measured);
+    struct skew_estimate e = skew_estimate_none("out of memory");
+    uint32_t picks[2];
+
+    if (d && sums && measured && rows < 2)
+        e = skew_estimate_none("there are too few moments to compare");
+    if (d && sums && measured && rows >= 2) {
+        /* Halves in time rather than alternating: neighbours in time share their bursts. */
+        picks[0] = hottest_of(d, 0, rows / 2, n, sums);
+        picks[1] = hottest_of(d, rows / 2, rows, n, sums);
+        for (size_t t = 0; t < rows; t++)
+            measured[t] = 1 + d[t * n + picks[t < rows / 2]];
+        e = skew_mean(measured, rows, level);
+        if (hottest)
+            memcpy(hottest, picks, sizeof picks);
+    }
+    free(d);
+    free(sums);
+    free(measured);
+    return e;
+}

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From rows to exchanges: arrivals on one clock, what each rank did before, the fits, and what the
+ * transfer consists of.
+ */
+#include "time_private.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK 16 /* exchanges that stand for a step where steps are not known */
+
+/* ---- clocks ---------------------------------------------------------------------------------- */
+
+static void look_at_clocks(struct skew_time_work *w)
+{
+    const struct skew_times *t = w->times;
+    const struct skew_time_clock *first = NULL;
+    bool one = true, fitted = true;
+
+    for (uint32_t r = 0; r < t->ranks; r++) {
+        if (!t->seen[r])
+            continue;
+        first = first ? first : &t->clocks[r];
+        one = one && t->clocks[r].id == first->id && !t->clocks[r].fitted;
+        fitted = fitted && t->clocks[r].fitted;
+        w->result->ranks_seen++;
+    }
+    w->result->clocks = one      ? SKEW_TIME_ONE_CLOCK
+                        : fitted ? SKEW_TIME_FITTED_CLOCKS
+                                 : SKEW_TIME_UNRELATED_CLOCKS;
+    for (uint32_t r = 0; r < t->ranks && fitted; r++)
+        if (t->seen[r])
+            w->result->clock_residual_ns =
+                fmax(w->result->clock_residual_ns, (double)t->clocks[r].residual);
+}
+
+/* ns after `base` on the common axis. */
+static double related(const struct skew_time_work *w, uint32_t rank, int64_t ns, int64_t base)
+{
+    const struct skew_time_clock *c = &w->times->clocks[rank];
+    double value = (double)(ns - base);
+
+    if (w->result->clocks == SKEW_TIME_FITTED_CLOCKS)
+        value += (double)c->offset + c->drift * 1e-9 * (double)(ns - c->at);
+    return value;
+}
+
+/* ---- one exchange ---------------------------------------------------------------------------- */
+
+/* Arrivals and ends on one axis. Without one, all ranks are taken to be through together: durations
+ * then say who waited for how long, whatever the clocks show. */
+static void fill_times(const struct skew_time_work *w, size_t slot, double *arrival, double *end)
+{
+    const struct skew_times *t = w->times;
+    const int64_t *start = t->start + slot * t->ranks, *stop = t->end + slot * t->ranks;
+    int64_t base = SKEW_TIME_ABSENT;
+
+    for (uint32_t r = 0; r < t->ranks; r++) {
+        arrival[r] = end[r] = NAN;
+        if (start[r] == SKEW_TIME_ABSENT)
+            continue;
+        if (base == SKEW_TIME_ABSENT)
+            base = start[r];
+        if (w->result->clocks == SKEW_TIME_UNRELATED_CLOCKS) {
+            arrival[r] = (double)(start[r] - stop[r]);
+            end[r] = 0;
+        } else {
+            arrival[r] = related(w, r, start[r], base);
+            end[r] = related(w, r, stop[r], base);
+        }
+    }
+}
+
+static double median_of(const double *values, uint32_t n, double *scratch)
+{
+    size_t count = 0;
+    for (uint32_t r = 0; r < n; r++)
+        if (!isnan(values[r]))
+            scratch[count++] = values[r];
+    return skew_time_median(scratch, count);
+}
+
+static void fill_ports(const struct skew_times *t, size_t slot, struct skew_time_exchange *x)
+{
+    const double *sent = t->sent + slot * t->ranks, *received = t->received + slot * t->ranks;
+    double all_sent = 0, all_received = 0;
+    uint32_t seen = 0;
+
+    x->busiest = -1;
+    for (uint32_t r = 0; r < t->ranks; r++) {
+        if (isnan(sent[r]))
+            continue;
+        seen++;
+        all_sent += sent[r];
+        all_received += received[r];
+        double port = fmax(sent[r], received[r]);
+        if (port > x->busiest) {
+            x->busiest = port;
+            x->busiest_rank = r;
+        }
+    }
+    x->mean = fmax(all_sent, all_received) / fmax(1, seen);
+}
+
+static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, double *end,
+                          double *scratch)
+{
+    const struct skew_times *t = w->times;
+    struct skew_time_exchange *x = &w->result->exchanges[i];
+    const struct skew_time_slot *slot = &t->slots[w->slot[i]];
+    double last = -INFINITY, done = -INFINITY, sum = 0, first = INFINITY;
+    uint32_t seen = 0;
+
+    *x = (struct skew_time_exchange){.seq = slot->seq,
+                                     .step = slot->step,
+                                     .layer = slot->layer,
+                                     .microbatch = slot->microbatch,
+                                     .occurrence = slot->occurrence,
+                                     .role = slot->role};
+    fill_times(w, w->slot[i], arrival, end);
+    for (uint32_t r = 0; r < t->ranks; r++) {
+        if (isnan(arrival[r]))
+            continue;
+        seen++;
+        sum += arrival[r];
+        first = fmin(first, arrival[r]);
+        done = fmax(done, end[r]);
+        if (arrival[r] > last) {
+            last = arrival[r];
+            x->last_rank = r;
+        }
+    }
+    x->wait_mean = last - sum / seen;
+    x->wait_max = last - first;
+    x->lag = last - median_of(arrival, t->ranks, scratch);
+    x->transfer = done - last;
+    x->exposed = x->lag + x->transfer;
+    for (uint32_t r = 0; r < t->ranks; r++)
+        w->arrival[i * t->ranks + r] = arrival[r] - last;
+    fill_ports(t, w->slot[i], x);
+}
+
+/* ---- all of them ----------------------------------------------------------------------------- */
+
+static bool is_complete(const struct skew_time_work *w, size_t slot)
+{
+    return w->times->slots[slot].timed == w->result->ranks_seen &&
+           skew_time_of_tokens(w->times->slots[slot].role);
+}
+
+/* Own start − own end of the exchange before, which is on one clock whatever the clocks are. */
+static int fill_gaps(struct skew_time_work *w)
+{
+    const struct skew_times *t = w->times;
+    size_t *before = malloc(t->ranks * sizeof *before), i = 0;
+
+    if (!before)
+        return -ENOMEM;
+    for (uint32_t r = 0; r < t->ranks; r++)
+        before[r] = SIZE_MAX;
+    for (size_t at = 0; at < t->count; at++) {
+        size_t slot = t->order[at];
+        bool mine = i < w->result->complete && w->slot[i] == slot;
+        for (uint32_t r = 0; r < t->ranks; r++) {
+            size_t cell = slot * t->ranks + r, old = before[r];
+            if (mine)
+                w->gap[i * t->ranks + r] = w->gap_load[i * t->ranks + r] = NAN;
+            if (t->start[cell] == SKEW_TIME_ABSENT)
+                continue;
+            /* What comes before must be the one before, or a lost record would look like work. */
+            if (mine && at > 0 && old == at - 1) {
+                size_t last = t->order[old] * t->ranks + r;
+                double gap = (double)(t->start[cell] - t->end[last]);
+                w->gap[i * t->ranks + r] = gap >= 0 ? gap : NAN;
+                w->gap_load[i * t->ranks + r] = t->load[last];
+            }
+            before[r] = at;
+        }
+        i += mine;
+    }
+    free(before);
+    return 0;
+}
+
+int skew_time_derive(struct skew_time_work *w)
+{
+    struct skew_times *t = w->times;
+    struct skew_time_result *out = w->result;
+    double *scratch = malloc(3 * (size_t)t->ranks * sizeof *scratch);
+    int result = skew_times_sort(t);
+
+    look_at_clocks(w);
+    out->ranks = t->ranks;
+    out->rows = t->rows;
+    out->timed_rows = t->timed_rows;
+    for (size_t at = 0; at < t->count; at++) {
+        out->all += skew_time_of_tokens(t->slots[t->order[at]].role);
+        out->complete += is_complete(w, t->order[at]);
+    }
+    size_t cells = (out->complete + 1) * t->ranks;
+    out->exchanges = calloc(out->complete + 1, sizeof *out->exchanges);
+    w->slot = malloc((out->complete + 1) * sizeof *w->slot);
+    w->arrival = malloc(cells * sizeof(double));
+    w->gap = malloc(cells * sizeof(double));
+    w->gap_load = malloc(cells * sizeof(double));
+    w->residual = malloc(cells * sizeof(double));
+    w->late = calloc(cells, 1);
+    if (result || !scratch || !out->exchanges || !w->slot || !w->arrival || !w->gap ||
+        !w->gap_load || !w->residual || !w->late) {
+        free(scratch);
+        return -ENOMEM;
+    }
+    for (size_t at = 0, i = 0; at < t->count; at++)
+        if (is_complete(w, t->order[at]))
+            w->slot[i++] = t->order[at];
+    for (size_t i = 0; i < out->complete; i++) {
+        fill_exchange(w, i, scratch, scratch + t->ranks, scratch + 2 * (size_t)t->ranks);
+        out->unlabelled += out->exchanges[i].step < 0;
+    }
+    free(scratch);
+    return fill_gaps(w);
+}
+
+/* ---- fits ------------------------------------------------------------------------------------ */
+
+static int64_t cluster_of(const struct skew_time_exchange *x)
+{
+    return x->step >= 0 ? x->step : x->seq / BLOCK;
+}
+
+static int fit_transfer(struct skew_time_work *w)
+{
+    struct skew_time_result *out = w->result;
+    size_t n = out->complete;
+    double *x = malloc((n + 1) * 3 * sizeof *x), *z = x + n, *y = z + n;
+    int64_t *cluster = malloc((n + 1) * sizeof *cluster);
+    int result = x && cluster ? 0 : -ENOMEM;
+
+    for (size_t i = 0; i < n && !result; i++) {
+        const struct skew_time_exchange *e = &out->exchanges[i];
+        x[i] = e->busiest;
+        z[i] = e->mean;
+        y[i] = e->transfer;
+        cluster[i] = cluster_of(e);
+    }
+    if (!result)
+        result = skew_time_fit(x, z, y, cluster, n, &out->transfer);
+    free(x);
+    free(cluster);
+    return result;
+}
+
+/* The computation before a combine against the load of its rank: an observation a rank, since each
+ * computes for itself; the step is still the cluster. */
+static int fit_load(struct skew_time_work *w, enum skew_time_role role)
+{
+    struct skew_time_result *out = w->result;
+    uint32_t ranks = w->times->ranks;
+    size_t cells = out->complete * ranks, n = 0;
+    double *x = malloc((cells + 1) * 2 * sizeof *x), *y = x + cells;
+    int64_t *cluster = malloc((cells + 1) * sizeof *cluster);
+    int result = x && cluster ? 0 : -ENOMEM;
+
+    for (size_t i = 0; i < out->complete && !result; i++)
+        for (uint32_t r = 0; r < ranks && out->exchanges[i].role == role; r++) {
+            size_t cell = i * ranks + r;
+            if (isnan(w->gap[cell]) || isnan(w->gap_load[cell]))
+                continue;
+            x[n] = w->gap_load[cell];
+            y[n] = w->gap[cell];
+            cluster[n++] = cluster_of(&out->exchanges[i]);
+        }
+    if (!result)
+        result = skew_time_fit(x, NULL, y, cluster, n, &out->load[role]);
+    free(x);
+    free(cluster);
+    return result;
+}
+
+/* latency + balanced + skew + unexplained = transfer; docs/time.md. */
+static void take_apart(const struct skew_time_fit *fit, struct skew_time_exchange *x)
+{
+    double at_mean = skew_time_fit_at(fit, x->mean, x->mean);
+    double expected = skew_time_fit_at(fit, x->busiest, x->mean);
+
+    x->beyond = x->mean < fit->least;
+    x->skew = expected - at_mean;
+    x->unexplained = x->transfer - expected;
+    if (fit->model == SKEW_TIME_LINEAR || fit->model == SKEW_TIME_PIECEWISE) {
+        x->latency = fmax(0, fmin(at_mean, fit->intercept.value));
+        x->balanced = at_mean - x->latency;
+    } else { /* what every transfer takes whatever its size */
+        x->latency = at_mean;
+        x->balanced = 0;
+    }
+}
+
+int skew_time_fits(struct skew_time_work *w)
+{
+    struct skew_time_result *out = w->result;
+    int result = fit_transfer(w);
+
+    for (int role = 0; role < SKEW_TIME_ROLES && !result; role++)
+        if (skew_time_after_experts((enum skew_time_role)role))
+            result = fit_load(w, (enum skew_time_role)role);
+    for (size_t i = 0; i < out->complete && !result; i++)
+        take_apart(&out->transfer, &out->exchanges[i]);
+    return result;
+}

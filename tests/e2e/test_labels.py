@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Labels of traced workload runs against the workload's own truth: whatever was told must be right; what can be
+known must have been told; what cannot be known must have been left open.
+
+usage: test_labels.py WORKLOAD LIBRARIES SKEWSCOPE CASE
+  a pattern   training in several schedules, inference, balanced routing, other traffic beside it
+  matrix      `matrix --role --layer --step`, with labels found on the way and with saved ones
+  checks      the checks of this test themselves: a changed label is seen
+"""
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+
+import label_check
+from harness import Workload, must_succeed, skip, temporary
+
+ALL = ("role", "layer", "step", "microbatch")
+# (workload options, options of `label`, what must be told of every exchange of an MoE layer, what must not be)
+TRAINING = [
+    # gradient accumulation; the bias all-reduce ends a step
+    ("--ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --bias-allreduce", "", ALL, ()),
+    # without it nothing tells a step from a micro-batch …
+    ("--ranks 4 --experts 8 --layers 3 --steps 2 --microbatches 2", "", ALL[:2], ALL[2:]),
+    # … but the user may
+    ("--ranks 4 --experts 8 --layers 3 --steps 2 --microbatches 2 --threads", "--microbatches 2", ALL, ()),
+    # two EP groups beside each other, recomputation, sequence and pipeline parallel traffic
+    ("--ranks 4 --experts 8 --layers 4 --several-ep-groups 2 --recompute full --bias-allreduce "
+     "--sequence-parallel --pipeline-p2p --steps 2 --routing zipf:1.3", "--step-marker allreduce", ALL, ()),
+    # 1F1B in the middle of a pipeline, every second layer recomputed
+    ("--ranks 2 --microbatches 5 --pp-stages 3 --pp-stage 1 --dtype fp32 --steps 2 --layers 3 "
+     "--recompute selective --sequence-parallel", "", ALL, ()),
+    # all forward, then all backward; tokens in fp8, results in bf16
+    ("--ranks 4 --microbatches 3 --schedule gpipe --experts 8 --steps 2 --dtype fp8 --alltoall sendrecv", "", ALL, ()),
+]
+INTERLEAVED = ("--ranks 2 --microbatches 4 --pp-stages 2 --pp-chunks 2 --layers 4 --schedule interleaved "
+               "--pipeline-p2p --steps 2", "", ALL, ())
+BALANCED = [
+    ("--ranks 4 --experts 8 --routing balanced --layers 3 --steps 2 --microbatches 2 --recompute full", "",
+     ALL[:1], ALL[1:]),
+    ("--ranks 4 --experts 8 --routing balanced --layers 3 --steps 2 --microbatches 4 --pp-stages 3",
+     "--layers 3", ALL, ()),
+]
+INFERENCE = [
+    ("--mode infer --ranks 4 --layers 3 --steps 5 --pipeline-p2p", "", ALL[:3], ALL[3:]),
+    ("--mode infer --ranks 4 --layers 3 --steps 5", "", ALL[:1], ALL[1:]),
+    ("--mode infer --ranks 4 --layers 3 --steps 6 --graph 2", "--layers 3", ALL[:2], ALL[3:]),
+]
+PADDED = [
+    ("--ranks 4 --layers 3 --steps 2", "", (), ALL),
+    ("--ranks 4 --layers 4 --steps 3 --recompute full --sequence-parallel", "", ALL[:1], ALL[1:]),
+    ("--ranks 4 --layers 4 --steps 3 --recompute selective --microbatches 2 --bias-allreduce", "--layers 4", ALL, ()),
+    ("--ranks 2 --layers 3 --steps 2 --microbatches 5 --pp-stages 3 --pp-stage 1", "--layers 3", ALL, ()),
+]
+GATHERED = [
+    ("--ranks 4 --layers 3 --steps 5 --pipeline-p2p --sequence-parallel", "", ALL[:3], ALL[3:]),
+    ("--ranks 4 --layers 3 --steps 5 --gatherv auto --dtype fp8", "", ALL[:1], ALL[1:]),
+    ("--ranks 2 --layers 3 --steps 5 --dtype fp32 --tokens-spread 0.5 --bias-allreduce --graph 2", "",
+     ALL[:2], ALL[3:]),
+]
+LAYER_ROLES = {"dispatch", "combine", "probs", "dispatch_bwd", "combine_bwd", "probs_bwd", "dispatch_recompute",
+               "combine_recompute", "probs_recompute", "count"}
+
+
+def cases_of(pattern):
+    if pattern == "vllm":
+        return GATHERED
+    if pattern in ("deepspeed", "tutel-padded"):
+        return PADDED
+    if pattern == "deepspeed-nodrop":  # all sizes of a call are alike: with few calls the order tells too little
+        return [TRAINING[0], TRAINING[3], TRAINING[4], *BALANCED, INFERENCE[0]]
+    return [*TRAINING, INTERLEAVED, *BALANCED, *INFERENCE]
+
+
+class Job:
+    def __init__(self, options):
+        self.ep_groups = int(options[options.index("--several-ep-groups") + 1]) \
+            if "--several-ep-groups" in options else 1
+
+
+class Labelled:
+    def __init__(self, workload, skewscope, directory):
+        if not os.path.exists(skewscope):
+            skip(f"{skewscope} is not there: build the command first")
+        self.workload, self.skewscope, self.directory = workload, os.path.abspath(skewscope), directory
+
+    def trace(self, options):
+        out, truth = (os.path.join(self.directory, n) for n in ("trace", "truth.jsonl"))
+        subprocess.run(["rm", "-rf", out, truth], check=True)
+        must_succeed(self.workload.run([*options, "--brief", "--truth", truth],
+                                       prefix=[self.skewscope, "run", "--standin", "--quiet", "--out", out, "--"]),
+                     " ".join(options))
+        return out, truth
+
+    def tool(self, *arguments):
+        done = subprocess.run([self.skewscope, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode or done.stderr:
+            sys.exit(f"skewscope {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def compare(self, options, label=()):
+        out, truth = self.trace(options)
+        found = json.loads(self.tool("label", "--json", "--save", *label, out))
+        return label_check.compare(out, truth, Job(options)), found["traces"][0]["communicators"]
+
+
+def fail(what, result, why):
+    sys.exit(f"{what}: {why}\n  told: {result.summary()}\n  " + "\n  ".join(result.wrong[:8]))
+
+
+def check(labelled, pattern, case):
+    options, label, must, must_not = case
+    what = f"--pattern {pattern} {options}" + (f" / label {label}" if label else "")
+    result, comms = labelled.compare(["--pattern", pattern, *options.split()], label.split())
+    if result.wrong:
+        fail(what, result, "wrong labels")
+    roles = {role for role, _ in result.total} & LAYER_ROLES
+    for role in roles:
+        for field in must:
+            if result.share(role, field) != 1:
+                fail(what, result, f"{field} of {role} is told of {result.told[role, field]} in "
+                                   f"{result.total[role, field]} only")
+        for field in must_not:
+            if result.told[role, field]:
+                fail(what, result, f"{field} of {role} cannot be known, and was told")
+    for role in ("pipeline", "sequence", "other"):
+        if must and result.share(role, "role") not in (None, 1):
+            fail(what, result, f"not all of {role} was told")
+    if must_not and "captured" not in what and "--graph" not in what and not any(c["note"] for c in comms) \
+            and must_not != ("microbatch",):
+        fail(what, result, "nothing says why")
+    padded = pattern in ("deepspeed", "deepspeed-nodrop", "tutel-padded")
+    if must and any(c["skew_not_observable"] for c in comms) != padded:
+        fail(what, result, f"skew_not_observable is {[c['skew_not_observable'] for c in comms]}")
+    check_tokens(what, pattern, options, result, padded or pattern == "vllm" or "balanced" in options)
+    print(f"ok: {what}: {result.summary()}")
+
+
+def check_tokens(what, pattern, options, result, unknown):
+    """Bytes of a token: H elements (64), exact; nothing where sizes are padded."""
+    element = 4 if "fp32" in options else 1 if "fp8" in options else 2
+    for role, sizes in result.token_bytes.items():
+        back = role not in ("dispatch", "dispatch_recompute")
+        bytes_of = 64 * (2 if back and element == 1 else element)
+        if role.startswith("probs"):
+            bytes_of = 4
+        if sizes != {bytes_of} and not (pattern == "fastmoe" and element == 1 and sizes == {64}) and \
+                not (pattern == "tutel" and element == 1):
+            fail(what, result, f"a token of {role} has {sizes} bytes, not {bytes_of}")
+    if not unknown and not result.token_bytes["dispatch"]:
+        fail(what, result, "no size of a token was told")
+
+
+def case_matrix(labelled):
+    options = ("--pattern megatron --ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --bias-allreduce "
+               "--routing zipf:1.2").split()
+    out, truth = labelled.trace(options)
+    want = {}
+    with open(truth, encoding="utf-8") as f:
+        for line in map(json.loads, f):
+            if line["role"] == "dispatch" and (line["layer"], line["step"]) == (1, 2):
+                row = want.setdefault(line["comm_rank"], [0] * 4)
+                want[line["comm_rank"]] = [a + b for a, b in zip(row, line["send_bytes"])]
+    arguments = ["matrix", "--role", "dispatch", "--layer", "1", "--step", "2", "--format", "nccl-tests", out]
+    found = labelled.tool(*arguments)
+    rows = [[int(v) for v in row.replace(",", " ").split()] for row in found.splitlines() if row and row[0] != "#"]
+    if rows != [want[r] for r in range(4)]:
+        sys.exit(f"matrix --role dispatch --layer 1 --step 2: {rows} instead of {want}")
+    labelled.tool("label", "--save", out)
+    if labelled.tool(*arguments) != found:
+        sys.exit("with saved labels the matrix is another one")
+    labelled.tool("label", "--save", out)  # again: replaces, does not double
+    done = subprocess.run([labelled.skewscope, "matrix", "--role", "sequence", out], capture_output=True, text=True,
+                          check=False)
+    if done.returncode != 1 or "sequence" not in done.stderr:
+        sys.exit(f"matrix --role sequence: {done.returncode} {done.stderr}")
+    print("ok: matrix by role, layer and step")
+
+
+def case_checks(labelled):
+    out, truth = labelled.trace("--pattern megatron --ranks 2 --layers 3 --steps 2 --bias-allreduce".split())
+    labelled.tool("label", "--save", out)
+    if label_check.compare(out, truth, Job([])).wrong:
+        sys.exit("the unchanged labels are wrong")
+    for change in ("role = 'combine' WHERE role = 'dispatch'", "layer = layer + 1 WHERE role = 'combine_bwd'",
+                   "step = 0 WHERE role = 'probs'", "microbatch = 1 WHERE role = 'dispatch'",
+                   "pair_id = exchange_id WHERE role = 'combine'"):
+        db = sqlite3.connect(os.path.join(out, "trace.db"))
+        where = change.split(" WHERE ")[1]
+        db.execute(f"UPDATE exchange_label SET {change} AND exchange_id = "
+                   f"(SELECT max(exchange_id) FROM exchange_label WHERE {where})")
+        db.commit()
+        db.close()
+        if not label_check.compare(out, truth, Job([])).wrong:
+            sys.exit(f"{change}: not seen")
+        labelled.tool("label", "--save", out)
+    done = subprocess.run([labelled.skewscope, "label", "--step-marker", "nowhere", out], capture_output=True, text=True,
+                          check=False)
+    if done.returncode != 1 or done.stderr.count("\n") != 1 or "nowhere" not in done.stderr:
+        sys.exit(f"--step-marker nowhere: {done.returncode} {done.stderr}")
+    print("ok: changed labels are seen")
+
+
+def main():
+    workload, case = Workload(*sys.argv[1:3]), sys.argv[4]
+    with temporary() as directory:
+        labelled = Labelled(workload, sys.argv[3], directory)
+        if case == "matrix":
+            return case_matrix(labelled)
+        if case == "checks":
+            return case_checks(labelled)
+        for one in cases_of(case):
+            check(labelled, case, one)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * skewscope time: where the time of one communicator's exchanges goes. The computing is
+ * analysis/time_analysis.h's, the looks are time_output.c's.
+ */
+#include "analysis_output.h"
+#include "command.h"
+#include "matrix_select.h"
+#include "option_values.h"
+#include "rows.h"
+#include "term.h"
+#include "time_output.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct arguments {
+    char **paths;
+    size_t count;
+    const char *comm;
+    struct skew_label_options labels;
+    int64_t rows;
+    bool json, save;
+};
+
+enum { KEY_JSON = 0x100, KEY_SAVE, KEY_COMM, KEY_ROWS };
+
+/* clang-format off */
+static const struct argp_option options[] = {
+    {NULL, 0, NULL, 0, "Which exchanges:", 2},
+    {"comm", KEY_COMM, "N|KEY", 0, "of this communicator: its number, or the beginning of its key (default: the one that moved the most bytes)", 2},
+    {NULL, 0, NULL, 0, "What to do with it:", 4},
+    {"rows", KEY_ROWS, "N", 0, "of the ledger (default 12)", 4},
+    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/time.md)", 4},
+    {"save", KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
+    {0}};
+/* clang-format on */
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+    struct arguments *a = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->labels;
+        return 0;
+    case KEY_COMM:
+        a->comm = text;
+        return 0;
+    case KEY_ROWS:
+        a->rows = skew_option_integer(state, "rows", text, 0, 1000000);
+        return 0;
+    case KEY_JSON:
+        a->json = true;
+        return 0;
+    case KEY_SAVE:
+        a->save = true;
+        return 0;
+    case ARGP_KEY_ARGS:
+        a->paths = state->argv + state->next;
+        a->count = (size_t)(state->argc - state->next);
+        return 0;
+    case ARGP_KEY_NO_ARGS:
+        argp_error(state, "which trace? Give its file or directory");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp *skew_argp_time(void)
+{
+    static const struct argp_child children[] = {{&skew_label_options_argp, 0, NULL, 1}, {0}};
+    static const struct argp argp = {
+        options,
+        parse,
+        "TRACE|DIR...",
+        "Tells where the time of exchanges goes: waiting for late ranks, latency, a balanced "
+        "transfer, what skew adds and what nothing explains; who comes late; what a step would "
+        "take with another placement or with uniform routing."
+        "\vSeveral traces are taken together: those of the nodes of one job. Exit status: 0, or 1 "
+        "when there is nothing to show, or 2 for a wrong command line.",
+        children,
+        NULL,
+        NULL};
+    return &argp;
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+struct all_traces {
+    const struct skew_reading *reading;
+    const char *comm_key;
+    struct skew_error *error;
+};
+
+static int each_routing(void *context, skew_time_routing_fn *take, void *taker)
+{
+    const struct all_traces *all = context;
+    int result = 0;
+
+    for (size_t i = 0; i < all->reading->count && result == 0; i++)
+        result =
+            skew_time_routing_each(all->reading->traces[i], all->comm_key, take, taker, all->error);
+    return result;
+}
+
+static bool has_routing(const struct all_traces *all)
+{
+    struct skew_error error;
+    bool any = false;
+    for (size_t i = 0; i < all->reading->count && !any; i++) {
+        json_t *rows = skew_rows(all->reading->traces[i], "SELECT 1 FROM routing LIMIT 1", &error);
+        any = json_array_size(rows) > 0;
+        json_decref(rows);
+    }
+    return any;
+}
+
+static int analyse(struct arguments *a, const struct skew_reading *reading,
+                   const struct skew_candidate *chosen, struct skew_time_result *out)
+{
+    struct skew_error error = {"out of memory"};
+    struct skew_labelling labelling;
+    struct skew_times *times;
+    struct all_traces all = {reading, chosen->comm.key, &error};
+    struct skew_time_router router = {each_routing, &all};
+    int result = skew_labelling_if_needed(&labelling, reading, &a->labels);
+
+    if (result < 0)
+        return result;
+    result = skew_times_create(&times, chosen->comm.ranks);
+    for (size_t i = 0; i < reading->count && result == 0; i++)
+        result = skew_times_read(times, reading->traces[i], chosen->comm.key, (uint32_t)i, &error);
+    skew_labelling_close(&labelling, reading);
+    if (result == 0)
+        result = skew_times_analyse(times, has_routing(&all) ? &router : NULL, out);
+    skew_times_free(&times);
+    if (result == -ENODATA)
+        skew_tell("%s: there are no exchanges in this trace", a->paths[0]);
+    else if (result < 0)
+        skew_tell("%s", error.text);
+    return result;
+}
+
+static int show(const struct arguments *a, const struct skew_reading *reading,
+                struct skew_time_shown *shown)
+{
+    int result = skew_coverage_read(&shown->coverage, reading);
+
+    if (result == 0 && a->save) {
+        json_t *rows = skew_time_saved(shown);
+        result = skew_metric_save(skew_trace_path(reading->traces[0]), "time", rows);
+        json_decref(rows);
+    }
+    if (result == 0 && a->json)
+        result = skew_json_print(skew_time_json(shown));
+    else if (result == 0)
+        skew_time_print(shown);
+    return result;
+}
+
+int skew_cmd_time(int argc, char **argv)
+{
+    struct arguments a = {.rows = 12};
+    struct skew_reading reading;
+    struct skew_candidates candidates = {0};
+    struct skew_time_result time = {0};
+    const struct skew_candidate *chosen = NULL;
+    char why[160] = "";
+
+    argp_parse(skew_argp_time(), argc, argv, 0, NULL, &a);
+    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+        return SKEW_EXIT_FAILURE;
+    int result = skew_candidates_collect(&candidates, &reading);
+    if (result == 0)
+        chosen =
+            skew_candidates_choose(&candidates, a.paths[0], a.comm, reading.count, why, sizeof why);
+    if (result == 0 && !chosen)
+        result = -ENOENT;
+    if (result == 0)
+        result = analyse(&a, &reading, chosen, &time);
+    if (result == 0)
+        result = show(&a, &reading,
+                      &(struct skew_time_shown){.result = &time,
+                                                .comm_key = chosen->comm.key,
+                                                .chosen = why,
+                                                .rows = (size_t)a.rows});
+    skew_time_result_free(&time);
+    free(candidates.all);
+    skew_reading_close(&reading);
+    return result < 0 ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The part of `skewscope info` about time: how much was timed, by what, why not the rest, and what
+ * it cost. */
+#include "info_timing.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "rows.h"
+#include "spool.h"
+#include "term.h"
+
+const char skew_info_timing_sql[] =
+    "SELECT (SELECT CAST(total(launches) AS INTEGER) FROM time_coverage) AS launches,"
+    " (SELECT CAST(total(timed) AS INTEGER) FROM time_coverage) AS timed,"
+    " (SELECT CAST(total(events) AS INTEGER) FROM time_coverage) AS events,"
+    " (SELECT CAST(total(cupti) AS INTEGER) FROM time_coverage) AS cupti,"
+    " (SELECT CAST(avg(error_ns) AS INTEGER) FROM device_time) AS mean_error_ns,"
+    " (SELECT count(*) FROM device_time WHERE start_slack_ns > 0 OR end_slack_ns > 0) AS "
+    "with_slack";
+
+const char skew_info_tiers_sql[] =
+    "SELECT tier, why, count(DISTINCT process_id) AS processes FROM timing GROUP BY tier, why "
+    "ORDER BY min(ns)";
+
+const char skew_info_untimed_sql[] =
+    "SELECT reason, sum(launches) AS launches FROM untimed GROUP BY reason ORDER BY 2 DESC, 1";
+
+const char skew_info_overhead_sql[] =
+    "SELECT sum(measured_groups) AS measured_groups, sum(measured_ns) AS measured_ns,"
+    " CAST(round(1.0 * sum(measured_ns) / nullif(sum(measured_groups), 0)) AS INTEGER) AS group_ns,"
+    " sum(setup_ns) AS setup_ns, sum(events) AS events, max(event_ns) AS event_ns,"
+    " sum(cupti_records) AS cupti_records, sum(cupti_dropped) AS cupti_dropped,"
+    " max(1.0 * measured_ns / nullif(measured_groups, 0) * p.returned_groups /"
+    " nullif(p.ended_ns - p.started_ns, 0)) AS share_of_wall"
+    " FROM overhead JOIN process p USING (process_id)";
+
+static const char *why_text(const char *why)
+{
+#define X(id, name, text)                                                                          \
+    if (strcmp(why, name) == 0)                                                                    \
+        return text;
+    SKEW_TIER_WHY_LIST(X)
+#undef X
+    return why;
+}
+
+static const char *untimed_text(const char *reason)
+{
+#define X(id, name, text)                                                                          \
+    if (strcmp(reason, name) == 0)                                                                 \
+        return text;
+    SKEW_UNTIMED_LIST(X)
+#undef X
+    return "";
+}
+
+static void print_untimed(const json_t *info, int64_t rest)
+{
+    char count[SKEW_COUNT_TEXT];
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(info, "untimed"), i, row)
+    {
+        printf("  untimed %s: %s, %s\n",
+               skew_count_text(count, (uint64_t)skew_row_int(row, "launches")),
+               skew_row_text(row, "reason"), untimed_text(skew_row_text(row, "reason")));
+        rest -= skew_row_int(row, "launches");
+    }
+    if (rest > 0)
+        printf("  untimed %s: by the host's clock only, or the process was killed before it was "
+               "asked about them\n",
+               skew_count_text(count, (uint64_t)rest));
+}
+
+static void print_cost(const json_t *row)
+{
+    char count[SKEW_COUNT_TEXT];
+    if (!row || skew_row_int(row, "measured_groups") == 0)
+        return;
+    printf("own cost: %" PRId64 " ns of the host an NCCL group (%s measured)",
+           skew_row_int(row, "group_ns"),
+           skew_count_text(count, (uint64_t)skew_row_int(row, "measured_groups")));
+    if (!skew_row_null(row, "share_of_wall"))
+        printf(", %.4f %% of the time of the process with the largest share",
+               100 * json_number_value(json_object_get(row, "share_of_wall")));
+    if (skew_row_int(row, "setup_ns"))
+        printf("; %.1f ms once, in all processes", (double)skew_row_int(row, "setup_ns") / 1e6);
+    putchar('\n');
+    if (skew_row_int(row, "events")) {
+        printf("  %s CUDA events", skew_count_text(count, (uint64_t)skew_row_int(row, "events")));
+        if (!skew_row_null(row, "event_ns"))
+            printf(", at most %" PRId64 " ns of the device each", skew_row_int(row, "event_ns"));
+        putchar('\n');
+    }
+    if (skew_row_int(row, "cupti_records"))
+        printf("  %s CUPTI records, %" PRId64 " dropped\n",
+               skew_count_text(count, (uint64_t)skew_row_int(row, "cupti_records")),
+               skew_row_int(row, "cupti_dropped"));
+}
+
+void skew_info_timing_print(const json_t *info)
+{
+    const json_t *all = json_array_get(json_object_get(info, "timing"), 0);
+    char a[SKEW_COUNT_TEXT], b[SKEW_COUNT_TEXT];
+    int64_t launches = skew_row_int(all, "launches"), timed = skew_row_int(all, "timed");
+    size_t i;
+    json_t *row;
+    if (launches == 0)
+        return;
+    printf("timed %s of %s launches on the device", skew_count_text(a, (uint64_t)timed),
+           skew_count_text(b, (uint64_t)launches));
+    if (skew_row_int(all, "events"))
+        printf(", %s by CUDA events", skew_count_text(a, (uint64_t)skew_row_int(all, "events")));
+    if (skew_row_int(all, "cupti"))
+        printf(", %s by CUPTI", skew_count_text(a, (uint64_t)skew_row_int(all, "cupti")));
+    if (timed)
+        printf("; ± %.1f µs on the host's clock", (double)skew_row_int(all, "mean_error_ns") / 1e3);
+    putchar('\n');
+    json_array_foreach(json_object_get(info, "tiers"), i, row)
+        printf("  tier %s in %" PRId64 " process%s: %s\n", skew_row_text(row, "tier"),
+               skew_row_int(row, "processes"), skew_row_int(row, "processes") == 1 ? "" : "es",
+               why_text(skew_row_text(row, "why")));
+    print_untimed(info, launches - timed);
+    print_cost(json_array_get(json_object_get(info, "overhead"), 0));
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How `skewscope time` shows and saves what analysis/time_analysis.h computes. Keys: docs/time.md.
+ */
+#ifndef SKEW_TIME_OUTPUT_H
+#define SKEW_TIME_OUTPUT_H
+
+#include <jansson.h>
+
+#include "matrix_output.h"
+#include "time_analysis.h"
+
+struct skew_time_shown {
+    const struct skew_time_result *result;
+    const char *comm_key;
+    const char *chosen; /* why this communicator; NULL: it was asked for, or the only one */
+    struct skew_coverage coverage;
+    size_t rows; /* of the ledger */
+};
+
+void skew_time_print(const struct skew_time_shown *shown);
+/** The whole answer. New reference. */
+json_t *skew_time_json(const struct skew_time_shown *shown);
+/** Its numbers for table metric: an array of objects. New reference. */
+json_t *skew_time_saved(const struct skew_time_shown *shown);
+
+/** The `rows` exchanges whose cause costs most: indices into result->exchanges; free(). */
+size_t *skew_time_worst(const struct skew_time_result *result, size_t *rows);
+
+/** Mean over exchanges of one role of the parts. False: there is none. */
+struct skew_time_parts {
+    size_t exchanges, beyond;
+    double wait_mean, wait_max, transfer, latency, balanced, skew, unexplained, exposed;
+};
+bool skew_time_parts_of(const struct skew_time_result *result, enum skew_time_role role,
+                        struct skew_time_parts *parts);
+
+#endif
