@@ -27,6 +27,12 @@ typedef int skew_packed_fn(void *accumulator, const struct skew_packed_row *row)
 int skew_routing_each_packed(struct skew_trace *trace, const struct skew_routing_filter *filter,
                              skew_packed_fn *take, void *accumulator, struct skew_error *error);
 
+/* 1 or 0; older traces lack tables. */
+int skew_routing_has_table(struct skew_trace *trace, const char *name, struct skew_error *error);
+/* The one number that `sql` on table routing gives; 0 when there is no such table. */
+int skew_routing_number(struct skew_trace *trace, const char *sql, int64_t *value,
+                        struct skew_error *error);
+
 /* into[cells] += sizes × unit; false when that goes beyond 64 bits. */
 bool skew_packed_add(const struct skew_packed *packed, uint64_t *into);
 

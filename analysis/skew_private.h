@@ -9,7 +9,10 @@
 #include "label.h"
 #include "trace_private.h"
 
+#include <pthread.h>
+
 #define SKEW_PARTS_MAX 16
+#define SKEW_LOCKS     64 /* of rows of matrices, by address */
 
 /* One exchange of one rank, as the table has it. */
 struct seen {
@@ -48,6 +51,7 @@ struct part {
     size_t count, capacity;
     struct vector_total *totals;
     struct use *const *uses; /* [last_vector + 1], or NULL: matrices are not wanted */
+    pthread_mutex_t *locks;  /* [SKEW_LOCKS] */
     struct skew_error error;
     int result;
 };

@@ -211,6 +211,35 @@ static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
     return value;
 }
 
+struct packed_cells {
+    const uint8_t *sizes, *peers; /* peers NULL: 0, 1, 2, … */
+    uint32_t cells, width, stride, peer_width, peer_stride;
+};
+
+static void add_row(const struct use *use, const struct packed_cells *c)
+{
+    uint32_t plain = c->cells < use->ranks ? c->cells : use->ranks;
+    uint64_t *restrict row = use->row, unit = use->unit;
+
+    /* What nearly all vectors are, in loops that a compiler can unroll. */
+    if (!c->peers && c->width == 1 && c->stride == 1) {
+        for (uint32_t i = 0; i < plain; i++)
+            row[i] += unit * c->sizes[i];
+        return;
+    }
+    if (!c->peers && c->width == 2 && c->stride == 2) {
+        for (uint32_t i = 0; i < plain; i++)
+            row[i] += unit * (uint64_t)(c->sizes[2 * i] << 8 | c->sizes[2 * i + 1]);
+        return;
+    }
+    for (uint32_t i = 0; i < c->cells; i++) {
+        uint64_t peer =
+            c->peers ? big_endian(c->peers + i * (size_t)c->peer_stride, c->peer_width) : i;
+        if (peer < use->ranks)
+            row[peer] += unit * big_endian(c->sizes + i * (size_t)c->stride, c->width);
+    }
+}
+
 /* A row of a matrix, from the side that sends. Another thread may be adding to the same row. */
 static int add_cells(struct part *p, sqlite3_stmt *s, const struct use *use, uint32_t cells)
 {
@@ -233,15 +262,17 @@ static int add_cells(struct part *p, sqlite3_stmt *s, const struct use *use, uin
                       last * (uint64_t)peer_stride + (uint64_t)peer_width))
         return bad_vector(p, s, "is shorter than it says");
     for (; use; use = use->next) {
-        for (uint32_t i = 0; i < cells; i++) {
-            uint64_t peer =
-                named ? big_endian(peers + i * (size_t)peer_stride, (uint32_t)peer_width) : i;
-            if (peer < use->ranks)
-                __atomic_fetch_add(&use->row[peer],
-                                   use->unit *
-                                       big_endian(sizes + i * (size_t)stride, (uint32_t)width),
-                                   __ATOMIC_RELAXED);
-        }
+        struct packed_cells c = {sizes,
+                                 peers,
+                                 cells,
+                                 (uint32_t)width,
+                                 (uint32_t)stride,
+                                 (uint32_t)peer_width,
+                                 (uint32_t)peer_stride};
+        pthread_mutex_t *lock = &p->locks[(uintptr_t)use->row / 512 % SKEW_LOCKS];
+        pthread_mutex_lock(lock);
+        add_row(use, &c);
+        pthread_mutex_unlock(lock);
     }
     return 0;
 }
@@ -336,6 +367,7 @@ static unsigned thread_count(unsigned wanted, int64_t rows)
 static int read_both(struct skew_volume *v, struct part *parts, unsigned count, int64_t exchanges,
                      int64_t vectors, struct skew_error *error)
 {
+    pthread_mutex_t locks[SKEW_LOCKS];
     struct vector_total *totals;
     int result = run_parts(parts, count, exchanges, read_exchanges, error);
 
@@ -346,11 +378,14 @@ static int read_both(struct skew_volume *v, struct part *parts, unsigned count, 
                        skew_trace_path(parts[0].trace));
         return -EBADMSG;
     }
+    for (int i = 0; i < SKEW_LOCKS; i++)
+        pthread_mutex_init(&locks[i], NULL);
     totals = calloc((size_t)vectors + 1, sizeof *totals);
     result = totals ? skew_volume_file(v, parts, count, (size_t)vectors) : -ENOMEM;
     for (unsigned i = 0; i < count; i++) {
         parts[i].totals = totals;
         parts[i].uses = v->uses;
+        parts[i].locks = locks;
     }
     if (result == 0)
         result = run_parts(parts, count, vectors, read_vectors, error);
@@ -358,6 +393,8 @@ static int read_both(struct skew_volume *v, struct part *parts, unsigned count, 
         result = skew_volume_fill(v, parts, count, totals, error);
     if (result == -ENOMEM)
         skew_error_set(error, "%s: out of memory", skew_trace_path(parts[0].trace));
+    for (int i = 0; i < SKEW_LOCKS; i++)
+        pthread_mutex_destroy(&locks[i]);
     skew_volume_uses_free(v);
     free(totals);
     return result;

@@ -202,7 +202,10 @@ struct skew_estimate skew_expert_moment(const double *cv2, size_t layers, uint32
     }
     if (!used)
         return e;
-    double g = (double)experts / ranks, df = (double)used * (ranks - 1);
+    double g = (double)experts / ranks;
+    /* Experts are drawn without replacement: nothing is left to chance at g = 1. */
+    double df =
+        (double)used * (ranks - 1) * (experts > ranks ? (experts - 1.0) / (experts - ranks) : 1);
     double mean = fmax(0, sum / (double)used);
     e.value = sqrt(g > 1 ? mean * g * (experts - 1) / (experts - g) : mean);
     e.n = used;
