@@ -260,7 +260,9 @@ class Placement(unittest.TestCase):
                                                                          for s in range(8)])
         db.commit()
         db.close()
-        layer = self.json(path)["layers"][0]
+        found = self.json(path)
+        self.assertEqual(found["model"]["token_bytes"], 1)
+        layer = found["layers"][0]
         self.assertEqual(layer["current"], "placement of the trace")
         found = {m["method"]: m["in_sample"]["max_mean"] for m in layer["methods"] if "in_sample" in m}
         self.assertLess(found["current"], found["contiguous"] - 0.2)
