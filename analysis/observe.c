@@ -182,7 +182,7 @@ static struct skew_estimate estimate_of(const struct skew_observe *o, size_t cel
     size_t n = 0;
 
     for (size_t i = 0; i < o->runs; i++)
-        if (o->run[i].cell == cell && !o->run[i].why) {
+        if (o->run[i].cell == cell && o->run[i].counted) {
             const char *at = (const char *)&o->run[i].side[side] + offset;
             values[n++] = ((const struct skew_estimate *)(const void *)at)->value;
         }
@@ -205,7 +205,7 @@ static void join_runs(struct skew_observe *o, size_t index, double *values)
         *s = (struct skew_observe_side){0};
         for (size_t i = 0; i < o->runs; i++) {
             const struct skew_observe_run *r = &o->run[i];
-            if (r->cell != index || r->why)
+            if (r->cell != index || !r->counted)
                 continue;
             with += r->side[side].items > 0;
             c->tokens += r->tokens * share / SKEW_OBSERVE_SIDES;
@@ -254,6 +254,27 @@ static void assign_band(const struct skew_observe *o, struct skew_observe_cell *
         c->band_why = "the interval crosses an edge";
 }
 
+/*
+ * A trace that is given twice, or seen over a number of ranks that another run really had, is no
+ * second run: the same tokens would make intervals of no width.
+ */
+static void count_runs(struct skew_observe *o, size_t index)
+{
+    bool real = false;
+
+    for (size_t i = 0; i < o->runs; i++)
+        real |= o->run[i].cell == index && !o->run[i].why && !o->run[i].derived;
+    for (size_t i = 0; i < o->runs; i++) {
+        struct skew_observe_run *r = &o->run[i];
+        if (r->cell != index)
+            continue;
+        r->counted = !r->why && !(real && r->derived);
+        for (size_t j = 0; j < i && r->counted; j++)
+            r->counted = !(o->run[j].cell == index && o->run[j].counted &&
+                           skew_observe_same_tokens(&o->run[j], r));
+    }
+}
+
 /* Bonferroni over the runs of a cell; NaN stays. */
 static double adjusted(double p, size_t runs)
 {
@@ -265,13 +286,16 @@ static void fill_cell(struct skew_observe *o, size_t index, double *values)
     struct skew_observe_cell *c = &o->cell[index];
 
     c->p_beyond = c->p_persistent = NAN;
+    count_runs(o, index);
     for (size_t i = 0; i < o->runs; i++) {
         const struct skew_observe_run *r = &o->run[i];
         if (r->cell != index)
             continue;
-        if (c->runs++ == 0 || (!r->why && c->usable == 0))
+        if (c->runs++ == 0 || (r->counted && c->usable == 0))
             c->first = i;
-        c->usable += !r->why;
+        c->usable += r->counted;
+        if (!r->counted)
+            continue;
         c->p_beyond = fmin(c->p_beyond, r->p_beyond);
         c->p_persistent = fmin(c->p_persistent, r->p_persistent);
     }

@@ -50,6 +50,7 @@ struct skew_observe_run {
     size_t layers, layers_unusable, cell;
     uint32_t experts, topk, ranks; /* of the first layer */
     double tokens;                 /* a call; NaN: top-k is not known */
+    bool counted; /* in its cell: has numbers, and is no second view or copy of the same tokens */
     bool derived; /* the rank side is of another number of ranks than the run had */
     bool aligned; /* all layers have the same calls: series are known */
     size_t rows;  /* calls of each layer (the most) */
@@ -73,11 +74,11 @@ const char *skew_observe_band_name(enum skew_observe_band band);
 
 struct skew_observe_cell {
     const char *value[SKEW_OBSERVE_KEYS_MAX]; /* borrowed */
-    size_t runs, usable;                      /* 0 runs: the cell is missing */
-    size_t first;                             /* a run of it, a usable one if there is any */
-    const char *why;                          /* why there are no numbers; NULL: there are */
-    bool between_runs;                        /* intervals are over runs: two or more are usable */
-    double tokens;                            /* a call; mean over runs; NaN: not known */
+    size_t runs, usable; /* 0 runs: the cell is missing; usable: runs that are counted */
+    size_t first;        /* a run of it, a usable one if there is any */
+    const char *why;     /* why there are no numbers; NULL: there are */
+    bool between_runs;   /* intervals are over runs: two or more are usable */
+    double tokens;       /* a call; mean over runs; NaN: not known */
     struct skew_observe_side side[SKEW_OBSERVE_SIDES];
     enum skew_observe_band band;
     const char *band_why;

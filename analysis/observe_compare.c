@@ -31,11 +31,9 @@ static const struct skew_observe_run *single(const struct skew_observe *o, size_
     return c->usable == 1 && r->aligned ? r : NULL;
 }
 
-/* Whether two runs are of the very same calls: as many tokens, spread over experts alike, in each.
- */
-static bool same_tokens(const struct skew_observe_run *a, const struct skew_observe_run *b)
+bool skew_observe_same_tokens(const struct skew_observe_run *a, const struct skew_observe_run *b)
 {
-    if (!a || !b || a->rows != b->rows || a->experts != b->experts)
+    if (!a || !b || !a->aligned || !b->aligned || a->rows != b->rows || a->experts != b->experts)
         return false;
     for (size_t t = 0; t < a->rows; t++) {
         if (fabs(a->tokens_call[t] - b->tokens_call[t]) > 1e-9 * a->tokens_call[t])
@@ -105,7 +103,7 @@ static int ratio_of(struct skew_observe *o, struct skew_observe_change *c)
     struct skew_estimate edge[2];
     int result = 0;
 
-    c->same_tokens = same_tokens(x, y);
+    c->same_tokens = skew_observe_same_tokens(x, y);
     if (c->same_tokens) {
         result = paired(c, x->series[c->side][c->metric], y->series[c->side][c->metric], x->rows,
                         margin, level, edge);

@@ -17,6 +17,10 @@ int skew_observe_key(const struct skew_observe *observe, const char *name);
 /** As strcmp, but whole numbers by size. */
 int skew_observe_value_compare(const char *a, const char *b);
 
+/** Whether two runs are of the very same calls: as many tokens, spread over experts alike, in each.
+ */
+bool skew_observe_same_tokens(const struct skew_observe_run *a, const struct skew_observe_run *b);
+
 /** All changes between cells. 0 or -ENOMEM. */
 int skew_observe_compare(struct skew_observe *observe);
 

@@ -55,7 +55,7 @@ json_t *skew_observe_limits(const struct skew_observe *o)
 {
     json_t *limits = json_array();
     size_t single = 0, one = 0, few = 0, none = 0, chance = 0, requests = 0, unaligned = 0;
-    size_t pairs = 0;
+    size_t pairs = 0, twice = 0;
 
     for (size_t i = 0; i < o->cells; i++) {
         const struct skew_observe_cell *c = &o->cell[i];
@@ -75,6 +75,10 @@ json_t *skew_observe_limits(const struct skew_observe *o)
     for (size_t i = 0; i < o->changes; i++)
         pairs += !o->cell[o->change[i].from].between_runs || !o->cell[o->change[i].to].between_runs;
     say(limits, o->missing, "%zu cells of the grid are missing: nothing is said of them");
+    for (size_t i = 0; i < o->runs; i++)
+        twice += !o->run[i].counted && !o->run[i].derived && !o->run[i].why;
+    say(limits, twice,
+        "%zu traces hold the same tokens as another of their cell: no second run, left out");
     say(limits, none, "%zu cells have traces without per-expert counts");
     say(limits, single,
         "%zu cells have one run: within-run only; their intervals do not cover another run, seed "
@@ -204,8 +208,9 @@ json_t *skew_observe_json(const struct skew_observe *o)
         json_array_append_new(keys, json_string(o->key[k]));
     for (size_t i = 0; i < o->runs; i++) {
         const struct skew_observe_run *r = &o->run[i];
-        json_t *run = json_pack("{s:s, s:o, s:b}", "trace", r->name, "labels",
-                                labels_json(o, r->value), "derived", r->derived);
+        json_t *run =
+            json_pack("{s:s, s:o, s:b, s:b}", "trace", r->name, "labels", labels_json(o, r->value),
+                      "derived", r->derived, "counted", r->counted);
         if (r->why)
             json_object_set_new(run, "why", json_string(r->why));
         else {

@@ -95,6 +95,8 @@ struct skew_synth_straggler {
 
 #define SKEW_SYNTH_STRAGGLERS 64
 
+#define SKEW_SYNTH_LABELS 16
+
 struct skew_synth_spec {
 #define N(key, initial, least, most, help) int64_t key;
 #define R(key, initial, least, most, help) double key;
@@ -109,6 +111,9 @@ struct skew_synth_spec {
 #undef T
     struct skew_synth_straggler stragglers[SKEW_SYNTH_STRAGGLERS];
     size_t straggler_count;
+    /* KEY=VALUE of the run, beside synthetic and ep; borrowed. They change nothing else. */
+    const char *labels[SKEW_SYNTH_LABELS];
+    size_t label_count;
     uint8_t *missing; /* [4096] ranks that are in no database; NULL: none */
 };
 
