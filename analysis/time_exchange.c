@@ -170,8 +170,10 @@ static int fill_gaps(struct skew_time_work *w)
                 w->gap[i * t->ranks + r] = w->gap_load[i * t->ranks + r] = NAN;
             if (t->start[cell] == SKEW_TIME_ABSENT)
                 continue;
-            /* What comes before must be the one before, or a lost record would look like work. */
-            if (mine && at > 0 && old == at - 1) {
+            /* What comes before must be the one before, or a lost record, or the time from one
+             * launch of a graph to the next, would look like work. */
+            if (mine && at > 0 && old == at - 1 &&
+                t->slots[t->order[old]].occurrence == t->slots[slot].occurrence) {
                 size_t last = t->order[old] * t->ranks + r;
                 double gap = (double)(t->start[cell] - t->end[last]);
                 w->gap[i * t->ranks + r] = gap >= 0 ? gap : NAN;
