@@ -95,6 +95,8 @@ static bool comes_in_groups(const struct skew_labelling *lane, const struct skew
     }
     if (lane->rows->comms[lane->rows->members[payload(lane, from)->member].comm].partial)
         return several > 0;
+    if (!single && !several) /* too little to tell: then nothing is told */
+        return payload(lane, from)->dtype == ncclInt8 && most >= 2;
     /* where all sizes are alike both are true: then bytes in groups far enough apart are FastMoE's
      */
     if (several * 2 > led && single * 2 > led)
@@ -201,14 +203,19 @@ static uint64_t ratio_of(const struct skew_item *x, const struct skew_item *y)
     uint64_t more = x->unit > y->unit ? x->unit : y->unit;
     uint64_t less = x->unit > y->unit ? y->unit : x->unit;
 
-    bool repeats_it = x->a == y->a && x->b == y->b;
-    return repeats_it && less && more % less == 0 && more / less >= RATIO_LEAST ? more / less : 0;
+    return less && more % less == 0 && more / less >= RATIO_LEAST ? more / less : 0;
+}
+
+static bool same_sizes(const struct skew_item *x, const struct skew_item *y)
+{
+    return x->a == y->a && x->b == y->b;
 }
 
 static void find_ratios(struct ratios *r, const struct skew_item *items, uint32_t count)
 {
     for (uint32_t i = 0; i + 1 < count; i++) {
-        uint64_t ratio = ratio_of(&items[i], &items[i + 1]);
+        uint64_t ratio =
+            same_sizes(&items[i], &items[i + 1]) ? ratio_of(&items[i], &items[i + 1]) : 0;
         for (uint32_t k = 0; ratio && k < RATIOS_MAX; k++) {
             if (r->votes[k] && r->ratio[k] != ratio)
                 continue;
@@ -226,7 +233,8 @@ static void mark_small(struct skew_item *items, uint32_t count, const struct rat
 {
     for (uint32_t i = 0; i + 1 < count; i++) {
         struct skew_item *x = &items[i], *y = &items[i + 1];
-        uint64_t ratio = ratio_of(x, y);
+        bool returned = x->a == y->b && x->b == y->a; /* a gradient of weights after a combine's */
+        uint64_t ratio = same_sizes(x, y) || returned ? ratio_of(x, y) : 0;
         for (uint32_t k = 0; ratio && k < RATIOS_MAX; k++)
             if (r->ratio[k] == ratio)
                 (x->unit < y->unit ? x : y)->small = true;
@@ -289,6 +297,10 @@ static void open_block(struct skew_labelling *lane, struct open_blocks *open, ui
 {
     const struct skew_item *item = &lane->items[i];
 
+    /* the same sizes on the same way again: where records are missing, the answer is one of them */
+    for (uint32_t k = open->count; lane->gap != UINT32_MAX && k-- > 0;)
+        if (lane->blocks[open->block[k]].a == item->a && lane->blocks[open->block[k]].b == item->b)
+            forget(open, k);
     if (open->count == OPEN_MAX)
         forget(open, 0);
     open->block[open->count++] = lane->block_count;

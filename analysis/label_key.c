@@ -199,7 +199,8 @@ static uint64_t side_key(const struct skew_rows *rows, const struct skew_rows_ex
     return skew_mix(skew_mix(skew_mix(rank) ^ (uint64_t)v->id) ^ (common ? unit / common : 0));
 }
 
-static void make_keys(struct skew_rows *rows, const struct place *places, size_t count)
+static void make_keys(struct skew_rows *rows, const struct place *places, size_t count,
+                      size_t members, int64_t least)
 {
     uint64_t common = 0, a = 0, b = 0;
 
@@ -220,6 +221,8 @@ static void make_keys(struct skew_rows *rows, const struct place *places, size_t
         x->key_a = a;
         x->key_b = b;
         x->unit = common;
+        x->partial = count < members;
+        x->hole = x->partial && x->seq <= least;
     }
 }
 
@@ -227,12 +230,22 @@ int skew_rows_classify(struct skew_rows *rows, struct skew_error *error)
 {
     size_t n = rows->exchange_count;
     struct place *places = calloc(n + 1, sizeof *places);
-    int result = places ? 0 : -ENOMEM;
+    uint32_t *largest = calloc(rows->comm_count + 1, sizeof *largest); /* ranks in a column */
+    int64_t *last = calloc(rows->member_count + 1, sizeof *last);      /* seq, of each member */
+    int64_t *least = calloc(rows->comm_count + 1, sizeof *least);      /* of those */
+    int result = places && largest && last && least ? 0 : -ENOMEM;
+
+    for (size_t m = 0; result == 0 && m < rows->member_count; m++)
+        last[m] = -1;
+    for (size_t c = 0; result == 0 && c < rows->comm_count; c++)
+        least[c] = INT64_MAX;
 
     for (size_t i = 0; i < n && result == 0; i++) {
         result = first_class(rows, &rows->exchanges[i], error);
         if (result < 0)
             goto out; /* explained */
+        if (rows->exchanges[i].seq > last[rows->exchanges[i].member])
+            last[rows->exchanges[i].member] = rows->exchanges[i].seq;
         places[i] = (struct place){rows->members[rows->exchanges[i].member].comm, (uint32_t)i,
                                    rows->exchanges[i].seq};
     }
@@ -249,12 +262,22 @@ int skew_rows_classify(struct skew_rows *rows, struct skew_error *error)
         end = column_end(places, n, i);
         if (!column_agrees(rows, places + i, end - i))
             rows->comms[places[i].comm].aligned = false;
+        if (end - i > largest[places[i].comm])
+            largest[places[i].comm] = (uint32_t)(end - i);
     }
+    for (size_t m = 0; m < rows->member_count; m++)
+        if (last[m] >= 0 && last[m] < least[rows->members[m].comm])
+            least[rows->members[m].comm] = last[m];
     for (size_t i = 0, end; i < n; i = end) {
-        end = rows->comms[places[i].comm].aligned ? column_end(places, n, i) : i + 1;
-        make_keys(rows, places + i, end - i);
+        bool aligned = rows->comms[places[i].comm].aligned;
+        end = aligned ? column_end(places, n, i) : i + 1;
+        make_keys(rows, places + i, end - i, aligned ? largest[places[i].comm] : 1,
+                  least[places[i].comm]);
     }
 out:
     free(places);
+    free(largest);
+    free(last);
+    free(least);
     return result;
 }

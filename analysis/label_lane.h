@@ -60,7 +60,7 @@ struct skew_pass_info {
     int32_t unit;         /* ordinal of the stretch between moments without work in flight; −1 */
     int32_t back_ordinal; /* order of the backward passes; −1 */
     bool whole;           /* as many layers as all others */
-    bool back_whole;
+    bool sure;            /* its backward pass goes through all of it, and through nothing else */
 };
 
 /* How one communicator is used by one lane. */
@@ -83,6 +83,7 @@ struct skew_labelling {
     const struct skew_label_options *options;
     const struct skew_rows_event *events;
     uint32_t event_count;
+    uint32_t gap; /* the first event before which a record is missing; UINT32_MAX: none is */
     struct skew_use *uses; /* [communicators] */
     uint32_t *payload;     /* events of payload, communicator after communicator */
     uint32_t *leader_of;   /* [event]: event + 1 of the candidates before a payload, by kind:

@@ -143,7 +143,18 @@ static enum skew_block_kind same_again(const struct linking *l, const struct evi
 {
     const struct group *g = &l->groups[l->group_of[i]];
 
-    return g->counted == 2 && g->back == 1 ? SKEW_BLOCK_AGAIN : among_many(l, e, i, pass_layers);
+    if (g->counted == 2 && g->back == 1)
+        return SKEW_BLOCK_AGAIN;
+    if (g->counted == 2 && g->back == 0 && e->back) /* the trace ends before the backward block */
+        return e->twice ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_UNKNOWN;
+    return among_many(l, e, i, pass_layers);
+}
+
+/* Not all of it is here: the end of a trace. Its key equals no other. */
+static bool is_partial(const struct skew_labelling *lane, const struct skew_block *b)
+{
+    return skew_lane_exchange(lane, b->event)->partial ||
+           (lane->uses[b->comm].groups && b->back == SKEW_NO_ITEM);
 }
 
 static void kinds_by_counts(struct linking *l, uint32_t comm, uint32_t pass_layers)
@@ -169,6 +180,8 @@ static void kinds_by_counts(struct linking *l, uint32_t comm, uint32_t pass_laye
         b->kind = b->counted ? SKEW_BLOCK_FIRST : SKEW_BLOCK_BACK;
         if (b->counted && g->waiting > 0)
             b->kind = same_again(l, &e, i, pass_layers);
+        else if (b->counted && is_partial(l->lane, b) && (e.twice || !e.once))
+            b->kind = SKEW_BLOCK_UNKNOWN;
         g->waiting += b->kind == SKEW_BLOCK_FIRST;
         g->waiting -= b->kind == SKEW_BLOCK_BACK;
     }
@@ -273,6 +286,9 @@ static uint32_t length_of_chains(const struct skew_labelling *lane, uint32_t *se
         if (b && b->kind != SKEW_BLOCK_BACK)
             continue;
         int32_t first = b && b->link >= 0 ? lane->blocks[b->link].first : -2;
+        /* a run that the end of the trace, or a lost record, may have cut off says nothing */
+        if (length && first < 0 && before != 0)
+            length = 0;
         if (length && first != before - 1) {
             votes[length < MOST ? length : 0]++;
             total++;
@@ -392,6 +408,28 @@ static uint32_t link_by_order(struct linking *l)
     return length;
 }
 
+/* With records missing: two backward blocks for one forward block, one of which is something else.
+ */
+static void doubt(struct linking *l)
+{
+    for (uint32_t k = 0; k < l->group_count; k++) {
+        uint32_t first = 0, back = 0;
+        for (uint32_t i = l->groups[k].from; i < l->groups[k].to; i++) {
+            first += l->lane->blocks[l->order[i]].kind == SKEW_BLOCK_FIRST;
+            back += l->lane->blocks[l->order[i]].kind == SKEW_BLOCK_BACK;
+        }
+        for (uint32_t i = l->groups[k].from; back > first && i < l->groups[k].to; i++) {
+            struct skew_block *b = &l->lane->blocks[l->order[i]];
+            if (b->last < l->lane->gap || b->kind != SKEW_BLOCK_BACK)
+                continue;
+            if (b->link >= 0)
+                l->lane->blocks[b->link].link = -1;
+            b->kind = SKEW_BLOCK_UNKNOWN;
+            b->link = -1;
+        }
+    }
+}
+
 int skew_lane_links(struct skew_labelling *lane)
 {
     struct linking l = {.lane = lane};
@@ -408,6 +446,8 @@ int skew_lane_links(struct skew_labelling *lane)
         link_backward(&l, 0);
         lane->pass_layers = length_of_chains(lane, &seen);
     }
+    if (lane->gap != UINT32_MAX)
+        doubt(&l);
     length_of_chains(lane, &seen);
     lane->layer_confidence = seen >= 2 ? 0.95f : 0.8f;
     result = 0;

@@ -109,8 +109,9 @@ static void mark_bounds(const struct skew_labelling *lane, uint8_t *bounds)
             continue;
         int32_t first = b && b->link >= 0 ? lane->blocks[b->link].first : -2;
         if (length == lane->pass_layers && before >= 0) {
-            bounds[before] = 1;
-            bounds[(uint32_t)before + length] = 1;
+            bounds[before] = 2;
+            if (!bounds[(uint32_t)before + length])
+                bounds[(uint32_t)before + length] = 1;
             length = 0;
         }
         length = first < 0 ? 0 : first == before - 1 && length ? length + 1 : 1;
@@ -126,8 +127,11 @@ static void cut_passes(struct skew_labelling *lane, const uint8_t *bounds)
         struct skew_block *b = &lane->blocks[lane->firsts[i]];
         if (!p || bounds[i] || p->count == lane->pass_layers) {
             p = &lane->passes[lane->pass_count++];
-            *p = (struct skew_pass_info){
-                .first = i, .begin = b->event, .unit = -1, .back_ordinal = -1};
+            *p = (struct skew_pass_info){.first = i,
+                                         .begin = b->event,
+                                         .unit = -1,
+                                         .back_ordinal = -1,
+                                         .sure = bounds[i] == 2};
         }
         p->count++;
         p->end = b->last;
@@ -268,6 +272,13 @@ static struct model find_model(const struct skew_labelling *lane)
     return m;
 }
 
+/* Where records are missing only what a whole backward pass confirms has layers, and after that
+ * nothing has a micro-batch. */
+static bool before_gap(const struct skew_labelling *lane, const struct skew_pass_info *p)
+{
+    return p->end < lane->gap && p->back_end < lane->gap;
+}
+
 static void number_layers(struct skew_labelling *lane, struct model m)
 {
     uint32_t base = 0;
@@ -284,10 +295,10 @@ static void number_layers(struct skew_labelling *lane, struct model m)
         place_of(i - base, m.stages, m.chunks, false, &chunk, &microbatch);
         for (uint32_t k = 0; k < p->count; k++) {
             struct skew_block *b = &lane->blocks[lane->firsts[p->first + k]];
-            b->layer = p->whole || i + 1 == lane->pass_count
-                           ? (int32_t)(chunk * lane->pass_layers + k)
-                           : -1;
-            b->microbatch = unit >= 0 ? (int32_t)microbatch : -1;
+            bool whole = before_gap(lane, p) ? p->whole || i + 1 == lane->pass_count
+                                             : p->sure && p->whole && m.chunks == 1;
+            b->layer = whole ? (int32_t)(chunk * lane->pass_layers + k) : -1;
+            b->microbatch = unit >= 0 && before_gap(lane, p) ? (int32_t)microbatch : -1;
         }
     }
     for (uint32_t i = 0; i < lane->block_count; i++) {

@@ -47,7 +47,10 @@ struct skew_rows_exchange {
     int32_t op, dtype, thread;
     uint32_t flags;
     uint8_t class;
-    bool self; /* sends to itself */
+    bool self;    /* sends to itself */
+    bool hole;    /* likewise, and not because the trace ends there: records were lost */
+    bool partial; /* of a column that other ranks have no record of: its keys are not those of a
+                     whole one */
 };
 
 struct skew_rows_operation {

@@ -67,8 +67,9 @@ static uint32_t collect(const struct skew_labelling *lane, struct reduction *lis
 }
 
 struct kind_facts {
-    uint32_t units, outside; /* stretches that have it; … that have it and only outside */
-    uint64_t bytes;          /* in one stretch */
+    uint32_t units;  /* stretches that have it */
+    uint32_t prefix; /* … from the first on without a gap */
+    uint64_t bytes;  /* in one stretch */
     bool inside;
 };
 
@@ -82,10 +83,10 @@ static uint32_t facts_of(const struct reduction *list, uint32_t count, uint32_t 
     *f = (struct kind_facts){0};
     for (; i < count && list[i].kind == list[from].kind; i++) {
         f->units += i == from || list[i].unit != list[i - 1].unit;
+        f->prefix += list[i].unit == f->prefix;
         f->inside |= !list[i].outside;
         bytes += list[i].bytes;
     }
-    f->outside = f->inside ? 0 : f->units;
     f->bytes = bytes / f->units;
     return i;
 }
@@ -101,7 +102,7 @@ static bool units_by_reductions(struct skew_labelling *lane, const struct reduct
         next = facts_of(list, count, i, &f);
         if (f.units >= 2 && f.units * 10 < lane->unit_count * 9 && f.units + 1 < lane->unit_count)
             some = f.bytes > some ? f.bytes : some;
-        else if (f.outside && f.outside + 1 >= lane->unit_count)
+        else if (!f.inside && f.prefix + 1 >= lane->unit_count)
             always = f.bytes > always ? f.bytes : always;
     }
     if (some && some >= always) {
@@ -251,6 +252,19 @@ out:
     return result;
 }
 
+/* A missing record may have been a whole pass, or what ended a step. */
+static void forget_step(struct skew_labelling *lane, const struct skew_pass_info *p)
+{
+    for (uint32_t k = 0; k < p->count; k++) {
+        struct skew_block *b = &lane->blocks[lane->firsts[p->first + k]];
+        b->step = b->microbatch = b->pass = -1;
+    }
+    if (!lane->no_steps)
+        lane->no_steps =
+            "records were lost, or the trace begins in the middle: from there on steps and "
+            "micro-batches cannot be counted";
+}
+
 int skew_lane_steps(struct skew_labelling *lane)
 {
     int result = 0;
@@ -269,11 +283,15 @@ int skew_lane_steps(struct skew_labelling *lane)
     } else {
         result = steps_of_training(lane);
     }
+    for (uint32_t i = 0; lane->gap != UINT32_MAX && i < lane->pass_count; i++)
+        if (lane->passes[i].end >= lane->gap || lane->passes[i].back_end >= lane->gap)
+            forget_step(lane, &lane->passes[i]);
     for (uint32_t i = 0; i < lane->block_count; i++) {
         struct skew_block *b = &lane->blocks[i];
         if (b->kind != SKEW_BLOCK_FIRST && b->link >= 0) {
             b->step = lane->blocks[b->link].step;
             b->microbatch = lane->blocks[b->link].microbatch;
+            b->pass = lane->blocks[b->link].pass;
         }
     }
     return result;

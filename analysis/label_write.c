@@ -109,6 +109,8 @@ void skew_label_place(const struct skew_labelling *lane, const struct skew_block
     l->layer = b->layer;
     l->microbatch = b->microbatch;
     l->pass = b->pass;
+    if (b->last >= lane->gap)
+        l->confidence = least(l->confidence, 0.5f); /* records are missing before it */
     if (l->layer >= 0)
         l->confidence = least(l->confidence, lane->layer_confidence);
     if (l->step >= 0)
@@ -172,6 +174,17 @@ static void write_leader(struct skew_labelling *lane, const struct skew_block *b
         l->step = -1;
 }
 
+/* After a missing record: what belongs to no other pass may be the rest of a block; a forward block
+ * right before its backward block may have been computed again, if anything was. */
+static bool is_doubtful(const struct skew_labelling *lane, const struct skew_block *b)
+{
+    if (b->last < lane->gap || !lane->uses[b->comm].leader || !lane->back_count)
+        return false;
+    if (b->kind == SKEW_BLOCK_FIRST && b->link >= 0)
+        return lane->again_count && &lane->blocks[b->link] == b + 1;
+    return b->link < 0;
+}
+
 static void write_block(struct skew_labelling *lane, const struct skew_block *b,
                         const struct token_sizes *t)
 {
@@ -181,13 +194,15 @@ static void write_block(struct skew_labelling *lane, const struct skew_block *b,
                               SKEW_LABEL_PROBS_RECOMPUTE},
         [SKEW_BLOCK_BACK] = {SKEW_LABEL_COMBINE_BWD, SKEW_LABEL_DISPATCH_BWD,
                              SKEW_LABEL_PROBS_BWD}};
-    const uint8_t *role = roles[b->kind];
+    bool doubtful = is_doubtful(lane, b);
+    const uint8_t *role = roles[doubtful ? SKEW_BLOCK_UNKNOWN : b->kind];
     /* what nothing announced and nothing answered may be anything */
     bool alone = b->back == SKEW_NO_ITEM && !b->counted && b->link < 0;
 
-    write_item(lane, b, b->there, b->back, alone ? SKEW_LABEL_UNKNOWN : role[0], t);
+    uint32_t back = doubtful ? SKEW_NO_ITEM : b->back, there = doubtful ? SKEW_NO_ITEM : b->there;
+    write_item(lane, b, b->there, back, alone ? SKEW_LABEL_UNKNOWN : role[0], t);
     if (b->back != SKEW_NO_ITEM)
-        write_item(lane, b, b->back, b->there, role[1], t);
+        write_item(lane, b, b->back, there, role[1], t);
     if (b->weights != SKEW_NO_ITEM)
         write_item(lane, b, b->weights, SKEW_NO_ITEM, role[2], t);
     write_leader(lane, b);
@@ -213,8 +228,12 @@ static void write_others(struct skew_labelling *lane)
         if (x->class == SKEW_CLASS_P2P) {
             l->role = SKEW_LABEL_PIPELINE;
             l->confidence = 0.9f;
-        } else if (x->class == SKEW_CLASS_INTEGER && use->moe) {
-            l->role = SKEW_LABEL_OTHER; /* whole numbers that do not announce a dispatch: offsets */
+        } else if (x->class == SKEW_CLASS_INTEGER && use->leader == SKEW_LEADER_INTEGERS) {
+            l->role = SKEW_LABEL_COUNT; /* whose dispatch is not here: the end of a trace */
+            l->confidence = 0.9f;
+        } else if (x->class == SKEW_CLASS_INTEGER && use->moe &&
+                   (uint64_t)use->led[SKEW_LEADER_INTEGERS] * 10 >= (uint64_t)use->payload * 9) {
+            l->role = SKEW_LABEL_OTHER; /* before every payload: offsets */
             l->confidence = 0.8f;
         } else if (x->class == SKEW_CLASS_UNIFORM && moe && !use->moe && x->dtype >= ncclFloat16) {
             l->role = SKEW_LABEL_SEQUENCE; /* beside experts' exchanges on another communicator */
