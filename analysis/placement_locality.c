@@ -42,12 +42,20 @@ static int begin(struct locality *l, struct skew_placement *p, const double *fro
     return 0;
 }
 
-/* Items of `size` experts each to domains, so that most tokens stay: place[item] = domain. */
+/* Items of `size` experts each to domains, so that most tokens stay: place[item] = domain. The
+ * solver wants whole numbers (with others, rounding can keep it from ending): a power of two brings
+ * all to at most 2^40, and what is left behind the point is dropped. */
 static int assign(const struct locality *l, uint32_t size, uint32_t *place)
 {
     uint32_t items = l->p->experts / size, each = items / l->domains;
     struct skew_assign *solver;
     int result = skew_assign_create(&solver, items);
+    double most = 0, scale = 1;
+
+    for (size_t i = 0; i < (size_t)l->domains * l->p->experts; i++)
+        most += l->stay[i];
+    if (most > 0 && isfinite(most))
+        scale = exp2(floor(40 - log2(most)));
 
     if (result < 0)
         return result;
@@ -57,7 +65,7 @@ static int assign(const struct locality *l, uint32_t size, uint32_t *place)
             for (uint32_t e = i * size; e < (i + 1) * size; e++)
                 stays += l->stay[(size_t)d * l->p->experts + e];
             for (uint32_t k = 0; k < each; k++)
-                solver->cost[i * solver->stride + d * each + k] = -stays;
+                solver->cost[i * solver->stride + d * each + k] = -floor(scale * stays);
         }
     skew_assign_solve(solver);
     for (uint32_t i = 0; i < items; i++)

@@ -105,6 +105,22 @@ static void fill_ports(const struct skew_times *t, size_t slot, struct skew_time
     x->mean = fmax(all_sent, all_received) / fmax(1, seen);
 }
 
+/* What computation hides on every rank is not lost. The last rank has the least to hide in. */
+static void look_at_overlap(const struct skew_time_work *w, size_t slot,
+                            struct skew_time_exchange *x)
+{
+    const struct skew_times *t = w->times;
+
+    x->hidden = x->lag + x->transfer;
+    for (uint32_t r = 0; r < t->ranks; r++)
+        if (t->start[slot * t->ranks + r] != SKEW_TIME_ABSENT) {
+            double hidden = t->hidden[slot * t->ranks + r];
+            x->hidden = isnan(hidden) || isnan(x->hidden) ? NAN : fmin(x->hidden, hidden);
+        }
+    x->exposed = x->lag + x->transfer - (isnan(x->hidden) ? 0 : x->hidden);
+    w->result->overlap_known += !isnan(x->hidden);
+}
+
 static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, double *end,
                           double *scratch)
 {
@@ -137,7 +153,7 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
     x->wait_max = last - first;
     x->lag = last - median_of(arrival, t->ranks, scratch);
     x->transfer = done - last;
-    x->exposed = x->lag + x->transfer;
+    look_at_overlap(w, w->slot[i], x);
     for (uint32_t r = 0; r < t->ranks; r++)
         w->arrival[i * t->ranks + r] = arrival[r] - last;
     fill_ports(t, w->slot[i], x);
@@ -170,8 +186,10 @@ static int fill_gaps(struct skew_time_work *w)
                 w->gap[i * t->ranks + r] = w->gap_load[i * t->ranks + r] = NAN;
             if (t->start[cell] == SKEW_TIME_ABSENT)
                 continue;
-            /* What comes before must be the one before, or a lost record would look like work. */
-            if (mine && at > 0 && old == at - 1) {
+            /* What comes before must be the one before, or a lost record, or the time from one
+             * launch of a graph to the next, would look like work. */
+            if (mine && at > 0 && old == at - 1 &&
+                t->slots[t->order[old]].occurrence == t->slots[slot].occurrence) {
                 size_t last = t->order[old] * t->ranks + r;
                 double gap = (double)(t->start[cell] - t->end[last]);
                 w->gap[i * t->ranks + r] = gap >= 0 ? gap : NAN;

@@ -123,6 +123,8 @@ static SKEW_COLD struct skew_time *decide(struct skew_process *proc)
     skew_time_lock(&proc->time_lock);
     struct skew_time *time = __atomic_load_n(&proc->time, __ATOMIC_ACQUIRE);
     if (!time && (time = skew_time_map(sizeof(*time)))) {
+        if (!__atomic_load_n(&skew_hot.ask_driver, __ATOMIC_ACQUIRE))
+            skew_capture_bind(); /* the thread that makes the first communicator may be about to */
         time->tier = choose(proc, time, &why);
         time->every = (uint32_t)proc->option_int[SKEW_OPT_TIMING_EVERY];
         tell_tier(proc, (enum skew_tier)time->tier, why);

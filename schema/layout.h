@@ -9,7 +9,7 @@
  *   OUT/.skewscope/                     mode 0700, while something is still to be collected:
  *     spool-B-M-H                       text: the absolute path of a spool directory, one line
  *     run-ID.json                       what `run` knows of a run (command, labels, exit status, …)
- *     collector-B.lock                  held (flock) by the node's one collector
+ *     collector-B.lock                  held (flock) by the node's one collector, which touches it while somebody waits
  *     publish-B-ASKER, look-B-ASKER     empty; asks that collector to drain and publish at once, or to look at
  *                                       the spools; it removes what was there before its round began
  *     work-B.db                         the collector's database when OUT is on a local file system

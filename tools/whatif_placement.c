@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <sqlite3.h>
+
 enum {
     KEY_RANKS = 0x100,
     KEY_METHODS,
@@ -66,7 +68,7 @@ static const struct argp_option options[] = {
     {"random", KEY_RANDOM, "N", 0, "random placements to average over (default 32; 2000 where traces have few calls)", 3},
     {"seed", KEY_SEED, "N", 0, "of all that is random (default 1)", 3},
     {NULL, 0, NULL, 0, "Cost model:", 4},
-    {"token-bytes", KEY_TOKEN, "N", 0, "size of a token (default 1: bytes are copies)", 4},
+    {"token-bytes", KEY_TOKEN, "N", 0, "size of a token (default: of the labelled dispatches, else 1: bytes are copies)", 4},
     {"bandwidth", KEY_BANDWIDTH, "GB/S", 0, "of a rank's port, each direction (default 50)", 4},
     {"up-bandwidth", KEY_UP, "GB/S", 0, "of its port inside the domain (default 450)", 4},
     {"latency-us", KEY_LATENCY, "US", 0, "of an exchange, whatever it carries (default 0)", 4},
@@ -334,12 +336,36 @@ static json_t *everything(struct skew_wp *wp)
                      skipped);
 }
 
+/* The size of a token where all labelled dispatches agree on it; 0: they do not, or there are none.
+ */
+static double labelled_token(const struct skew_reading *reading)
+{
+    static const char sql[] = "SELECT min(token_bytes), max(token_bytes) FROM exchange_label WHERE "
+                              "role = 'dispatch'";
+    double size = 0;
+
+    for (size_t i = 0; i < reading->count; i++) {
+        sqlite3_stmt *stmt = NULL;
+        if (sqlite3_prepare_v2(skew_trace_db(reading->traces[i]), sql, -1, &stmt, NULL) ==
+                SQLITE_OK &&
+            sqlite3_step(stmt) == SQLITE_ROW &&
+            sqlite3_column_int64(stmt, 0) == sqlite3_column_int64(stmt, 1))
+            size = (double)sqlite3_column_int64(stmt, 0);
+        sqlite3_finalize(stmt);
+    }
+    return size;
+}
+
 /* What depends on the trace: its ranks, and that they fit. */
 static int settle(struct skew_wp *wp)
 {
     const struct skew_routing_layer *of = wp->trace[0].layer[0].of;
     uint32_t domain = wp->fit.domain_ranks;
 
+    if (wp->links.token_bytes <= 0)
+        wp->links.token_bytes = labelled_token(&wp->trace[0].reading);
+    if (wp->links.token_bytes <= 0)
+        wp->links.token_bytes = 1;
     if (wp->rank_count == 0) {
         if (of->ranks == 0) {
             skew_tell("%s: its routing names no ranks: say how many with --ranks R",
@@ -400,7 +426,7 @@ static int run(struct skew_wp *wp)
 
 int skew_whatif_placement(int argc, char **argv)
 {
-    struct skew_wp wp = {.links = {.token_bytes = 1, .bandwidth = 50e9, .up_bandwidth = 450e9},
+    struct skew_wp wp = {.links = {.bandwidth = 50e9, .up_bandwidth = 450e9},
                          .fit = {.seed = 1},
                          .early_steps = -1,
                          .paths = calloc((size_t)argc, sizeof *wp.paths)};

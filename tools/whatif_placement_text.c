@@ -249,7 +249,9 @@ void skew_wp_text(const struct skew_wp *wp, const json_t *all)
 
     printf("A model over recorded counts; nothing here was timed. A placement counts by what it "
            "does on calls\nthat it was not found from.\n");
-    if (wp->links.token_bytes == 1)
+    if (wp->links.token_bytes > 1)
+        printf("A token has %.0f bytes.\n", wp->links.token_bytes);
+    else
         printf("Without --token-bytes a token is one byte: bytes are copies of tokens.\n");
     json_array_foreach(json_object_get(all, "layers"), i, one) print_layer(one);
     json_array_foreach(json_object_get(all, "cross"), i, one) print_cross(one);

@@ -382,6 +382,22 @@ class Import(unittest.TestCase):
         self.assertEqual(db.execute("SELECT step, layer, source_rank FROM routing WHERE NOT verified").fetchall(),
                          [(0, 0, 0)])
 
+    def test_into_synthetic(self):
+        """Counts taken from a synthetic trace, joined to the same one made without them: all are verified."""
+        def synth(name, *more):
+            subprocess.run([TOOL, "synth", "-q", "-o", self.dir / name, "--ranks", "8", "--experts", "64", "--topk", "4",
+                            "--steps", "6", "--layers", "2", *more], check=True, timeout=300)
+            return self.dir / name
+        source = sqlite3.connect(synth("with.db"))
+        cells = source.execute("SELECT step, layer, source_rank, expert, tokens FROM routing_cell").fetchall()
+        source.close()
+        path = self.write("c.csv", "step,layer,rank,expert,count\n" + "".join("%d,%d,%d,%d,%d\n" % c for c in cells))
+        db = self.take("counts", path, "--into", synth("without.db", "--no-routing"))
+        self.assertEqual(db.execute("SELECT count(*), sum(verified), count(exchange_id) FROM routing").fetchall(),
+                         [(96, 96, 96)])
+        self.assertEqual(sorted(db.execute("SELECT step, layer, source_rank, expert, tokens FROM routing_cell")),
+                         sorted(cells))
+
     def test_into_refused(self):
         trace = self.captured([[[1, 2], [3, 4]]] * 4)
 

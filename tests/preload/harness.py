@@ -60,6 +60,11 @@ SANITIZER_OUR_OPTIONS = {"tsan": {"SKEWSCOPE_STACKS": "off"}}
 VALGRIND = ["valgrind", "--quiet", "--error-exitcode=98", "--leak-check=no", "--trace-children=no",
             f"--suppressions={HERE / 'valgrind.supp'}"]
 UNDER_VALGRIND = bool(os.environ.get("SKEWSCOPE_TEST_VALGRIND"))
+NOT_INSTRUMENTED_MALLOC = "not with a sanitizer or valgrind, which replace malloc themselves"
+# valgrind 3.19 loses count of the names of mapped files after some tens of mapped segments, and ends by itself (aspacem,
+# is_freeslot): so few and large ones, and where that is not enough, the case goes on without it.
+VALGRIND_SEGMENT_KB = 256
+VALGRIND_GAVE_UP = "Valgrind: FATAL: aspacem assertion failed"
 
 
 class Result:
@@ -112,6 +117,8 @@ class Bench:
         env.update(SANITIZER_OPTIONS)
         env.update(SANITIZER_OUR_OPTIONS.get(self.runtime, {}))
         env.update({k: str(v) for k, v in more.items() if v is not None})
+        if UNDER_VALGRIND and int(more.get("SKEWSCOPE_SEGMENT_KB", VALGRIND_SEGMENT_KB)) < VALGRIND_SEGMENT_KB:
+            env["SKEWSCOPE_SEGMENT_KB"] = str(VALGRIND_SEGMENT_KB)
         return {k: v for k, v in env.items() if more.get(k, v) is not None}
 
     def directory(self):
@@ -122,8 +129,9 @@ class Bench:
     def run(self, command, preload=None, stdin=subprocess.DEVNULL, cwd=None, directory=None, code=0, valgrind=True,
             **env):
         """Runs a command; a failure shows its output. `code`: the exit status to expect, None: any."""
+        own = directory is None
         directory = directory or self.directory()
-        command = [str(c) for c in command]
+        native = command = [str(c) for c in command]
         if UNDER_VALGRIND and valgrind and command[0].startswith(self.build):
             command = VALGRIND + command
         process = subprocess.Popen(command, env=self.environment(directory, preload, **env), stdin=stdin, text=True,
@@ -135,6 +143,9 @@ class Bench:
             os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the pipes
             out, err = process.communicate()
             raise AssertionError(f"{' '.join(command)}: did not end within {TIMEOUT} s\n{out[-2000:]}\n{err}") from e
+        if VALGRIND_GAVE_UP in err and own:
+            print(f"      {' '.join(native[:2])}: valgrind has failed by itself; again without it", flush=True)
+            return self.run(native, preload, stdin, cwd, None, code, False, **env)
         done = subprocess.CompletedProcess(command, process.returncode, out, err)
         if code is not None and done.returncode != code:
             raise AssertionError(f"{' '.join(command)}: exit status {done.returncode}, expected {code}\n"

@@ -248,6 +248,36 @@ class Time(Case):
         self.assertIn("no such", tool("time", self.dir / "nothing", code=1).stderr.lower())
         tool("time", code=2)
 
+    def test_launches_of_a_graph(self):
+        out, _ = self.synth("a", *self.OPTIONS)
+        with contextlib.closing(sqlite3.connect(out / "trace.db")) as db:
+            db.execute("UPDATE exchange_label SET step = NULL")
+            db.execute("UPDATE device_time SET launch_id = 1 + member_id")  # each process counts its own launches
+            db.execute("INSERT INTO device_time (member_id, thread, group_seq, launch_id, source, start_ns, end_ns, error_ns)"
+                       " SELECT member_id, thread, group_seq, launch_id + 100, source,"
+                       " start_ns + 1000000000, end_ns + 1000000000, error_ns FROM device_time")
+            db.commit()
+        answer = self.time(out)
+        self.assertEqual((answer["exchanges"], answer["complete"]), (2 * 480, 2 * 480))
+        self.assertEqual(answer["transfer"]["model"], "linear")
+        self.assertIn("steps are not known", answer["headline"]["why"])
+        self.assertEqual(answer["stragglers"]["ranks"], [])
+
+    def test_what_computation_hides(self):
+        out, _ = self.synth("a", *self.OPTIONS)
+        before = self.time(out)["roles"]["combine"]
+        self.assertIsNone(before["hidden_ns"])
+        with contextlib.closing(sqlite3.connect(out / "trace.db")) as db:
+            # A kernel of half the time in the last 40 us of every exchange, and one on another stream that says nothing new.
+            for busy, stream in ((20000, 7), (10000, 8)):
+                db.execute("INSERT INTO kernel SELECT m.process_id, m.device, ?, t.end_ns - ? * 2, t.end_ns, ?, 1, NULL"
+                           " FROM device_time t JOIN member m USING (member_id)", (stream, busy, busy))
+            db.commit()
+        after = self.time(out)["roles"]["combine"]
+        self.assertAlmostEqual(after["hidden_ns"], 20000, delta=1)
+        self.assertAlmostEqual(after["exposed_ns"], before["exposed_ns"] - 20000, delta=1)
+        self.assertEqual(after["transfer_ns"], before["transfer_ns"])
+
     def test_uniform_routing_costs_nothing(self):
         out, _ = self.synth("a", "--routing", "uniform", "--steps", "100", "--seed", "4")
         self.assertIn("no cost of skew beyond chance", tool("time", out).stdout)

@@ -104,7 +104,7 @@ def check_times(run, source, real_axis, sources=None, graphs=True):
     offset = None
     for row, truth in run.exchanges(graphs):
         what = f"exchange {row['seq']} of rank {row['rank']}, run {row['run']}"
-        assert row["source"] in (sources or [source]), f"{what}: source {row['source']}"
+        assert row["source"] in (sources or [source]), f"{what}: source {row['source']}, untimed {run.untimed()}"
         if row["source"] == "host":
             continue
         count += 1
@@ -117,7 +117,8 @@ def check_times(run, source, real_axis, sources=None, graphs=True):
         if not real_axis:
             assert not early and not over, what
             offset = row["end_ns"] - truth["end_ns"] if offset is None else offset
-            error = last = 1100
+            # that clock cannot be related to the host's better than by the first anchor: times may shift by that
+            error = last = 1100 + run.one("SELECT max(high_ns - low_ns) FROM device_clock")
         else:
             offset = 0
             last, slack = run.one("SELECT max(error_ns), max(start_slack_ns) FROM exchange_time "
@@ -377,7 +378,7 @@ def case_collectives_that_are_copies():
         run = Run("copies", 1, clock="virtual", SKEWSCOPE_TIMING=tier, SKEWSCOPE_STANDIN_COPY_NS=2000,
                   SKEWSCOPE_STANDIN_COPY_BYTES_PER_US=10000)
         rows = run.rows("SELECT end_ns - start_ns AS ns, source FROM device_time ORDER BY group_seq")
-        assert [r["source"] for r in rows] == [wanted] * 8, [tuple(r) for r in rows]
+        assert [r["source"] for r in rows] == [wanted] * 6, [tuple(r) for r in rows]
         for i, row in enumerate(rows, 1):
             between(row["ns"], 2000 + 10000 * i, slack, slack, f"{tier}: copy {i}")
         run.close()

@@ -129,7 +129,7 @@ static int align(struct joining *j)
     if (!j->exchanges)
         return ask(j->db, "SELECT count(*) FROM main.exchange", 0)
                    ? refuse(j, "it has exchanges, but none is labelled as a dispatch with layer "
-                               "and step (run skewscope label on it first)")
+                               "and step (run skewscope label --save on it first)")
                    : 0;
     snprintf(sql, sizeof sql,
              "CREATE TEMP TABLE dispatch AS SELECT l.exchange_id, l.step, l.layer, l.microbatch, "
