@@ -231,6 +231,30 @@ class Placement(unittest.TestCase):
             low, high = bound[f"{k}_bytes_once"]
             self.assertTrue(low <= 100 * once[k] <= high and low < high)
 
+    def test_prefill_and_decode(self):
+        """From ids to the correlation: 12 requests, the first 20 of 60 tokens are the prompt; against sums made here."""
+        rng = random.Random(7)
+        weights = [[rng.random() ** 2 for _ in range(16)] for _ in range(2)]
+        tokens = [[[rng.sample(range(16), 1, counts=[int(100 * w) + 1 for w in weights[layer]]) for layer in range(2)]
+                   for _ in range(60)] for _ in range(12)]
+        trace = self.imported("pd", "topk", npyfile.write(self.dir / "pd.npy", tokens), "--prompt-tokens", 20,
+                              "--experts", 16)
+        found = self.json(trace, "--ranks", 4, "--methods", "current")["requests"]
+        self.assertEqual((found["requests"], found["classified_by"]), (12, "prefill"))
+        for layer, one in enumerate(found["correlation"]):
+            sums = [[0] * 16, [0] * 16]
+            for request in tokens:
+                for t, token in enumerate(request):
+                    sums[t >= 20][token[layer][0]] += 1
+            mean = [sum(s) / 16 for s in sums]
+            xy = sum((a - mean[0]) * (b - mean[1]) for a, b in zip(*sums))
+            xx, yy = (sum((a - m) ** 2 for a in s) for s, m in zip(sums, mean))
+            self.assertAlmostEqual(one["pearson"], xy / (xx * yy) ** 0.5, 9)
+            self.assertTrue(one["low"] < one["pearson"] < one["high"])
+        self.assertEqual(found["grouping"]["groups"], 2)
+        one = self.imported("one", "vllm", npyfile.write(self.dir / "one.npy", tokens[0], "<i2"), "--prompt-tokens", 20)
+        self.assertIn("no two requests", self.json(one, "--ranks", 1, "--methods", "current")["requests"]["note"])
+
     def test_locality(self):
         """Each domain's tokens want experts of the other: locality brings them home."""
         rng = random.Random(6)

@@ -8,12 +8,10 @@ The program, called without arguments, lists its cases as "NAME SINCE": a case r
 """
 import sys
 
-from harness import UNDER_VALGRIND, Bench, arguments, same
+from harness import Bench, arguments, same
 
 # What a machine without a GPU, or without libunwind, always says.
 USUAL = {"no_capture_query", "no_unwind"}
-# With more segments than 32 KiB make here, valgrind 3.19 ends on an assertion of its own (aspacem, is_freeslot).
-SMALL_KB = 32 if UNDER_VALGRIND else 16
 KINDS = ("comm", "end", "group", "loss", "lost", "diag")
 
 
@@ -54,7 +52,7 @@ def main():
         for name, since in cases:
             if int(since) > int(version) or (wanted and name not in wanted):
                 continue
-            small = {"SKEWSCOPE_SEGMENT_KB": SMALL_KB} if name.startswith("big") else {}
+            small = {"SKEWSCOPE_SEGMENT_KB": 16} if name.startswith("big") else {}
             try:
                 plain = bench.run([program, name], preload="", **path)
                 result = bench.run([program, name], **path, **small)

@@ -125,7 +125,7 @@ static void fork_before(void)
 }
 
 /* So much a fork, however slow that is under a tool: no more than the spool holds. */
-#define BUSY_EXCHANGES 4000
+#define BUSY_EXCHANGES 1000
 #define BUSY_FORKS     20
 
 static void *busy_thread(void *user)
