@@ -62,9 +62,10 @@ bool skew_time_parts_of(const struct skew_time_result *r, enum skew_time_role ro
         p->skew += x->skew;
         p->unexplained += x->unexplained;
         p->exposed += x->exposed;
+        p->hidden += x->hidden;
     }
-    double *const sums[] = {&p->wait_mean, &p->wait_max, &p->transfer,    &p->latency,
-                            &p->balanced,  &p->skew,     &p->unexplained, &p->exposed};
+    double *const sums[] = {&p->wait_mean, &p->wait_max,    &p->transfer, &p->latency, &p->balanced,
+                            &p->skew,      &p->unexplained, &p->exposed,  &p->hidden};
     for (size_t i = 0; i < sizeof sums / sizeof *sums && p->exchanges; i++)
         *sums[i] /= (double)p->exchanges;
     return p->exchanges > 0;
@@ -202,8 +203,11 @@ static void print_ledger(const struct skew_time_result *r, size_t rows)
             printf("%6s", "");
         printf(" %9.4f %9.4f\n", x->saves[x->cause] / 1e6, x->exposed / 1e6);
     }
-    printf(
-        "no kernels of the computation are looked at here: all of an exchange counts as exposed\n");
+    if (r->overlap_known < r->complete)
+        printf(
+            "kernels of the computation are recorded for %zu of %zu exchanges: the others count as "
+            "exposed as a whole\n",
+            r->overlap_known, r->complete);
     free(worst);
 }
 

@@ -30,6 +30,7 @@ size_t *skew_time_worst(const struct skew_time_result *result, size_t *rows);
 struct skew_time_parts {
     size_t exchanges, beyond;
     double wait_mean, wait_max, transfer, latency, balanced, skew, unexplained, exposed;
+    double hidden; /* NaN: not known of all */
 };
 bool skew_time_parts_of(const struct skew_time_result *result, enum skew_time_role role,
                         struct skew_time_parts *parts);
