@@ -298,7 +298,7 @@ int skew_time_calls_create(struct skew_time_calls *c, const struct skew_time_wor
     if (!result && router)
         result = read_routing(c, w, router);
     else if (!result)
-        snprintf(c->why_not, sizeof c->why_not, "the trace has no routing of experts");
+        snprintf(c->why_not, sizeof c->why_not, "the trace has no routing of experts: skewscope routing --save makes it of tapped counts");
     /* The same trace gives the same answer; another one draws anew, or all would err alike. */
     for (size_t i = 0; i < w->result->complete; i++)
         state = next_random(&state) ^ (uint64_t)(x[i].transfer + x[i].busiest);
