@@ -271,17 +271,53 @@ static struct skew_hang_call collective_call(const struct collectives *c, size_t
                                    (int32_t)row[0], (int32_t)row[1], row[2]};
 }
 
-/* What the members of one communicator called, against the one that called most. */
+/* The first `count` calls, as one number. */
+static uint64_t calls_hash(const struct collectives *c, size_t count)
+{
+    uint64_t hash = 0;
+
+    for (size_t i = 0; i < count; i++)
+        for (int k = 0; k < 3; k++)
+            hash = (hash ^ (uint64_t)c->rows[i * 4 + (size_t)k]) * 0x9e3779b97f4a7c15u;
+    return hash;
+}
+
+/* The member to compare with: it called what most did, as far as all have come, and has come
+ * furthest. NULL when memory is short. */
+static const struct collectives *reference(const struct collectives *all, size_t count)
+{
+    uint64_t *hashes = calloc(count, sizeof *hashes);
+    size_t least = SIZE_MAX, best_votes = 0;
+    const struct collectives *best = NULL;
+
+    for (size_t i = 0; i < count; i++)
+        least = all[i].count < least ? all[i].count : least;
+    for (size_t i = 0; hashes && i < count; i++)
+        hashes[i] = calls_hash(&all[i], least);
+    for (size_t i = 0; hashes && i < count; i++) {
+        size_t votes = 0;
+        for (size_t k = 0; k < count; k++)
+            votes += hashes[i] == hashes[k];
+        if (!best || votes > best_votes || (votes == best_votes && all[i].count > best->count)) {
+            best_votes = votes;
+            best = &all[i];
+        }
+    }
+    free(hashes);
+    return best;
+}
+
+/* What the members of one communicator called, against what most of them did. */
 static int compare_collectives(struct skew_hang *h, struct skew_trace *const *traces,
                                const struct collectives *all, size_t count,
                                struct skew_error *error)
 {
-    const struct collectives *most = &all[0];
+    const struct collectives *most = reference(all, count);
     uint64_t ahead = 0;
     int result = 0;
 
-    for (size_t i = 0; i < count; i++)
-        most = all[i].count > most->count ? &all[i] : most;
+    if (!most)
+        return -ENOMEM;
     for (size_t i = 0; i < count; i++)
         ahead += all[i].count == most->count;
     for (size_t i = 0; i < count && h->count < FINDINGS_MAX && result == 0; i++) {

@@ -179,10 +179,13 @@ static int group_items(struct skew_labelling *lane, uint32_t comm, uint32_t from
                 known[count++] = (struct known){payload(lane, i)->key_a, payload(lane, i)->key_b,
                                                 list_key(lane, i, 2 * length), length};
         }
-        add_item(lane, comm, i, length ? length : 1);
-        if (length)
-            add_item(lane, comm, i + length, length);
-        i += length ? 2 * length : 1;
+        if (!length) { /* cut off, or records are missing: which group is which cannot be said */
+            i = by ? stop : i + 1;
+            continue;
+        }
+        add_item(lane, comm, i, length);
+        add_item(lane, comm, i + length, length);
+        i += 2 * length;
     }
     free(known);
     return 0;

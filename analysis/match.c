@@ -39,8 +39,8 @@ static int load_losses(struct skew_matches *m, uint32_t trace, struct skew_error
         int64_t seq, peer, sends, recvs;
         if (!member || !skew_sql_between(s, 1, 0, INT64_MAX, &seq) ||
             !skew_sql_between(s, 2, 0, UINT32_MAX, &peer) ||
-            !skew_sql_between(s, 3, 0, UINT32_MAX, &sends) ||
-            !skew_sql_between(s, 4, 0, UINT32_MAX, &recvs)) {
+            !skew_sql_between(s, 3, 0, SKEW_CELLS_MAX, &sends) ||
+            !skew_sql_between(s, 4, 0, SKEW_CELLS_MAX, &recvs)) {
             skew_error_set(error, "%s: is damaged: a row of loss_edge makes no sense",
                            skew_trace_path(rows->trace));
             result = -EBADMSG;
@@ -345,13 +345,21 @@ static int match_comm(struct skew_matches *m, const struct skew_comm *comm, uint
     int result;
 
     g.ranks = calloc((size_t)comm->ranks + 1, sizeof *g.ranks);
-    if (!g.ranks) {
+    g.place = calloc((size_t)comm->ranks + 1, sizeof *g.place);
+    g.here = calloc((size_t)comm->ranks + 1, sizeof *g.here);
+    if (!g.ranks || !g.place || !g.here) {
         skew_error_set(error, "out of memory");
-        return -ENOMEM;
+        result = -ENOMEM;
+        goto out;
     }
     for (uint32_t r = 0; r < comm->ranks; r++)
         g.ranks[r].member = SKEW_NOBODY;
     result = find_ranks(&g, error);
+    for (uint32_t r = 0; r < comm->ranks; r++) {
+        g.place[r] = g.ranks[r].member == SKEW_NOBODY ? SKEW_NOBODY : g.present;
+        if (g.place[r] != SKEW_NOBODY)
+            g.here[g.present++] = r;
+    }
     if (result == 0) {
         find_exchanges(&g, from, end);
         result = plain_columns(&g, &plain, error);
@@ -364,7 +372,10 @@ static int match_comm(struct skew_matches *m, const struct skew_comm *comm, uint
         skew_error_set(error, "out of memory");
         result = -ENOMEM;
     }
+out:
     free(g.ranks);
+    free(g.place);
+    free(g.here);
     return result;
 }
 

@@ -20,14 +20,20 @@ struct cell {
 /* All sends, or all receives, by pair: those of pair p are cells[first[p]] … cells[first[p + 1] −
  * 1]. */
 struct side {
-    size_t *first; /* [ranks × ranks + 1] */
-    size_t *fill;  /* [ranks × ranks] */
+    size_t *first; /* [present × present + 1] */
+    size_t *fill;  /* [present × present] */
     struct cell *cells;
 };
 
+static bool is_here(const struct skew_matching *g, uint64_t peer)
+{
+    return peer < g->comm->ranks && g->place[peer] != SKEW_NOBODY;
+}
+
 static size_t pair_of(const struct skew_matching *g, bool send, uint32_t self, uint32_t peer)
 {
-    return send ? (size_t)self * g->comm->ranks + peer : (size_t)peer * g->comm->ranks + self;
+    size_t a = g->place[self], b = g->place[peer];
+    return send ? a * g->present + b : b * g->present + a;
 }
 
 static void put(struct side *s, size_t pair, uint64_t count, struct cell cell)
@@ -48,7 +54,7 @@ static void put_losses(const struct skew_matching *g, struct side *s, bool send,
     for (size_t i = 0; i < g->m->loss_count; i++) {
         const struct skew_loss_edge *l = &g->m->losses[i];
         if (l->trace == r->trace && l->member == r->member && l->before_seq > after &&
-            l->before_seq <= seq && l->peer < g->comm->ranks)
+            l->before_seq <= seq && is_here(g, l->peer))
             put(s, pair_of(g, send, rank, l->peer), send ? l->sends : l->recvs,
                 (struct cell){SKEW_NOBODY, 0});
     }
@@ -77,7 +83,7 @@ static int put_rank(const struct skew_matching *g, struct side *s, bool send, ui
             return result;
         for (uint32_t c = 0; c < v->cells; c++) {
             uint32_t peer = skew_vector_peer(v, c);
-            if (peer < g->comm->ranks)
+            if (is_here(g, peer))
                 put(s, pair_of(g, send, rank, peer), 1,
                     (struct cell){r->first + i, v->sizes[c] * unit});
         }
@@ -89,7 +95,7 @@ static int put_rank(const struct skew_matching *g, struct side *s, bool send, ui
 static int fill_side(const struct skew_matching *g, struct side *s, bool send, uint32_t from,
                      struct skew_error *error)
 {
-    size_t pairs = (size_t)g->comm->ranks * g->comm->ranks;
+    size_t pairs = (size_t)g->present * g->present;
     int result = 0;
 
     s->first = calloc(pairs + 1, sizeof *s->first);
@@ -97,9 +103,8 @@ static int fill_side(const struct skew_matching *g, struct side *s, bool send, u
     if (!s->first || !s->fill)
         return -ENOMEM;
     for (int round = 0; round < 2; round++) {
-        for (uint32_t r = 0; r < g->comm->ranks && result == 0; r++)
-            if (g->ranks[r].member != SKEW_NOBODY)
-                result = put_rank(g, s, send, r, from, error);
+        for (uint32_t i = 0; i < g->present && result == 0; i++)
+            result = put_rank(g, s, send, g->here[i], from, error);
         if (result < 0 || round)
             return result;
         for (size_t p = 0; p < pairs; p++)
@@ -207,17 +212,13 @@ static int meet_all(struct skew_matching *g, const struct side *sends, const str
 {
     int result = 0;
 
-    for (uint32_t src = 0; src < g->comm->ranks; src++) {
-        for (uint32_t dst = 0; dst < g->comm->ranks; dst++) {
-            size_t pair = (size_t)src * g->comm->ranks + dst;
-            size_t s = sends->fill[pair], r = recvs->fill[pair];
-            if (g->ranks[src].member == SKEW_NOBODY || g->ranks[dst].member == SKEW_NOBODY)
-                continue; /* the other side is not here */
-            for (size_t n = 0; result == 0 && (n < s || n < r); n++)
-                result = meet(g, src, dst, from + n,
-                              n < s ? &sends->cells[sends->first[pair] + n] : NULL,
-                              n < r ? &recvs->cells[recvs->first[pair] + n] : NULL);
-        }
+    for (size_t pair = 0; pair < (size_t)g->present * g->present; pair++) {
+        uint32_t src = g->here[pair / g->present], dst = g->here[pair % g->present];
+        size_t s = sends->fill[pair], r = recvs->fill[pair];
+        for (size_t n = 0; result == 0 && (n < s || n < r); n++)
+            result =
+                meet(g, src, dst, from + n, n < s ? &sends->cells[sends->first[pair] + n] : NULL,
+                     n < r ? &recvs->cells[recvs->first[pair] + n] : NULL);
     }
     return result;
 }

@@ -58,7 +58,10 @@ struct skew_matching {
     struct skew_matches *m;
     const struct skew_comm *comm;  /* of the first database that has it */
     struct skew_match_rank *ranks; /* [comm->ranks]; count 0 and member NOBODY: not here */
-    uint32_t first_member;         /* in m->members */
+    uint32_t *place; /* [comm->ranks]: ordinal among the ranks that are here; NOBODY */
+    uint32_t *here;  /* [present] ranks */
+    uint32_t present;
+    uint32_t first_member; /* in m->members */
 };
 
 /* Matches what comes after the first `from` exchanges of every rank. 0, or a negative errno with

@@ -324,11 +324,12 @@ static int move_rows(struct skew_routing *r, struct skew_routing *other, uint32_
     /* The block that is being filled stays last. */
     size_t last = r->block_count ? r->block_count - 1 : 0;
     uint8_t *filling = r->block_count ? r->blocks[last] : NULL;
-    memcpy(r->blocks + last, other->blocks, other->block_count * sizeof *blocks);
+    if (other->block_count)
+        memcpy(r->blocks + last, other->blocks, other->block_count * sizeof *blocks);
     r->block_count = last + other->block_count;
     if (filling)
         r->blocks[r->block_count++] = filling;
-    else
+    else if (other->block_count)
         r->block_used = other->block_used, r->block_size = other->block_size;
     other->block_count = 0;
     for (size_t i = 0; i < other->row_count; i++) {

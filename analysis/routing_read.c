@@ -36,19 +36,22 @@ enum {
     C_ORDINAL
 };
 
-#define COLUMNS(step, layer, microbatch, stage)                                                    \
+#define COLUMNS(step, layer, microbatch, stage, ordinal)                                           \
     "SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, " step ", " layer               \
     ", " microbatch ", " stage ", r.request, r.experts, r.topk, r.tokens, r.unit, r.verified, "    \
     "r.source, v.cells, v.size_width, v.size_stride, v.sizes, v.peer_width, v.peer_stride, "       \
     "v.peers, CASE WHEN r.step IS NULL THEN coalesce((SELECT x.seq FROM exchange x WHERE "         \
-    "x.exchange_id = r.exchange_id), r.ordinal) END FROM routing r LEFT JOIN vector v ON "         \
+    "x.exchange_id = r.exchange_id), " ordinal ") END FROM routing r LEFT JOIN vector v ON "       \
     "v.vector_id = r.counts "
+#define OWN(ordinal) COLUMNS("r.step", "r.layer", "r.microbatch", "r.stage", ordinal)
+#define LABELLED(ordinal)                                                                          \
+    COLUMNS("coalesce(r.step, b.step)", "coalesce(r.layer, b.layer)",                              \
+            "coalesce(r.microbatch, b.microbatch)", "coalesce(r.stage, b.stage)", ordinal)         \
+    "LEFT JOIN exchange_label b ON b.exchange_id = r.exchange_id "
 
-static const char own_columns[] = COLUMNS("r.step", "r.layer", "r.microbatch", "r.stage");
-static const char label_columns[] = COLUMNS(
-    "coalesce(r.step, b.step)", "coalesce(r.layer, b.layer)",
-    "coalesce(r.microbatch, b.microbatch)",
-    "coalesce(r.stage, b.stage)") "LEFT JOIN exchange_label b ON b.exchange_id = r.exchange_id ";
+/* [labels are attached][column ordinal is there]: traces of before it have none. */
+static const char *const columns[2][2] = {{LABELLED("NULL"), LABELLED("r.ordinal")},
+                                          {OWN("NULL"), OWN("r.ordinal")}};
 
 static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
 {
@@ -244,9 +247,12 @@ int skew_routing_has_table(struct skew_trace *trace, const char *name, struct sk
 static int prepare(struct pass *p, const struct skew_routing_filter *f)
 {
     char sql[1024];
+    bool ordinal =
+        sqlite3_table_column_metadata(skew_trace_db(p->trace), "main", "routing", "ordinal", NULL,
+                                      NULL, NULL, NULL, NULL) == SQLITE_OK;
 
     snprintf(sql, sizeof sql, "%s WHERE 1%s%s ORDER BY r.routing_id",
-             p->trace->labels ? own_columns : label_columns,
+             columns[p->trace->labels != NULL][ordinal],
              f->id_from || f->id_to ? " AND r.routing_id BETWEEN ?1 AND ?2" : "",
              f->verified ? " AND r.verified <> 0" : "");
     int result = skew_sql_prepare(p->trace, &p->select, sql, p->error);

@@ -143,7 +143,8 @@ struct skew_time_exchange {
     double saves[SKEW_CAUSES];  /* ns sooner if this cause alone went away; not additive */
     enum skew_time_cause cause; /* the largest of late, load, skew and unexplained, if it is 5 % of
                                    `exposed`; else volume or latency */
-    double exposed;             /* lag + transfer, on the critical path */
+    double hidden;  /* of lag + transfer, what other kernels used on every rank; NaN: not known */
+    double exposed; /* the rest, on the critical path */
 };
 
 /** A rank that is late by more than its work and chance explain. */
@@ -186,6 +187,7 @@ struct skew_time_result {
     size_t rows, timed_rows; /* rows of single ranks; of them with times on the device */
     size_t all, complete;    /* exchanges; of them with all ranks that were seen, and timed */
     size_t unlabelled;       /* complete ones without step */
+    size_t overlap_known;    /* complete ones of which all ranks' other kernels are recorded */
     enum skew_time_clocks clocks;
     double clock_residual_ns;             /* waits are within ± twice this */
     struct skew_time_exchange *exchanges; /* [complete], in order */

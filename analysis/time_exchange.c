@@ -105,6 +105,22 @@ static void fill_ports(const struct skew_times *t, size_t slot, struct skew_time
     x->mean = fmax(all_sent, all_received) / fmax(1, seen);
 }
 
+/* What computation hides on every rank is not lost. The last rank has the least to hide in. */
+static void look_at_overlap(const struct skew_time_work *w, size_t slot,
+                            struct skew_time_exchange *x)
+{
+    const struct skew_times *t = w->times;
+
+    x->hidden = x->lag + x->transfer;
+    for (uint32_t r = 0; r < t->ranks; r++)
+        if (t->start[slot * t->ranks + r] != SKEW_TIME_ABSENT) {
+            double hidden = t->hidden[slot * t->ranks + r];
+            x->hidden = isnan(hidden) || isnan(x->hidden) ? NAN : fmin(x->hidden, hidden);
+        }
+    x->exposed = x->lag + x->transfer - (isnan(x->hidden) ? 0 : x->hidden);
+    w->result->overlap_known += !isnan(x->hidden);
+}
+
 static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, double *end,
                           double *scratch)
 {
@@ -137,7 +153,7 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
     x->wait_max = last - first;
     x->lag = last - median_of(arrival, t->ranks, scratch);
     x->transfer = done - last;
-    x->exposed = x->lag + x->transfer;
+    look_at_overlap(w, w->slot[i], x);
     for (uint32_t r = 0; r < t->ranks; r++)
         w->arrival[i * t->ranks + r] = arrival[r] - last;
     fill_ports(t, w->slot[i], x);

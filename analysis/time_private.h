@@ -29,6 +29,7 @@ struct skew_times {
     /* [room][ranks] */
     int64_t *start, *end, *host;
     double *sent, *received, *load;
+    double *hidden; /* ns of start … end in which other kernels ran; NaN: not known */
     struct skew_time_clock *clocks; /* [ranks] */
     bool *seen;                     /* [ranks] */
     size_t rows, timed_rows;
@@ -59,6 +60,10 @@ static inline bool skew_time_after_experts(enum skew_time_role role)
 {
     return role == SKEW_TIME_COMBINE || role == SKEW_TIME_DISPATCH_BWD;
 }
+
+/** Fills `hidden` of the ranks in this database, where it has kernels. time_overlap.c */
+int skew_time_read_hidden(struct skew_times *times, struct skew_trace *trace, const char *comm_key,
+                          struct skew_error *error);
 
 int skew_time_derive(struct skew_time_work *work);  /* time_exchange.c */
 int skew_time_fits(struct skew_time_work *work);    /* time_exchange.c */

@@ -190,6 +190,8 @@ int skew_times_read(struct skew_times *times, struct skew_trace *trace, const ch
     }
     if (result == 0 && step != SQLITE_DONE)
         result = skew_trace_sql_error(trace, error);
+    if (result == 0)
+        result = skew_time_read_hidden(times, trace, comm_key, error);
     if (result == -ENOMEM)
         skew_error_set(error, "%s: out of memory", trace->path);
     sqlite3_finalize(r.select);

@@ -52,6 +52,7 @@ void skew_times_free(struct skew_times **times)
     free(t->sent);
     free(t->received);
     free(t->load);
+    free(t->hidden);
     free(t->clocks);
     free(t->seen);
     free(t);
@@ -134,7 +135,7 @@ static int grow_slots(struct skew_times *t)
     if (grow_array(&t->slots, room, sizeof *t->slots) || grow_array(&t->start, cells, 8) ||
         grow_array(&t->end, cells, 8) || grow_array(&t->host, cells, 8) ||
         grow_array(&t->sent, cells, 8) || grow_array(&t->received, cells, 8) ||
-        grow_array(&t->load, cells, 8))
+        grow_array(&t->load, cells, 8) || grow_array(&t->hidden, cells, 8))
         return -ENOMEM;
     t->room = room;
     return 0;
@@ -156,7 +157,7 @@ static int slot_for(struct skew_times *t, const struct skew_time_row *row, size_
                                                      .occurrence = row->occurrence};
         for (size_t i = t->count * t->ranks; i < (t->count + 1) * t->ranks; i++) {
             t->start[i] = t->end[i] = t->host[i] = SKEW_TIME_ABSENT;
-            t->sent[i] = t->received[i] = t->load[i] = NAN;
+            t->sent[i] = t->received[i] = t->load[i] = t->hidden[i] = NAN;
         }
         *place = ++t->count;
     }

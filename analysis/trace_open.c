@@ -49,7 +49,7 @@ static int list_directory(struct skew_trace_list *list, const char *path, struct
 {
     struct dirent **entries = NULL;
     int found = scandir(path, &entries, is_trace_name, alphasort);
-    int result = 0;
+    int result = 0, length = (int)strlen(path);
 
     if (found < 0) {
         result = -errno;
@@ -57,9 +57,11 @@ static int list_directory(struct skew_trace_list *list, const char *path, struct
         return result;
     }
     list->files = calloc((size_t)found + 1, sizeof *list->files);
+    while (length > 0 && path[length - 1] == '/')
+        length--;
     for (int i = 0; i < found; i++) {
         if (list->files && !result &&
-            asprintf(&list->files[list->count], "%s/%s", path, entries[i]->d_name) < 0)
+            asprintf(&list->files[list->count], "%.*s/%s", length, path, entries[i]->d_name) < 0)
             result = -ENOMEM;
         else if (list->files && !result)
             list->count++;

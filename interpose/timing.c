@@ -232,7 +232,8 @@ static void before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream
 {
     struct skew_process *proc = skew_proc;
     struct skew_time *time = __atomic_load_n(&proc->time, __ATOMIC_ACQUIRE);
-    if (!time && proc->head && proc->collector_tried)
+    if (!time && __atomic_load_n(&proc->head, __ATOMIC_ACQUIRE) &&
+        __atomic_load_n(&proc->collector_tried, __ATOMIC_ACQUIRE))
         time = decide(proc);
     if (!time)
         return; /* not yet: the first record will make the spool */

@@ -23,6 +23,7 @@
     X(observe, "compare traces by model, data, batch and EP degree, chance taken out")             \
     X(time, "tell where the time of exchanges goes, who is late, and what skew costs")             \
     X(whatif, "compute what another schedule of the same traffic would cost")                        \
+    X(dispatcher, "say which MoE dispatcher was selected, which one worked, and what others advise") \
     X(synth, "write a synthetic trace with known truth")                                           \
     X(import, "make a trace of routing that others recorded")                                      \
     X(collect, "bring what processes left in their spools into the trace")                         \

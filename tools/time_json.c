@@ -36,11 +36,12 @@ static json_t *fit_json(const struct skew_time_fit *f, const char *x)
 
 static json_t *parts_json(const struct skew_time_parts *p)
 {
-    return json_pack(
-        "{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I}", "exchanges", (json_int_t)p->exchanges,
-        "wait_mean_ns", p->wait_mean, "wait_max_ns", p->wait_max, "transfer_ns", p->transfer,
-        "latency_ns", p->latency, "balanced_ns", p->balanced, "skew_ns", p->skew, "unexplained_ns",
-        p->unexplained, "exposed_ns", p->exposed, "skew_at_least", (json_int_t)p->beyond);
+    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:o}", "exchanges",
+                     (json_int_t)p->exchanges, "wait_mean_ns", p->wait_mean, "wait_max_ns",
+                     p->wait_max, "transfer_ns", p->transfer, "latency_ns", p->latency,
+                     "balanced_ns", p->balanced, "skew_ns", p->skew, "unexplained_ns",
+                     p->unexplained, "exposed_ns", p->exposed, "skew_at_least",
+                     (json_int_t)p->beyond, "hidden_ns", skew_json_real(p->hidden));
 }
 
 static json_t *roles_json(const struct skew_time_result *r)

@@ -62,9 +62,10 @@ bool skew_time_parts_of(const struct skew_time_result *r, enum skew_time_role ro
         p->skew += x->skew;
         p->unexplained += x->unexplained;
         p->exposed += x->exposed;
+        p->hidden += x->hidden;
     }
-    double *const sums[] = {&p->wait_mean, &p->wait_max, &p->transfer,    &p->latency,
-                            &p->balanced,  &p->skew,     &p->unexplained, &p->exposed};
+    double *const sums[] = {&p->wait_mean, &p->wait_max,    &p->transfer, &p->latency, &p->balanced,
+                            &p->skew,      &p->unexplained, &p->exposed,  &p->hidden};
     for (size_t i = 0; i < sizeof sums / sizeof *sums && p->exchanges; i++)
         *sums[i] /= (double)p->exchanges;
     return p->exchanges > 0;
@@ -180,6 +181,15 @@ static void print_stragglers(const struct skew_time_result *r)
         printf(" … %zu more: --json\n", r->event_count - EVENTS_SHOWN);
 }
 
+/* "-": could not be told. */
+static const char *ordinal_text(char text[24], int64_t ordinal)
+{
+    if (ordinal < 0)
+        return "-";
+    snprintf(text, 24, "%" PRId64, ordinal);
+    return text;
+}
+
 static void print_ledger(const struct skew_time_result *r, size_t rows)
 {
     size_t *worst = skew_time_worst(r, &rows);
@@ -194,7 +204,8 @@ static void print_ledger(const struct skew_time_result *r, size_t rows)
     for (size_t i = 0; i < rows; i++) {
         const struct skew_time_exchange *x = &r->exchanges[worst[i]];
         bool of_last = x->cause == SKEW_CAUSE_LATE || x->cause == SKEW_CAUSE_LOAD;
-        printf(" %6" PRId64 " %6" PRId64 " %-13s %-12s ", x->step, x->layer,
+        char step[24], layer[24];
+        printf(" %6s %6s %-13s %-12s ", ordinal_text(step, x->step), ordinal_text(layer, x->layer),
                skew_time_role_name[x->role], skew_time_cause_name[x->cause]);
         if (of_last || x->cause == SKEW_CAUSE_SKEW)
             printf("%6u", of_last ? x->last_rank : x->busiest_rank);
@@ -202,8 +213,11 @@ static void print_ledger(const struct skew_time_result *r, size_t rows)
             printf("%6s", "");
         printf(" %9.4f %9.4f\n", x->saves[x->cause] / 1e6, x->exposed / 1e6);
     }
-    printf(
-        "no kernels of the computation are looked at here: all of an exchange counts as exposed\n");
+    if (r->overlap_known < r->complete)
+        printf(
+            "kernels of the computation are recorded for %zu of %zu exchanges: the others count as "
+            "exposed as a whole\n",
+            r->overlap_known, r->complete);
     free(worst);
 }
 
@@ -269,6 +283,9 @@ void skew_time_print(const struct skew_time_shown *s)
            s->comm_key, r->ranks, r->all, r->complete);
     if (s->chosen && *s->chosen)
         printf("%s\n", s->chosen);
+    if (s->standin)
+        printf("on the stand-ins for NCCL and CUDA: these are times of processes on a CPU, not of "
+               "a GPU\n");
     if (r->timed_rows == 0) {
         print_host(r);
     } else {

@@ -14,7 +14,8 @@ struct skew_time_shown {
     const char *comm_key;
     const char *chosen; /* why this communicator; NULL: it was asked for, or the only one */
     struct skew_coverage coverage;
-    size_t rows; /* of the ledger */
+    size_t rows;  /* of the ledger */
+    bool standin; /* times of the stand-ins */
 };
 
 void skew_time_print(const struct skew_time_shown *shown);
@@ -30,6 +31,7 @@ size_t *skew_time_worst(const struct skew_time_result *result, size_t *rows);
 struct skew_time_parts {
     size_t exchanges, beyond;
     double wait_mean, wait_max, transfer, latency, balanced, skew, unexplained, exposed;
+    double hidden; /* NaN: not known of all */
 };
 bool skew_time_parts_of(const struct skew_time_result *result, enum skew_time_role role,
                         struct skew_time_parts *parts);

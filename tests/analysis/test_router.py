@@ -286,6 +286,25 @@ class Synthetic(RouterTest):
         self.assertEqual(db.execute("SELECT count(*) FROM metric WHERE analysis = 'other'").fetchone()[0], 1)
         db.close()
 
+    def test_older(self):
+        """A trace of before routing had its last columns still opens, and says the same."""
+        rng = random.Random(10)
+        trace = RoutingTrace(self.path("older.db"), 4)
+        for step in range(5):
+            trace.counts(uniform_counts(rng, 8, 2, 50), 0, step, topk=2)
+        trace.close()
+        now = router_json(trace.path)["layers"]
+        with sqlite3.connect(trace.path) as db:
+            columns = ("routing_id, exchange_id, comm_id, source_rank, step, layer, microbatch, stage, request, experts,"
+                       " topk, tokens, counts, unit, verified, source")
+            views = db.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchall()
+            for view, in views:
+                db.execute(f"DROP VIEW {view}")
+            db.execute(f"CREATE TABLE older AS SELECT {columns} FROM routing")
+            db.execute("DROP TABLE routing")
+            db.execute("ALTER TABLE older RENAME TO routing")
+        self.assertEqual(router_json(trace.path)["layers"], now)
+
     def test_bad(self):
         """Damage is named, not followed."""
         trace = RoutingTrace(self.path("bad.db"), 4)

@@ -6,10 +6,12 @@ known must have been told; what cannot be known must have been left open.
 usage: test_labels.py WORKLOAD LIBRARIES SKEWSCOPE CASE
   a pattern   training in several schedules, inference, balanced routing, other traffic beside it
   matrix      `matrix --role --layer --step`, with labels found on the way and with saved ones
+  cut         traces that end anywhere: nothing wrong may be told
   checks      the checks of this test themselves: a changed label is seen
 """
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -179,6 +181,40 @@ def case_matrix(labelled):
     print("ok: matrix by role, layer and step")
 
 
+def cut(source, target, share):
+    """Keeps the first calls of every rank, of each a few more or less."""
+    shutil.copy(source, target)
+    db = sqlite3.connect(target)
+    for n, (process,) in enumerate(db.execute("SELECT process_id FROM process ORDER BY process_id").fetchall()):
+        calls = db.execute(
+            "SELECT start_ns, 'exchange', exchange_id, e.seq FROM exchange e JOIN member USING (member_id)"
+            " WHERE process_id = ?1 UNION ALL SELECT start_ns, 'operation', operation_id, o.seq FROM operation o"
+            " JOIN member USING (member_id) WHERE process_id = ?1 ORDER BY 1, 4", (process,)).fetchall()
+        for _, table, ident, _ in calls[max(1, int(len(calls) * share) + n % 3 - 1):]:
+            db.execute(f"DELETE FROM {table} WHERE {table}_id = ?", (ident,))
+    db.commit()
+    db.close()
+
+
+def case_cut(labelled):
+    shapes = ("--ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --bias-allreduce",
+              "--ranks 2 --microbatches 5 --pp-stages 3 --pp-stage 1 --steps 3 --layers 3 --recompute selective",
+              "--ranks 4 --layers 4 --steps 3 --recompute full --bias-allreduce")
+    shares = [n / 24 for n in range(1, 24)] if os.environ.get("SKEWSCOPE_TEST_LONG") else (0.12, 0.37, 0.61, 0.83, 0.97)
+    target = os.path.join(labelled.directory, "cut.db")
+    for pattern in ("megatron", "torchtitan", "fastmoe"):
+        for shape in shapes:
+            options = ["--pattern", pattern, *shape.split()]
+            out, truth = labelled.trace(options)
+            for share in shares:
+                cut(os.path.join(out, "trace.db"), target, share)
+                labelled.tool("label", "--save", target)
+                result = label_check.compare(target, truth, Job(options), cut=True)
+                if result.wrong:
+                    fail(f"{' '.join(options)}, the first {share:.2f} of it", result, "wrong labels")
+            print(f"ok: cut: {' '.join(options)}")
+
+
 def case_checks(labelled):
     out, truth = labelled.trace("--pattern megatron --ranks 2 --layers 3 --steps 2 --bias-allreduce".split())
     labelled.tool("label", "--save", out)
@@ -209,6 +245,8 @@ def main():
         labelled = Labelled(workload, sys.argv[3], directory)
         if case == "matrix":
             return case_matrix(labelled)
+        if case == "cut":
+            return case_cut(labelled)
         if case == "checks":
             return case_checks(labelled)
         for one in cases_of(case):

@@ -263,6 +263,21 @@ class Time(Case):
         self.assertIn("steps are not known", answer["headline"]["why"])
         self.assertEqual(answer["stragglers"]["ranks"], [])
 
+    def test_what_computation_hides(self):
+        out, _ = self.synth("a", *self.OPTIONS)
+        before = self.time(out)["roles"]["combine"]
+        self.assertIsNone(before["hidden_ns"])
+        with contextlib.closing(sqlite3.connect(out / "trace.db")) as db:
+            # A kernel of half the time in the last 40 us of every exchange, and one on another stream that says nothing new.
+            for busy, stream in ((20000, 7), (10000, 8)):
+                db.execute("INSERT INTO kernel SELECT m.process_id, m.device, ?, t.end_ns - ? * 2, t.end_ns, ?, 1, NULL"
+                           " FROM device_time t JOIN member m USING (member_id)", (stream, busy, busy))
+            db.commit()
+        after = self.time(out)["roles"]["combine"]
+        self.assertAlmostEqual(after["hidden_ns"], 20000, delta=1)
+        self.assertAlmostEqual(after["exposed_ns"], before["exposed_ns"] - 20000, delta=1)
+        self.assertEqual(after["transfer_ns"], before["transfer_ns"])
+
     def test_uniform_routing_costs_nothing(self):
         out, _ = self.synth("a", "--routing", "uniform", "--steps", "100", "--seed", "4")
         self.assertIn("no cost of skew beyond chance", tool("time", out).stdout)

@@ -229,7 +229,8 @@ static const struct set *exec_at(struct skew_graphs *graphs, uint64_t handle, ui
     return i ? &exec->entries[i - 1].set : NULL;
 }
 
-/* What was captured, read from the database once a capture: it does not change any more when it is replayed. */
+/* What was captured, read from the database once a capture: it does not change any more when it is
+ * replayed. */
 struct capture_list {
     size_t count;
     struct skew_captured of[];
@@ -255,9 +256,9 @@ static int captured_list(struct skew_proc *proc, uint64_t driver_id, struct capt
             break;
         }
         list = more;
-        list->of[list->count++] = (struct skew_captured){sqlite3_column_int64(stmt, 0),
-                                                         sqlite3_column_int64(stmt, 1),
-                                                         sqlite3_column_int64(stmt, 2)};
+        list->of[list->count++] =
+            (struct skew_captured){sqlite3_column_int64(stmt, 0), sqlite3_column_int64(stmt, 1),
+                                   sqlite3_column_int64(stmt, 2)};
     }
     sqlite3_reset(stmt);
     error = error ? error : row < 0 ? row : 0;
@@ -291,7 +292,8 @@ int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint
     return found && total == count;
 }
 
-static int launch_remember(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t id, bool stub)
+static int launch_remember(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t id,
+                           bool stub)
 {
     if (!proc->launches)
         proc->launches = calloc(1, sizeof *proc->launches);

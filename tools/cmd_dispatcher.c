@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * skewscope dispatcher: which dispatcher a run selected, which one was at work, whether it could
+ * be, and what others advise; or two runs beside each other.
+ */
+#include "command.h"
+#include "dispatcher/dispatcher.h"
+#include "reading.h"
+#include "rows.h"
+#include "term.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct arguments {
+    const char *path[2];
+    bool json;
+};
+
+static const struct argp_option options[] = {
+    {"json", 'j', NULL, 0, "as JSON, for machines (docs/dispatcher.md)", 0}, {0}};
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+    struct arguments *a = state->input;
+
+    switch (key) {
+    case 'j':
+        a->json = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (a->path[1])
+            argp_error(state, "one trace, or two to compare: '%s' is one too many", text);
+        a->path[a->path[0] != NULL] = text;
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->path[0])
+            argp_error(state, "which trace? Give its file or directory");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp *skew_argp_dispatcher(void)
+{
+    static const struct argp argp = {options,
+                                     parse,
+                                     "TRACE|DIR [OTHER]",
+                                     "Says which MoE dispatcher (all-to-all or all-gather by NCCL, "
+                                     "DeepEP, HybridEP, NCCL EP and others) a "
+                                     "run selected, which one was seen at work, what is installed, "
+                                     "and what published advice says for this "
+                                     "hardware and EP degree. With two traces: how the runs "
+                                     "differ, and what each dispatcher took on the same "
+                                     "work, or why they cannot be compared."
+                                     "\vWhat was measured here, what was measured elsewhere and "
+                                     "what was not measured are kept apart. Labels of "
+                                     "`skewscope run` say what a trace cannot know: hardware=, "
+                                     "model=, precision=, step_time=, tflops=, memory=, "
+                                     "loss=. Exit status: 0; 1 when the selected dispatcher did "
+                                     "not work, the runs cannot be compared, or a trace "
+                                     "cannot be read; 2 for a wrong command line.",
+                                     NULL,
+                                     NULL,
+                                     NULL};
+    return &argp;
+}
+
+/* ---- text ---------------------------------------------------------------------------------------
+ */
+
+static const char *label_of(const json_t *facts, const char *key)
+{
+    const json_t *row;
+    size_t i;
+    json_array_foreach(json_object_get(facts, "labels"), i,
+                       row) if (strcmp(skew_row_text(row, "key"), key) ==
+                                0) return skew_row_text(row, "value");
+    return NULL;
+}
+
+/* What a trace says is untrusted: no control characters reach the terminal. */
+static void put(const char *before, const char *text, const char *after)
+{
+    char *clean = strdup(text ? text : "");
+    if (clean)
+        skew_term_clean(clean);
+    printf("%s%s%s", before, clean ? clean : "", after);
+    free(clean);
+}
+
+static void print_states(const json_t *facts)
+{
+    const json_t *state, *text;
+    size_t i, k;
+    json_array_foreach(json_object_get(facts, "backends"), i, state)
+    {
+        bool working = json_is_true(json_object_get(state, "working"));
+        bool installed = json_is_true(json_object_get(state, "installed")),
+             loaded = json_is_true(json_object_get(state, "loaded"));
+        if (!working && !loaded && json_array_size(json_object_get(state, "packages")) == 0)
+            continue;
+        printf("  %-26s %s", skew_row_text(state, "backend"),
+               working     ? "at work"
+               : loaded    ? "loaded, not seen at work"
+               : installed ? "installed, not loaded"
+                           : "");
+        json_array_foreach(json_object_get(state, "evidence"), k, text)
+            put(k ? ", " : ": ", json_string_value(text), "");
+        putchar('\n');
+    }
+}
+
+static void print_time(const json_t *facts)
+{
+    static const char *const ways[][2] = {{"to_experts", "to the experts"},
+                                          {"from_experts", "back from them"}};
+    const json_t *nccl = json_object_get(facts, "nccl");
+    double span = (double)json_integer_value(json_object_get(facts, "span_ns"));
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *way = json_object_get(json_object_get(nccl, "exchanges"), ways[i][0]);
+        way = way ? way : json_object_get(json_object_get(nccl, "operations"), ways[i][0]);
+        if (!way)
+            continue;
+        char calls[SKEW_COUNT_TEXT], bytes[SKEW_BYTES_TEXT];
+        printf("  %-26s %s calls, %s", ways[i][1],
+               skew_count_text(calls, (uint64_t)json_integer_value(json_object_get(way, "calls"))),
+               skew_bytes_text(bytes, (uint64_t)json_integer_value(json_object_get(way, "bytes"))));
+        json_int_t timed = json_integer_value(json_object_get(way, "timed"));
+        double ns = (double)json_integer_value(json_object_get(way, "ns"));
+        if (timed)
+            printf(", %.3f ms of device time in %lld timed calls", ns / 1e6, (long long)timed);
+        else
+            printf(", no device time was measured");
+        if (timed && span > 0)
+            printf(" (%.1f %% of the time between the first and the last exchange)",
+                   100 * ns / span);
+        putchar('\n');
+    }
+    json_int_t exchanges = json_integer_value(json_object_get(facts, "exchanges"));
+    if (exchanges)
+        printf("  %-26s %.1f us of host time an exchange, NCCL's own calls included\n",
+               "enqueueing",
+               (double)json_integer_value(json_object_get(facts, "enqueue_ns")) / 1e3 /
+                   (double)exchanges);
+}
+
+static void print_reported(const json_t *facts)
+{
+    static const char *const keys[] = {"step_time", "tflops", "memory", "loss", "throughput", NULL};
+    for (const char *const *key = keys; *key; key++)
+        if (label_of(facts, *key)) {
+            printf("  %-26s ", *key);
+            put("", label_of(facts, *key), "   (the run's own word)\n");
+        }
+}
+
+static void print_selected(const json_t *facts)
+{
+    const json_t *one;
+    size_t i;
+    if (json_array_size(json_object_get(facts, "selected")) == 0)
+        puts("selected: nothing that is known here (options of Megatron, torchtitan, vLLM, SGLang, "
+             "TensorRT-LLM; "
+             "--label dispatcher=)");
+    json_array_foreach(json_object_get(facts, "selected"), i, one)
+    {
+        const char *backend = skew_row_text(one, "backend");
+        put("selected: ", backend[0] == '?' ? backend + 1 : backend, "");
+        put("   (", skew_row_text(one, "framework"), "");
+        put(": ", skew_row_text(one, "option"), "");
+        put(" ", skew_row_text(one, "value"), ")\n");
+    }
+}
+
+static void print_run(const json_t *facts)
+{
+    const json_t *one;
+    size_t i;
+    put("", skew_row_text(facts, "trace"), "\n");
+    print_selected(facts);
+    put("verdict:  ", skew_row_text(json_object_get(facts, "gate"), "text"), "\n");
+    printf("EP degree: ");
+    json_int_t ep = json_integer_value(json_object_get(facts, "ep"));
+    if (ep)
+        printf("%lld (ranks of the communicator that moves tokens)", (long long)ep);
+    else
+        put("", label_of(facts, "ep") ? label_of(facts, "ep") : "not known", "");
+    size_t hosts = json_array_size(json_object_get(facts, "hosts"));
+    printf("; %zu node%s, %lld processes; hardware: ", hosts, hosts == 1 ? "" : "s",
+           (long long)json_integer_value(json_object_get(facts, "processes")));
+    put("",
+        label_of(facts, "hardware") ? label_of(facts, "hardware") : "not known (--label hardware=)",
+        "\n");
+
+    puts("\nmeasured here");
+    if (json_is_true(json_object_get(facts, "standin")))
+        puts("  on the stand-in for NCCL and CUDA: no GPU, and times of a model");
+    if (json_integer_value(json_object_get(facts, "comms")) == 0)
+        puts("  nothing: no communicator was made");
+    print_states(facts);
+    print_time(facts);
+    print_reported(facts);
+    json_array_foreach(json_object_get(facts, "unknown_kernels"), i, one)
+        put("  sounds like communication, not known: ", json_string_value(one), "\n");
+    puts("\nmeasured elsewhere (advice of others, not a result of this run)");
+    json_array_foreach(json_object_get(facts, "guidance"), i, one)
+        put("  ", skew_row_text(one, "text"), "\n");
+    if (json_array_size(json_object_get(facts, "guidance")))
+        put("  source: ",
+            skew_row_text(json_array_get(json_object_get(facts, "guidance"), 0), "source"), "\n");
+    puts("\nnot measured\n  every other dispatcher on this work: run it, and give both traces to "
+         "this command");
+}
+
+static void print_comparison(const json_t *c)
+{
+    const json_t *one, *measured = json_object_get(c, "measured");
+    size_t i;
+    puts("\ndifferences of the runs (first, second)");
+    json_array_foreach(json_object_get(c, "differs"), i, one)
+    {
+        put("  ", skew_row_text(one, "what"), ": ");
+        put("", skew_row_null(one, "a") ? "–" : skew_row_text(one, "a"), ", ");
+        put("", skew_row_null(one, "b") ? "–" : skew_row_text(one, "b"), "\n");
+    }
+    if (json_array_size(json_object_get(c, "differs")) == 0)
+        puts("  none that was recorded");
+    putchar('\n');
+    json_array_foreach(json_object_get(c, "why_not"), i, one)
+        put(i ? "               " : "not comparable: ", json_string_value(one), "\n");
+    if (json_is_true(json_object_get(c, "comparable")) && !json_object_size(measured))
+        puts("the same work, but device time was not measured for all of it: no comparison of "
+             "times");
+    if (json_object_size(measured))
+        printf("device time of dispatch and combine, all ranks: %.3f and %.3f ms, second over "
+               "first %.3f (one run each: "
+               "no interval, within-run variation only)\n",
+               json_real_value(json_object_get(measured, "a_ms")),
+               json_real_value(json_object_get(measured, "b_ms")),
+               json_real_value(json_object_get(measured, "b_over_a")));
+}
+
+/* ---- the command --------------------------------------------------------------------------------
+ */
+
+static json_t *judged(const char *path, const json_t *table)
+{
+    struct skew_reading reading;
+    if (skew_reading_open(&reading, path) < 0)
+        return NULL;
+    json_t *facts = skew_dispatcher_facts(&reading);
+    skew_reading_close(&reading);
+    if (facts && skew_dispatcher_judge(facts, table) < 0) {
+        skew_tell("out of memory");
+        json_decref(facts);
+        facts = NULL;
+    }
+    return facts;
+}
+
+static int print_json(json_t *a, json_t *b, json_t *comparison)
+{
+    json_t *root =
+        b ? json_pack("{s:[O,O], s:O}", "runs", a, b, "comparison", comparison) : json_incref(a);
+    int error = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+    putchar('\n');
+    json_decref(root);
+    return error;
+}
+
+static bool worked(const json_t *facts)
+{
+    return strcmp(skew_row_text(json_object_get(facts, "gate"), "verdict"), "worked") == 0;
+}
+
+int skew_cmd_dispatcher(int argc, char **argv)
+{
+    struct arguments a = {0};
+    argp_parse(skew_argp_dispatcher(), argc, argv, 0, NULL, &a);
+    json_t *table = skew_dispatcher_table();
+    json_t *first = table ? judged(a.path[0], table) : NULL,
+           *second = first && a.path[1] ? judged(a.path[1], table) : NULL;
+    json_t *comparison = second ? skew_dispatcher_compare(first, second) : NULL;
+    int status = SKEW_EXIT_FAILURE;
+    if (first && (!a.path[1] || comparison)) {
+        status =
+            comparison ? !json_is_true(json_object_get(comparison, "comparable")) : !worked(first);
+        if (a.json) {
+            status |= print_json(first, second, comparison) != 0;
+        } else {
+            print_run(first);
+            if (second) {
+                putchar('\n');
+                print_run(second);
+                print_comparison(comparison);
+            }
+        }
+    }
+    json_decref(comparison);
+    json_decref(second);
+    json_decref(first);
+    json_decref(table);
+    return status ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;
+}
