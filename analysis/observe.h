@@ -49,6 +49,8 @@ struct skew_observe_run {
     const char *why;                    /* why there are no numbers; NULL: there are */
     size_t layers, layers_unusable, cell;
     uint32_t experts, topk, ranks; /* of the first layer */
+    bool unlayered;                /* a layer is not known: all its calls are taken together */
+    bool topk_assumed;             /* nobody said it: 1, for which chance is largest */
     double tokens;                 /* a call; NaN: top-k is not known */
     bool counted; /* in its cell: has numbers, and is no second view or copy of the same tokens */
     bool derived; /* the rank side is of another number of ranks than the run had */
@@ -114,7 +116,8 @@ struct skew_observe_change {
     enum skew_observe_verdict verdict;
     const char *why;
     /* batch */
-    struct skew_estimate exponent; /* ln ratio / ln of tokens' ratio: −1/2 is chance alone */
+    struct skew_estimate exponent; /* ln ratio / ln of tokens' ratio */
+    double chance_exponent;        /* of chance alone: near −1/2; NaN: not known */
     struct skew_estimate cv2_change, beyond_change, persistent_change; /* of CV²: to − from */
 };
 

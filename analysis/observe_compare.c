@@ -127,6 +127,7 @@ static void batch_of(const struct skew_observe *o, struct skew_observe_change *c
     const struct skew_observe_side *a = &from->side[c->side], *b = &to->side[c->side];
     double tokens = log(to->tokens / from->tokens);
 
+    c->chance_exponent = NAN;
     c->exponent = c->ratio;
     c->exponent.se = NAN;
     if (!(fabs(tokens) > 0.01)) { /* NaN, too */
@@ -134,6 +135,7 @@ static void batch_of(const struct skew_observe *o, struct skew_observe_change *c
     } else {
         double low = log(c->ratio.low) / tokens, high = log(c->ratio.high) / tokens;
         c->exponent.value = log(c->ratio.value) / tokens;
+        c->chance_exponent = log(c->chance_ratio) / tokens;
         c->exponent.low = fmin(low, high); /* a label's order need not be that of tokens */
         c->exponent.high = fmax(low, high);
     }

@@ -259,6 +259,8 @@ static void add_layers(struct skew_observe_run *run, const struct skew_router *r
         add_side(&run->side[SKEW_OBSERVE_EXPERT], &l->expert, run->layers);
         if (ranks)
             add_side(&run->side[SKEW_OBSERVE_RANK], &l->rank, run->layers);
+        run->unlayered |= l->routing->layer < 0;
+        run->topk_assumed |= l->topk_assumed;
         run->layers_beyond += l->beyond_chance;
         run->layers_persistent += l->persistent;
         run->layers_untested += isnan(l->adjusted_persistent);

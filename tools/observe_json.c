@@ -55,7 +55,7 @@ json_t *skew_observe_limits(const struct skew_observe *o)
 {
     json_t *limits = json_array();
     size_t single = 0, one = 0, few = 0, none = 0, chance = 0, requests = 0, unaligned = 0;
-    size_t pairs = 0, twice = 0;
+    size_t pairs = 0, twice = 0, unlayered = 0, assumed = 0;
 
     for (size_t i = 0; i < o->cells; i++) {
         const struct skew_observe_cell *c = &o->cell[i];
@@ -71,6 +71,8 @@ json_t *skew_observe_limits(const struct skew_observe *o)
         chance += isnan(c->side[0].metric[SKEW_METRIC_GINI].chance);
         requests += r->rows > 1;
         unaligned += !r->aligned;
+        unlayered += r->unlayered;
+        assumed += r->topk_assumed;
     }
     for (size_t i = 0; i < o->changes; i++)
         pairs += !o->cell[o->change[i].from].between_runs || !o->cell[o->change[i].to].between_runs;
@@ -88,6 +90,13 @@ json_t *skew_observe_limits(const struct skew_observe *o)
         "persists, no band, no batch sizes");
     say(limits, few, "%zu cells have calls, but fewer than 20 independent ones: no interval");
     say(limits, chance, "of %zu cells chance is not known: top-k is not (--topk)");
+    say(limits, assumed,
+        "%zu cells do not say top-k (--topk): tokens and chance are those of k = 1, the most it "
+        "can "
+        "be for as many copies of tokens");
+    say(limits, unlayered,
+        "%zu cells do not say which layer calls are of (skewscope label): layers are mixed, and "
+        "what persists in each of them looks like what comes and goes");
     say(limits, unaligned,
         "%zu cells have layers with different calls: intervals of their means are upper bounds");
     say(limits, requests,
@@ -171,6 +180,7 @@ static void put_change(json_t *object, const struct skew_observe_change *c)
     if (c->kind != SKEW_OBSERVE_BATCH)
         return;
     json_object_set_new(object, "exponent", skew_json_estimate(&c->exponent));
+    json_object_set_new(object, "chance_exponent", skew_json_real(c->chance_exponent));
     json_object_set_new(object, "cv2_change", skew_json_estimate(&c->cv2_change));
     json_object_set_new(object, "cv2_beyond_change", skew_json_estimate(&c->beyond_change));
     json_object_set_new(object, "cv2_persistent_change", skew_json_estimate(&c->persistent_change));

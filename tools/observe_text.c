@@ -132,10 +132,11 @@ static void print_change(const struct skew_observe *o, const struct skew_observe
     printf("  %s%s%s\n", skew_observe_verdict_name(c->verdict), c->why ? ": " : "",
            c->why ? c->why : "");
     if (c->kind == SKEW_OBSERVE_BATCH && c->metric == SKEW_METRIC_GINI)
-        printf("%*s  Gini goes as N^%s (chance alone: N^-0.5); CV2 changes by %s, beyond chance by "
-               "%s, persistent by %s\n",
-               width, "", E(&c->exponent, 2), E(&c->cv2_change, 4), E(&c->beyond_change, 4),
-               E(&c->persistent_change, 4));
+        printf(
+            "%*s  Gini goes as N^%s (chance alone: N^%s); CV2 changes by %s, beyond chance by %s, "
+            "persistent by %s\n",
+            width, "", E(&c->exponent, 2), N(c->chance_exponent, 2), E(&c->cv2_change, 4),
+            E(&c->beyond_change, 4), E(&c->persistent_change, 4));
 }
 
 static bool print_kind(const struct skew_observe *o, enum skew_observe_kind kind, int width,

@@ -226,8 +226,9 @@ class Synthetic(ObserveTest):
             self.assertAlmostEqual(cell["expert"]["gini"]["observed"]["value"] / cell["expert"]["gini"]["chance"], 1,
                                    delta=0.05)
         change = changes(answer, "batch")[0]
-        self.assertLess(change["exponent"]["low"], -0.5)
-        self.assertGreater(change["exponent"]["high"], -0.5)
+        self.assertLess(change["exponent"]["low"], change["chance_exponent"])
+        self.assertGreater(change["exponent"]["high"], change["chance_exponent"])
+        self.assertAlmostEqual(change["chance_exponent"], -0.5, delta=0.03)
         self.assertLess(change["cv2_change"]["high"], 0)
         self.assertLess(change["cv2_beyond_change"]["low"], 0)
         self.assertGreater(change["cv2_beyond_change"]["high"], 0)
