@@ -264,6 +264,11 @@ json_t *skew_overlap_saved(const json_t *root)
 {
     json_t *saved = json_deep_copy(json_object_get(root, "roles")), *one;
     size_t i;
-    json_array_foreach(saved, i, one) json_object_del(one, "ranks");
+    json_array_foreach(saved, i, one)
+    {
+        json_object_del(one, "ranks");
+        if (json_is_null(json_object_get(one, "role")))
+            json_object_del(one, "role");
+    }
     return saved;
 }
