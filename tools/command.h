@@ -21,6 +21,7 @@
     X(router, "tell the router's imbalance: chance, what persists, what placement could fix")      \
     X(skew, "tell how the bytes of each exchange are spread over ranks")                           \
     X(time, "tell where the time of exchanges goes, who is late, and what skew costs")             \
+    X(clocks, "relate the clocks of several nodes, from exchanges that met")                         \
     X(whatif, "compute what another schedule of the same traffic would cost")                        \
     X(dispatcher, "say which MoE dispatcher was selected, which one worked, and what others advise") \
     X(synth, "write a synthetic trace with known truth")                                           \
