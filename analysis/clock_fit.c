@@ -12,10 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PASSES        4
-#define DRIFT_PRIOR   1e-4 /* sd: keeps the drift 0 where one moment is all there is */
-#define SCATTER_LEAST 50.0 /* ns: weights do not grow beyond */
-#define NOWHERE       UINT32_MAX
+#define PASSES      4
+#define DRIFT_PRIOR 1e-4 /* sd: keeps the drift 0 where one moment is all there is */
+#define NOWHERE     UINT32_MAX
 
 /* ---- which units hang together --------------------------------------------------------------- */
 
@@ -142,32 +141,17 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Blocks whose gap is wider than the narrowest by e are off by about e; pairs with a wide gap can
- * be off by more than pairs with a narrow one. */
 static size_t observe(const struct skew_clocks *c, uint32_t lo, uint32_t hi, double half_span,
                       struct observation *out)
 {
     const struct clock_pair *p = skew_clock_pair(c, lo, hi);
-    double gap[SKEW_CLOCK_BLOCKS], narrowest = INFINITY;
     size_t n = 0;
 
-    for (uint32_t k = 0; p && k < c->blocks; k++)
-        if (isfinite(p->upper[k] - p->lower[k])) {
-            gap[n] = (p->upper[k] - p->lower[k]) / 2;
-            narrowest = fmin(narrowest, gap[n]);
-            out[n++] =
-                (struct observation){lo, hi, (p->upper_at[k] + p->lower_at[k]) / 2 / half_span,
-                                     (p->upper[k] + p->lower[k]) / 2, 0};
-        }
-    if (n == 0)
-        return 0;
-    for (size_t i = 0; i < n; i++)
-        out[i].weight = gap[i] - narrowest;
-    qsort(gap, n, sizeof *gap, compare_doubles);
-    double scatter = fmax(SCATTER_LEAST, gap[n / 2] - narrowest);
-    double whole = 1e6 / pow(fmax(narrowest, 1e3), 2); /* of the pair: 1 at 1 µs */
-    for (size_t i = 0; i < n; i++)
-        out[i].weight = whole / (out[i].weight * out[i].weight + scatter * scatter);
+    for (uint32_t k = 0; p && k < c->blocks; k++) {
+        double y, at, weight;
+        if (skew_clock_block(p, k, &y, &at, &weight))
+            out[n++] = (struct observation){lo, hi, at / half_span, y, weight};
+    }
     return n;
 }
 
@@ -302,7 +286,7 @@ static int least_squares(struct skew_clocks *c, double half_span)
         for (size_t i = 0; i < s.count; i++)
             sum += s.all[i].weight;
         double sd = DRIFT_PRIOR * half_span;
-        s.prior = sum / ((double)s.count + 1) * 1e4 / (sd * sd + 1);
+        s.prior = fmin(1 / (sd * sd + 1), 1e-4 * sum / ((double)s.count + 1));
         result = solve(&s, v);
         if (result == 0)
             correct(c, v, half_span);
@@ -320,10 +304,10 @@ static bool straight(const struct skew_clocks *c, const struct clock_pair *p)
     bool kept = true;
 
     for (uint32_t k = 0; k < c->blocks; k++)
-        kept = kept && p->upper[k] >= 0 && p->lower[k] <= 0;
+        kept = kept && p->upper.bound[k] >= 0 && p->lower.bound[k] <= 0;
     for (uint32_t k = 0; !kept && k < c->blocks; k++)
-        if (skew_clock_extreme(p, c->blocks, p->lower_at[k], 1) < p->lower[k] ||
-            skew_clock_extreme(p, c->blocks, p->upper_at[k], -1) < -p->upper[k])
+        if (skew_clock_extreme(p, c->blocks, p->lower.bound_at[k], 1) < p->lower.bound[k] ||
+            skew_clock_extreme(p, c->blocks, p->upper.bound_at[k], -1) < -p->upper.bound[k])
             return false;
     return true;
 }
@@ -338,8 +322,8 @@ static double reach(const struct skew_clocks *c, const struct clock_pair *p, dou
     if (line)
         return fmax(0, skew_clock_extreme(p, c->blocks, x, sign));
     for (uint32_t k = 0; k < c->blocks; k++)
-        if (isfinite(sign > 0 ? p->upper[k] : p->lower[k]))
-            most = fmax(most, sign > 0 ? p->upper[k] : -p->lower[k]);
+        if (isfinite(sign > 0 ? p->upper.bound[k] : p->lower.bound[k]))
+            most = fmax(most, sign > 0 ? p->upper.bound[k] : -p->lower.bound[k]);
     return most;
 }
 
@@ -430,7 +414,7 @@ static void find_span(const struct skew_clocks *c, double *from, double *to)
 int skew_clock_solve(struct skew_clocks *c)
 {
     double from = 0, to = 0;
-    int result = skew_clock_bounds(c);
+    int result = skew_clock_bounds(c, false);
 
     if (result == 0)
         result = find_components(c);
@@ -440,12 +424,12 @@ int skew_clock_solve(struct skew_clocks *c)
         result = first_map(c);
     for (int pass = 0; pass < PASSES && result == 0; pass++) {
         find_span(c, &from, &to);
-        result = skew_clock_bounds(c);
+        result = skew_clock_bounds(c, true);
         if (result == 0)
             result = least_squares(c, fmax(1e3, (to - from) / 2));
     }
     if (result == 0)
-        result = skew_clock_bounds(c);
+        result = skew_clock_bounds(c, true);
     find_span(c, &from, &to);
     if (result == 0)
         result = find_spread(c);

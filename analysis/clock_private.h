@@ -8,20 +8,31 @@
 #define SKEW_CLOCK_BLOCKS 32 /* at most */
 /* Linux slews a clock by 500 ppm at most (adjtimex(2)), so two of them differ by twice that. */
 #define SKEW_CLOCK_DRIFT_MAX 1e-3
+/* How far ends of one exchange differ between ranks: by this, and by this share of its time. Only
+ * weights depend on it. */
+#define SKEW_CLOCK_SCATTER       1e3 /* ns */
+#define SKEW_CLOCK_SCATTER_SHARE 0.1
 
 /* One exchange of one rank, with its time. */
 struct clock_row {
     uintptr_t group; /* equal for exchanges that met */
     uint32_t unit, rank;
     int64_t start, end; /* the earliest and the latest that they can have been */
-    size_t senders;     /* in `bits`: whom it received bytes from; ALL_SENDERS: all */
+    int64_t duration;
+    size_t senders; /* in `bits`: whom it received bytes from; ALL_SENDERS: all */
 };
 #define ALL_SENDERS SIZE_MAX
 
-/* What bounds the difference δ of two clocks (that of `hi` − that of `lo`), block by block. */
+/* One side of the bounds, block by block. */
+struct clock_side {
+    double bound[SKEW_CLOCK_BLOCKS], bound_at[SKEW_CLOCK_BLOCKS]; /* of δ, and when; ±INFINITY */
+    /* The mean of ends of `hi` − ends of `lo`, each exchange with a weight; sums. */
+    double weight[SKEW_CLOCK_BLOCKS], value[SKEW_CLOCK_BLOCKS], at[SKEW_CLOCK_BLOCKS];
+};
+
+/* What is known of the difference δ of two clocks: that of `hi` − that of `lo`. */
 struct clock_pair {
-    double upper[SKEW_CLOCK_BLOCKS], upper_at[SKEW_CLOCK_BLOCKS]; /* δ ≤ upper; INFINITY: none */
-    double lower[SKEW_CLOCK_BLOCKS], lower_at[SKEW_CLOCK_BLOCKS]; /* δ ≥ lower; −INFINITY */
+    struct clock_side upper, lower;
 };
 
 struct clock_unit {
@@ -58,8 +69,13 @@ int skew_clock_read(struct skew_clocks *clocks, struct skew_trace *const *traces
                     const struct skew_clock_options *options, struct skew_error *error);
 
 /* clock_bound.c */
-/** The bounds of all pairs, with times as the units' present maps say. 0 or −ENOMEM. */
-int skew_clock_bounds(struct skew_clocks *clocks);
+/** The bounds of all pairs, with times as the units' present maps say; `mapped`: these are on one
+ * axis already. 0 or −ENOMEM. */
+int skew_clock_bounds(struct skew_clocks *clocks, bool mapped);
+/** The middle of one block of a pair, when, and its weight (1 / ns²). False: not bounded from both
+ * sides. */
+bool skew_clock_block(const struct clock_pair *pair, uint32_t block, double *middle, double *at,
+                      double *weight);
 /** A line through the middle between the bounds of one pair: δ(x) = a + b x. False: not bounded
  * from both sides. */
 bool skew_clock_middle(const struct clock_pair *pair, uint32_t blocks, double *a, double *b);

@@ -201,7 +201,8 @@ static int read_row(struct reader *r, sqlite3_stmt *s)
                             .unit = clock->node,
                             .rank = (uint32_t)member->rank,
                             .start = start - slack - error,
-                            .end = end + error};
+                            .end = end + error,
+                            .duration = end - start};
     if (result == 0)
         result = read_senders(r, v, member->comm->ranks, row.rank, &row.senders);
     return result < 0 ? result : add_row(r, &row);
@@ -313,9 +314,9 @@ int skew_clock_read(struct skew_clocks *c, struct skew_trace *const *traces, siz
     for (size_t i = 0; i < c->row_count; i++)
         groups += i == 0 || c->rows[i].group != c->rows[i - 1].group;
     /* Enough exchanges a block that either side is the last to come in some of them. */
-    c->blocks = groups / 40 < 4                   ? 4
-                : groups / 40 > SKEW_CLOCK_BLOCKS ? SKEW_CLOCK_BLOCKS
-                                                  : (uint32_t)(groups / 40);
+    c->blocks = groups / 20 < 4                   ? 4
+                : groups / 20 > SKEW_CLOCK_BLOCKS ? SKEW_CLOCK_BLOCKS
+                                                  : (uint32_t)(groups / 20);
     for (uint32_t u = 0; u < c->unit_count; u++)
         c->units[u].at = c->units[u].first + (c->units[u].last - c->units[u].first) / 2;
     return 0;
