@@ -120,7 +120,8 @@ static int find_units(struct reader *r, bool each)
 
 /* ---- exchanges ------------------------------------------------------------------------------- */
 
-/* Whom it received bytes from. A message of no bytes is none: NCCL does not wait for it. */
+/* Whom it received bytes from; v NULL: it received nothing. A message of no bytes is none: NCCL
+ * does not wait for it. */
 static int read_senders(struct reader *r, const struct skew_vector *v, uint32_t ranks,
                         uint32_t self, size_t *out)
 {
@@ -128,10 +129,10 @@ static int read_senders(struct reader *r, const struct skew_vector *v, uint32_t 
     size_t words = (ranks + 63) / 64;
     uint32_t nobody = 0;
 
-    for (uint32_t i = 0; i < v->cells; i++)
+    for (uint32_t i = 0; v && i < v->cells; i++)
         nobody += v->sizes[i] == 0 && skew_vector_peer(v, i) != self;
     *out = ALL_SENDERS;
-    if (!v->peers && v->cells == ranks && nobody == 0)
+    if (v && !v->peers && v->cells == ranks && nobody == 0)
         return 0;
     if (c->bit_words + words > r->bit_room) {
         size_t room = (c->bit_words + words) * 2;
@@ -143,7 +144,7 @@ static int read_senders(struct reader *r, const struct skew_vector *v, uint32_t 
     }
     *out = c->bit_words;
     memset(c->bits + c->bit_words, 0, words * sizeof *c->bits);
-    for (uint32_t i = 0; i < v->cells; i++) {
+    for (uint32_t i = 0; v && i < v->cells; i++) {
         uint32_t peer = skew_vector_peer(v, i);
         if (v->sizes[i] && peer < ranks)
             c->bits[*out + peer / 64] |= UINT64_C(1) << peer % 64;
@@ -179,8 +180,9 @@ static int read_row(struct reader *r, sqlite3_stmt *s)
     struct skew_trace *trace = r->traces[r->trace];
     const struct skew_member *member = skew_trace_member(trace, sqlite3_column_int64(s, 1));
     const struct skew_match_exchange *group;
-    const struct skew_vector *v;
+    const struct skew_vector *v = NULL;
     int64_t start, end, error, slack;
+    int result = 0;
 
     if (!member || member->rank < 0 || (uint32_t)member->rank >= member->comm->ranks)
         return 0;
@@ -196,7 +198,8 @@ static int read_row(struct reader *r, sqlite3_stmt *s)
     if (!clock ||
         skew_matches_group(r->matches, r->trace, sqlite3_column_int64(s, 0), &group, NULL) < 2)
         return 0;
-    int result = skew_vector_get(trace, sqlite3_column_int64(s, 2), &v, r->error);
+    if (sqlite3_column_type(s, 2) != SQLITE_NULL)
+        result = skew_vector_get(trace, sqlite3_column_int64(s, 2), &v, r->error);
     struct clock_row row = {.group = (uintptr_t)group,
                             .unit = clock->node,
                             .rank = (uint32_t)member->rank,
@@ -224,7 +227,7 @@ static int read_rows(struct reader *r)
             "SELECT e.exchange_id, e.member_id, e.recv_vector, t.start_ns, t.end_ns, t.error_ns,"
             " t.start_slack_ns FROM exchange e JOIN device_time t ON t.member_id = e.member_id"
             " AND t.thread = e.thread AND t.group_seq = e.group_seq AND t.launch_id = 0"
-            " WHERE e.recv_vector IS NOT NULL ORDER BY e.exchange_id",
+            " ORDER BY e.exchange_id",
             r->error);
     while (result == 0 && (step = sqlite3_step(s)) == SQLITE_ROW)
         result = read_row(r, s);
