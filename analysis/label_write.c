@@ -237,7 +237,7 @@ static void write_others(struct skew_labelling *lane)
             l->confidence = 0.8f;
         } else if (x->class == SKEW_CLASS_UNIFORM && moe && !use->moe && x->dtype >= ncclFloat16) {
             l->role = SKEW_LABEL_SEQUENCE; /* beside experts' exchanges on another communicator */
-            l->confidence = 0.8f;
+            l->confidence = padded ? 0.5f : 0.8f;
         }
     }
 }

@@ -166,6 +166,11 @@ static int analyse_layer(struct job *job, size_t index)
         return result;
     l->calls = series.rows;
     l->topk = o->topk ? o->topk : r->topk;
+    /* For as many copies of tokens, CV0² = (E − k) / copies: k = 1 gives the most that chance can
+     * do. */
+    l->topk_assumed = l->topk == 0 && !r->physical;
+    if (l->topk_assumed)
+        l->topk = 1;
     if (l->topk > r->experts || r->physical)
         l->topk = 0;
     l->ranks = o->ranks ? o->ranks : r->ranks;

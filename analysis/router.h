@@ -62,7 +62,8 @@ struct skew_router_layer {
     const struct skew_routing_layer *routing; /* borrowed */
     const char *why;                          /* why nothing could be computed; NULL: it was */
     size_t calls;                             /* that were used */
-    uint32_t topk;                            /* that was used; 0: not known */
+    uint32_t topk;                            /* that was used; 0: none, slots are physical */
+    bool topk_assumed;                        /* nobody said it: 1, for which chance is largest */
     uint32_t ranks;                           /* 0: no rank level */
     bool placed;                              /* by the table placement, not contiguous */
     struct skew_level expert, rank;           /* rank: only with ranks > 1 */

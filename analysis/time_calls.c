@@ -288,7 +288,7 @@ int skew_time_calls_create(struct skew_time_calls *c, const struct skew_time_wor
                            const struct skew_time_router *router)
 {
     const struct skew_time_exchange *x = w->result->exchanges;
-    uint64_t state = 1; /* the same trace gives the same answer */
+    uint64_t state = 1;
     int result;
 
     *c = (struct skew_time_calls){.ranks = w->times->ranks};
@@ -298,7 +298,10 @@ int skew_time_calls_create(struct skew_time_calls *c, const struct skew_time_wor
     if (!result && router)
         result = read_routing(c, w, router);
     else if (!result)
-        snprintf(c->why_not, sizeof c->why_not, "the trace has no routing of experts");
+        snprintf(c->why_not, sizeof c->why_not, "the trace has no routing of experts: skewscope routing --save makes it of tapped counts");
+    /* The same trace gives the same answer; another one draws anew, or all would err alike. */
+    for (size_t i = 0; i < w->result->complete; i++)
+        state = next_random(&state) ^ (uint64_t)(x[i].transfer + x[i].busiest);
     for (size_t i = 0; i < c->count && !result; i++) {
         double bytes = 0, *own = c->own + i * c->ranks;
         for (uint32_t r = 0; r < c->ranks; r++)

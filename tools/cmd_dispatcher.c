@@ -90,15 +90,6 @@ static void put(const char *before, const char *text, const char *after)
     free(clean);
 }
 
-static bool is_standin(const json_t *facts)
-{
-    const json_t *row;
-    size_t i;
-    json_array_foreach(json_object_get(facts, "nccl_paths"), i,
-                       row) if (strstr(skew_row_text(row, "nccl_path"), "/standin/")) return true;
-    return false;
-}
-
 static void print_states(const json_t *facts)
 {
     const json_t *state, *text;
@@ -204,7 +195,7 @@ static void print_run(const json_t *facts)
         "\n");
 
     puts("\nmeasured here");
-    if (is_standin(facts))
+    if (json_is_true(json_object_get(facts, "standin")))
         puts("  on the stand-in for NCCL and CUDA: no GPU, and times of a model");
     if (json_integer_value(json_object_get(facts, "comms")) == 0)
         puts("  nothing: no communicator was made");

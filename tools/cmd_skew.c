@@ -20,7 +20,7 @@ struct arguments {
     struct skew_label_options labels;
     uint32_t experts, topk;
     double level;
-    bool json, save;
+    bool json, save, all;
 };
 
 enum {
@@ -32,7 +32,8 @@ enum {
     KEY_TOPK,
     KEY_EXPERTS,
     KEY_LEVEL,
-    KEY_MATRICES
+    KEY_MATRICES,
+    KEY_ALL
 };
 
 /* clang-format off */
@@ -45,6 +46,7 @@ static const struct argp_option options[] = {
     {"experts", KEY_EXPERTS, "E", 0, "with --topk: experts of a layer, for what chance alone gives", 3},
     {"topk", KEY_TOPK, "K", 0, "with --experts: experts a token", 3},
     {"level", KEY_LEVEL, "P", 0, "of intervals and tests (default 0.95)", 3},
+    {"all", KEY_ALL, NULL, 0, "every layer of every role as text; otherwise of dispatches, or of the role asked for", 3},
     {"matrices", KEY_MATRICES, NULL, 0, "with --json: also the bytes from each rank to each rank, summed over calls", 3},
     {NULL, 0, NULL, 0, "What to do with it:", 4},
     {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 4},
@@ -80,6 +82,9 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_LEVEL:
         a->level = skew_option_real(state, "level", text, 0.5, 0.9999);
+        return 0;
+    case KEY_ALL:
+        a->all = true;
         return 0;
     case KEY_MATRICES:
         a->options.matrices = true;
@@ -163,8 +168,10 @@ static int read_all(struct arguments *a, const struct skew_reading *reading,
 static int show(const struct arguments *a, const struct skew_reading *reading,
                 const struct skew_volume_skew *skew)
 {
-    struct skew_volume_shown shown = {
-        .skew = skew, .level = a->level, .matrices = a->options.matrices};
+    struct skew_volume_shown shown = {.skew = skew,
+                                      .level = a->level,
+                                      .matrices = a->options.matrices,
+                                      .all = a->all || a->options.role};
     int result = skew_coverage_read(&shown.coverage, reading);
 
     if (result == 0 && a->save) {

@@ -231,6 +231,7 @@ int skew_cmd_time(int argc, char **argv)
                       &(struct skew_time_shown){.result = &time,
                                                 .comm_key = chosen->comm.key,
                                                 .chosen = why,
+                                                .standin = skew_reading_standin(&reading),
                                                 .rows = (size_t)a.rows});
     skew_time_result_free(&time);
     free(candidates.all);

@@ -7,6 +7,7 @@
 #include "term.h"
 
 #include <errno.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -53,6 +54,20 @@ int skew_reading_open(struct skew_reading *reading, const char *path)
     if (result < 0)
         skew_reading_close(reading);
     return result;
+}
+
+bool skew_reading_standin(const struct skew_reading *reading)
+{
+    bool found = false;
+    for (size_t i = 0; i < reading->count && !found; i++) {
+        sqlite3_stmt *s = NULL;
+        if (sqlite3_prepare_v2(skew_trace_db(reading->traces[i]),
+                               "SELECT 1 FROM run_label WHERE key = 'standin' AND value = '1'", -1,
+                               &s, NULL) == SQLITE_OK)
+            found = sqlite3_step(s) == SQLITE_ROW;
+        sqlite3_finalize(s);
+    }
+    return found;
 }
 
 void skew_reading_close(struct skew_reading *reading)

@@ -64,7 +64,7 @@ static json_t *layer_json(const struct skew_router_layer *l)
         "{s:o, s:o, s:i, s:o, s:o, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "comm",
         *r->comm_key ? json_string(r->comm_key) : json_null(), "layer",
         r->layer < 0 ? json_null() : json_integer(r->layer), "experts", (int)r->experts, "topk",
-        l->topk ? json_integer(l->topk) : json_null(), "ranks",
+        l->topk && !l->topk_assumed ? json_integer(l->topk) : json_null(), "ranks",
         l->ranks ? json_integer(l->ranks) : json_null(), "placement",
         l->placed ? "table" : "contiguous", "physical", r->physical, "calls", (json_int_t)l->calls,
         "calls_here", (json_int_t)r->calls, "calls_complete", (json_int_t)r->complete, "rows",

@@ -53,6 +53,17 @@ static void print_heading(const struct skew_router *r)
         printf("%" PRIu64 " rows differ between databases: the first one's count\n", conflicts);
 }
 
+static void print_assumption(const struct skew_router *r)
+{
+    for (size_t i = 0; i < r->layers; i++)
+        if (r->layer[i].topk_assumed && !r->layer[i].why) {
+            printf("k is not in the trace (--topk K): chance is that of k = 1, the most it can be "
+                   "for as many "
+                   "copies of tokens\n");
+            return;
+        }
+}
+
 static const char *verdict(const struct skew_router_layer *l)
 {
     if (l->persistent)
@@ -81,14 +92,15 @@ static void print_experts(const struct skew_router *r)
             continue;
         }
         printf(" %3u %2s %6zu  %.3f %6s  %-24s  %8.3f %6s  %8s   %.3f %6s", l->routing->experts,
-               N(l->topk ? l->topk : NAN, 0), l->calls, gini->call.value, N(gini->chance, 3),
-               E(&gini->persistent, 3), max->call.value, N(max->chance, 3),
+               N(l->topk && !l->topk_assumed ? l->topk : NAN, 0), l->calls, gini->call.value,
+               N(gini->chance, 3), E(&gini->persistent, 3), max->call.value, N(max->chance, 3),
                N(max->persistent.value, 3), cv->call.value, N(cv->chance, 3));
         for (size_t h = 0; h < 2 && h < l->expert.hot_count; h++)
             printf("%s%u (%.2f; %.0f %%)", h ? ", " : "  ", l->expert.hot[h].item,
                    l->expert.hot[h].share, 100 * l->expert.hot[h].hottest);
         printf("%s\n", verdict(l));
     }
+    print_assumption(r);
 }
 
 static void print_ranks(const struct skew_router *r)
@@ -173,11 +185,13 @@ static void print_verdict(const struct skew_router *r)
     else if (!r->beyond_chance)
         printf("No imbalance beyond chance: uniform routing of as many tokens would look like "
                "this. Nothing is attributed to router or placement.\n");
+    else if (!r->persistent && open < beyond)
+        printf("In %zu of %zu layers imbalance is beyond that of independent tokens, but does not "
+               "persist: it comes "
+               "and goes. Nothing is attributed to placement.\n",
+               beyond - open, usable);
     else if (!r->persistent)
-        printf(
-            "In %zu of %zu layers imbalance is beyond that of independent tokens, but nothing is "
-            "shown to persist: it comes and goes. Nothing is attributed to placement.\n",
-            beyond, usable);
+        printf("Nothing is attributed to placement.\n");
     else
         printf("In %zu of %zu layers imbalance of the router persists (tests adjusted over layers "
                "by Holm).\n",

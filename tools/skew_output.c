@@ -194,6 +194,65 @@ static void print_beside(const struct skew_volume_skew *s)
     free(all);
 }
 
+/* Combine, the backward pass and the rest repeat the dispatches' sizes: layer by layer only when
+ * asked for. */
+static bool in_full(const struct skew_volume_shown *s, const struct skew_volume_result *r)
+{
+    return s->all || !*r->group->role || strcmp(r->group->role, "dispatch") == 0;
+}
+
+/* The rows of one role from `first` on, as one. Returns how many they are. */
+static size_t print_summary(const struct skew_volume_skew *skew, size_t first)
+{
+    const struct skew_volume_group *g = skew->result[first].group;
+    const struct skew_volume_group *hot = NULL;
+    size_t count = 0, told = 0, calls = 0;
+    double sum = 0, most = 0, bytes = 0;
+
+    for (size_t i = first; i < skew->count; i++, count++) {
+        const struct skew_volume_result *r = &skew->result[i];
+        if (strcmp(r->group->comm_key, g->comm_key) != 0 || strcmp(r->group->role, g->role) != 0)
+            break;
+        calls += r->group->calls;
+        if (r->why)
+            continue;
+        const struct skew_level_metric *m = &r->loads.metric[SKEW_METRIC_MAX_MEAN];
+        told++;
+        sum += m->median;
+        bytes += r->bytes;
+        if (m->max > most) {
+            most = m->max;
+            hot = r->group;
+        }
+    }
+    printf("%-9.8s %-18s %5zu %4u %6zu", g->comm_key, g->role, count, g->ranks, calls);
+    if (!told) {
+        printf("  %s\n", skew->result[first].why);
+        return count;
+    }
+    char text[SKEW_BYTES_TEXT];
+    printf("  %9s  %7.3f %7s %7.3f  mean of the layers' medians; largest in layer %" PRId64 "\n",
+           skew_bytes_text(text, (uint64_t)(bytes / (double)told)), sum / (double)told, "", most,
+           hot->layer);
+    return count;
+}
+
+static void print_summaries(const struct skew_volume_shown *s)
+{
+    bool first = true;
+
+    for (size_t i = 0; i < s->skew->count;) {
+        if (in_full(s, &s->skew->result[i])) {
+            i++;
+            continue;
+        }
+        if (first)
+            printf("the other roles, all layers of each (--all for one by one)\n");
+        first = false;
+        i += print_summary(s->skew, i);
+    }
+}
+
 void skew_volume_print(const struct skew_volume_shown *s)
 {
     size_t labelled = 0, persistent = 0, told = 0;
@@ -209,8 +268,10 @@ void skew_volume_print(const struct skew_volume_shown *s)
         labelled += *r->group->role != '\0';
         told += !r->why;
         persistent += r->persistent;
-        print_result(r);
+        if (in_full(s, r))
+            print_result(r);
     }
+    print_summaries(s);
     print_beside(s->skew);
     printf("\n");
     if (labelled < s->skew->count)

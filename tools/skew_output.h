@@ -13,6 +13,7 @@ struct skew_volume_shown {
     struct skew_coverage coverage;
     double level;
     bool matrices;
+    bool all; /* text: every layer of every role, not of dispatches alone */
 };
 
 /** A new array: one object a communicator, role and layer. */

@@ -181,6 +181,15 @@ static void print_stragglers(const struct skew_time_result *r)
         printf(" … %zu more: --json\n", r->event_count - EVENTS_SHOWN);
 }
 
+/* "-": could not be told. */
+static const char *ordinal_text(char text[24], int64_t ordinal)
+{
+    if (ordinal < 0)
+        return "-";
+    snprintf(text, 24, "%" PRId64, ordinal);
+    return text;
+}
+
 static void print_ledger(const struct skew_time_result *r, size_t rows)
 {
     size_t *worst = skew_time_worst(r, &rows);
@@ -195,7 +204,8 @@ static void print_ledger(const struct skew_time_result *r, size_t rows)
     for (size_t i = 0; i < rows; i++) {
         const struct skew_time_exchange *x = &r->exchanges[worst[i]];
         bool of_last = x->cause == SKEW_CAUSE_LATE || x->cause == SKEW_CAUSE_LOAD;
-        printf(" %6" PRId64 " %6" PRId64 " %-13s %-12s ", x->step, x->layer,
+        char step[24], layer[24];
+        printf(" %6s %6s %-13s %-12s ", ordinal_text(step, x->step), ordinal_text(layer, x->layer),
                skew_time_role_name[x->role], skew_time_cause_name[x->cause]);
         if (of_last || x->cause == SKEW_CAUSE_SKEW)
             printf("%6u", of_last ? x->last_rank : x->busiest_rank);
@@ -273,6 +283,9 @@ void skew_time_print(const struct skew_time_shown *s)
            s->comm_key, r->ranks, r->all, r->complete);
     if (s->chosen && *s->chosen)
         printf("%s\n", s->chosen);
+    if (s->standin)
+        printf("on the stand-ins for NCCL and CUDA: these are times of processes on a CPU, not of "
+               "a GPU\n");
     if (r->timed_rows == 0) {
         print_host(r);
     } else {

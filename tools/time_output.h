@@ -14,7 +14,8 @@ struct skew_time_shown {
     const char *comm_key;
     const char *chosen; /* why this communicator; NULL: it was asked for, or the only one */
     struct skew_coverage coverage;
-    size_t rows; /* of the ledger */
+    size_t rows;  /* of the ledger */
+    bool standin; /* times of the stand-ins */
 };
 
 void skew_time_print(const struct skew_time_shown *shown);

@@ -53,8 +53,14 @@ class Doctor(CliTest):
         self.has(checks, "nccl", "OK", "intercepted by the route \"handle\"")
 
     def test_stopped_in_time(self):
-        checks = self.doctor("--for", "1", "--", EXCHANGES, "4", "0", binds=True, env=self.nccl_env())
-        self.has(checks, "ended", "OK", "asked to end after 1 s")
+        """The command never ends by itself. On a busy machine it may need more than a second to get to NCCL."""
+        for seconds in ("1", "5", "25", "100"):
+            done = self.skewscope("doctor", "--json", "--for", seconds, "--", EXCHANGES, "4", "0", env=self.nccl_env())
+            if done.returncode == 0:
+                break
+        report = json.loads(done.stdout)
+        self.assertTrue(report["binds"], done.stdout + done.stderr)
+        self.assertIn(f"asked to end after {seconds} s", [c["text"] for c in report["checks"] if c["code"] == "ended"][0])
 
     def looked_at(self, **env):
         """An environment in which UNTIL_LOOKED ends as soon as its processes have been looked at."""

@@ -257,7 +257,7 @@ static void threads(struct rig *rig)
     unsigned i = 0;
     void *arg[4] = {rig, comm, buffer, &i};
     ahead_of_device(rig->stream);
-    for (; i < rounds(20); i++) {
+    for (; i < rounds(40) / 2; i++) { /* what a thread leaves, any other takes over */
         pthread_t thread;
         busy(late(rig, i) / 4, rig->stream);
         CHECK_EQ(pthread_create(&thread, NULL, one_exchange, arg), 0);

@@ -264,6 +264,7 @@ json_t *skew_dispatcher_facts(const struct skew_reading *reading)
     json_object_set_new(facts, "libraries", json_object());
     json_object_set_new(facts, "nccl", json_object());
     json_object_set_new(facts, "trace", json_string(skew_trace_path(reading->traces[0])));
+    json_object_set_new(facts, "standin", json_boolean(skew_reading_standin(reading)));
     for (size_t i = 0; i < reading->count; i++)
         if (add_trace(facts, reading->traces[i])) {
             json_decref(facts);

@@ -409,7 +409,8 @@ CREATE TABLE routing (
     counts      INTEGER NOT NULL REFERENCES vector, -- cell e: tokens of expert e; unit 1
     unit        INTEGER NOT NULL DEFAULT 1, -- the vector's sizes times this are tokens
     verified    INTEGER NOT NULL, -- 1: reproduces every peer's payload with one constant unit; 0: nothing to compare
-    source      TEXT NOT NULL -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
+    source      TEXT NOT NULL, -- tap allgather, tap sendrecv, …, sizes, import FORMAT, synth
+    ordinal     INTEGER -- tells calls of a source apart where step and exchange_id do not: their order; else NULL
 );
 CREATE TABLE routing_ids (
     routing_id INTEGER PRIMARY KEY REFERENCES routing,
@@ -579,6 +580,28 @@ CREATE VIEW recv_edges AS
     SELECT e.exchange_id, r.peer AS src_rank, m.rank AS dst_rank, e.recv_unit * r.size AS bytes,
            r.ordinal, m.comm_id, e.seq
     FROM exchange e JOIN member m USING (member_id) JOIN vector_cell r ON r.vector_id = e.recv_vector;
+CREATE VIEW exchange_matched AS
+    WITH sent AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id, e.bytes,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.sends) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.dst_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM edges e JOIN exchange x USING (exchange_id)),
+    expected AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id, e.bytes,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.recvs) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.src_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM recv_edges e JOIN exchange x USING (exchange_id))
+    SELECT s.comm_id, s.src_rank, s.dst_rank, s.nth, s.exchange_id AS send_exchange_id,
+           r.exchange_id AS recv_exchange_id, s.bytes AS sent_bytes, r.bytes AS expected_bytes
+    FROM sent s LEFT JOIN expected r ON r.comm_id = s.comm_id AND r.src_rank = s.src_rank
+         AND r.dst_rank = s.dst_rank AND r.nth = s.nth
+    UNION ALL
+    SELECT r.comm_id, r.src_rank, r.dst_rank, r.nth, NULL, r.exchange_id, NULL, r.bytes
+    FROM expected r LEFT JOIN sent s ON r.comm_id = s.comm_id AND r.src_rank = s.src_rank
+         AND r.dst_rank = s.dst_rank AND r.nth = s.nth
+    WHERE s.exchange_id IS NULL;
 CREATE VIEW exchange_matrix AS
     SELECT comm_id, seq, src_rank, dst_rank, sum(bytes) AS bytes, count(*) AS sends
     FROM edges GROUP BY comm_id, seq, src_rank, dst_rank;
