@@ -29,16 +29,12 @@ int skew_overlap_rows_add(struct skew_overlap_rows *rows, struct skew_overlap_ro
     if (rows->count == rows->room) {
         size_t room = rows->room ? rows->room * 2 : 256;
         struct skew_overlap_row *more = realloc(rows->row, room * sizeof *more);
-        rows->row = more ? more : rows->row;
-        int64_t *latest = realloc(rows->latest, room * sizeof *latest);
-        rows->latest = latest ? latest : rows->latest;
-        if (!more || !latest)
+        if (!more)
             return -ENOMEM;
+        rows->row = more;
         rows->room = room;
     }
     row.busy = most(0, least(row.busy, row.end - row.start));
-    rows->latest[rows->count] =
-        rows->count ? most(rows->latest[rows->count - 1], row.end) : row.end;
     rows->row[rows->count++] = row;
     return 0;
 }
@@ -50,18 +46,42 @@ void skew_overlap_rows_free(struct skew_overlap_rows *rows)
     *rows = (struct skew_overlap_rows){0};
 }
 
-/* The first row that can reach beyond `from`: none before it does. */
-static size_t first_beyond(const struct skew_overlap_rows *rows, int64_t from)
+int skew_overlap_rows_index(struct skew_overlap_rows *rows)
 {
-    size_t low = 0, high = rows->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (rows->latest[middle] <= from)
-            low = middle + 1;
-        else
-            high = middle;
+    size_t leaves = 1;
+    while (leaves < rows->count)
+        leaves *= 2;
+    free(rows->latest);
+    rows->latest = malloc(2 * leaves * sizeof *rows->latest);
+    rows->leaves = rows->latest ? leaves : 0;
+    if (!rows->latest)
+        return -ENOMEM;
+    for (size_t i = 0; i < leaves; i++)
+        rows->latest[leaves + i] = i < rows->count ? rows->row[i].end : INT64_MIN;
+    for (size_t i = leaves; --i > 0;)
+        rows->latest[i] = most(rows->latest[2 * i], rows->latest[2 * i + 1]);
+    return 0;
+}
+
+/* The first row from `i` on that ends behind `from`; `count` or more: none. One long row among many
+ * short ones must not make every question a walk over all of them. */
+static size_t next_beyond(const struct skew_overlap_rows *rows, size_t i, int64_t from)
+{
+    size_t at = rows->leaves + i;
+    if (i >= rows->count)
+        return rows->count;
+    while (rows->latest[at] <= from) {
+        while (at & 1)
+            at >>= 1;
+        if (at == 0)
+            return rows->count;
+        at++;
     }
-    return low;
+    while (at < rows->leaves) {
+        at *= 2;
+        at += rows->latest[at] <= from;
+    }
+    return at - rows->leaves;
 }
 
 struct skew_between skew_overlap_covered(const struct skew_overlap_rows *rows, int64_t from,
@@ -69,7 +89,8 @@ struct skew_between skew_overlap_covered(const struct skew_overlap_rows *rows, i
 {
     int64_t spans = 0, gaps = 0, busy = 0, surely = 0, covered = from;
 
-    for (size_t i = first_beyond(rows, from); i < rows->count && rows->row[i].start < to; i++) {
+    for (size_t i = next_beyond(rows, 0, from); i < rows->count && rows->row[i].start < to;
+         i = next_beyond(rows, i + 1, from)) {
         const struct skew_overlap_row *row = &rows->row[i];
         int64_t start = most(row->start, from), end = least(row->end, to);
         int64_t gap = row->end - row->start - row->busy;

@@ -27,12 +27,15 @@ struct skew_overlap_row {
 /** Rows of one device, in the order of their starts, with what is needed to look them up. */
 struct skew_overlap_rows {
     struct skew_overlap_row *row;
-    int64_t *latest; /* [count] the latest end of rows 0 … i */
     size_t count, room;
+    int64_t *latest; /* [2 × leaves] a tree of the latest ends; row i is leaf i */
+    size_t leaves;   /* a power of two */
 };
 
 /** Starts must not decrease; rows without length are left out. 0 or -ENOMEM. */
 int skew_overlap_rows_add(struct skew_overlap_rows *rows, struct skew_overlap_row row);
+/** After the last row, before any question. 0 or -ENOMEM. */
+int skew_overlap_rows_index(struct skew_overlap_rows *rows);
 void skew_overlap_rows_free(struct skew_overlap_rows *rows);
 
 /**

@@ -184,12 +184,15 @@ static int add_round(struct reader *r, const struct skew_overlap_lane *lane,
 
 /* The lane is complete: its rounds know what was computed in between; those that never came to a
  * combine are dropped. */
-static void end_lane(struct reader *r)
+static int end_lane(struct reader *r)
 {
+    struct skew_overlap_lane *lane = &r->lanes->lane[r->lanes->count - 1];
+    int result = skew_overlap_rows_index(&lane->computation);
+    if (result < 0)
+        return result;
     size_t kept = r->first_round;
     for (size_t i = r->first_round; i < r->out->round_count; i++) {
         struct skew_overlap_round *round = &r->out->rounds[i];
-        const struct skew_overlap_lane *lane = &r->lanes->lane[r->lanes->count - 1];
         if (!round->combines)
             continue;
         round->experts =
@@ -197,6 +200,7 @@ static void end_lane(struct reader *r)
         r->out->rounds[kept++] = *round;
     }
     r->out->round_count = r->first_round = kept;
+    return 0;
 }
 
 static int add_row(struct reader *r, sqlite3_stmt *s)
@@ -215,8 +219,8 @@ static int add_row(struct reader *r, sqlite3_stmt *s)
     if (row.end < row.start || row.start < 0 || kernels < 1 || device < 0 || device > INT32_MAX)
         return 0;
     if (!lane || lane->process != key.process || lane->device != device) {
-        if (lane)
-            end_lane(r);
+        if (lane && (result = end_lane(r)) < 0)
+            return result;
         lane = skew_overlap_grow(&r->lanes->lane, &r->lanes->count, &r->lanes->room, sizeof *lane);
         if (!lane)
             return -ENOMEM;
@@ -255,7 +259,7 @@ int skew_overlap_read_kernels(struct skew_trace *trace, struct skew_overlap_lane
     if (result == 0 && step != SQLITE_DONE)
         result = skew_trace_sql_error(trace, error);
     if (result == 0 && lanes->count)
-        end_lane(&r);
+        result = end_lane(&r);
     sqlite3_finalize(s);
     free(r.names);
     return result;

@@ -52,6 +52,7 @@ int main(void)
     for (int i = 0; i < 20000; i++) {
         struct skew_overlap_rows rows = {0};
         draw(&rows, ran, i % 2);
+        assert(skew_overlap_rows_index(&rows) == 0);
         int64_t from = below(AXIS), to = from + below(AXIS - from), wanted = 0;
         for (int64_t ns = from; ns < to; ns++)
             wanted += ran[ns];
@@ -66,6 +67,7 @@ int main(void)
     /* One row that is half full: all of its work may lie in the first half, or none. */
     struct skew_overlap_rows rows = {0};
     assert(skew_overlap_rows_add(&rows, (struct skew_overlap_row){100, 200, 50}) == 0);
+    assert(skew_overlap_rows_index(&rows) == 0);
     struct skew_between half = skew_overlap_covered(&rows, 0, 150);
     assert(half.low == 0 && half.high == 50);
     half = skew_overlap_covered(&rows, 110, 200);
@@ -76,8 +78,20 @@ int main(void)
     for (int i = 0; i < 4; i++)
         assert(skew_overlap_rows_add(&rows, (struct skew_overlap_row){200, INT64_MAX, INT64_MAX}) ==
                0);
+    assert(skew_overlap_rows_index(&rows) == 0);
     half = skew_overlap_covered(&rows, 0, INT64_MAX);
     assert(half.low <= half.high && half.high <= INT64_MAX - 100);
+    skew_overlap_rows_free(&rows);
+
+    /* One long kernel among very many short ones: as many questions as rows, in no time. */
+    assert(skew_overlap_rows_add(&rows, (struct skew_overlap_row){0, 1000000000, 1000000000}) == 0);
+    for (int64_t i = 1; i < 200000; i++)
+        assert(skew_overlap_rows_add(&rows, (struct skew_overlap_row){i * 10, i * 10 + 5, 5}) == 0);
+    assert(skew_overlap_rows_index(&rows) == 0);
+    for (int64_t i = 1; i < 200000; i++) {
+        half = skew_overlap_covered(&rows, i * 10 + 2, i * 10 + 12);
+        assert(half.low == 10 && half.high == 10);
+    }
     skew_overlap_rows_free(&rows);
     printf("%llu of %llu exact\n", (unsigned long long)exact, (unsigned long long)total);
     return 0;
