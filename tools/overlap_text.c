@@ -10,12 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* "12.3", "12.3 – 14.0", or "–", in µs. */
-static const char *between(char text[48], const json_t *from, const char *key)
+/* "12.3", "12.3 – 14.0", or "not known", in units of `unit` ns. */
+static const char *between_of(char text[48], const json_t *from, const char *key, double unit)
 {
     const json_t *o = json_object_get(from, key);
-    double low = json_number_value(json_object_get(o, "low")) / 1e3,
-           high = json_number_value(json_object_get(o, "high")) / 1e3;
+    double low = json_number_value(json_object_get(o, "low")) / unit,
+           high = json_number_value(json_object_get(o, "high")) / unit;
     if (!json_is_object(o))
         snprintf(text, 48, "not known");
     else if (high - low < 0.05)
@@ -23,6 +23,11 @@ static const char *between(char text[48], const json_t *from, const char *key)
     else
         snprintf(text, 48, "%.1f – %.1f", low, high);
     return text;
+}
+
+static const char *between(char text[48], const json_t *from, const char *key)
+{
+    return between_of(text, from, key, 1e3);
 }
 
 static const char *micro(char text[24], const json_t *from, const char *key)
@@ -72,7 +77,7 @@ static void print_expert_line(const char *rank, const char *way, const json_t *e
            skew_row_int(e, "known"), skew_row_int(e, "pairs"), micro(a, e, "gap_ns"),
            between(b, e, "kernels_ns"));
     if (tokens > 0)
-        printf("%10.1f  %s\n", tokens, between(c, e, "token_ns"));
+        printf("%10.1f  %s\n", tokens, between_of(c, e, "token_ns", 1));
     else
         printf("%10s\n", "–");
 }
@@ -88,7 +93,7 @@ static void print_experts(const json_t *roles)
     puts("\nexperts: kernels between an exchange's end and the start of the one that brings its "
          "tokens back (means, µs)");
     printf("  %-6s %-20s %18s %10s  %-20s %10s  %s\n", "rank", "after", "pairs", "gap", "kernels",
-           "tokens", "a token");
+           "tokens", "ns a token");
     json_array_foreach(roles, i, one)
     {
         const char *role = skew_row_text(one, "role");
