@@ -60,6 +60,7 @@ enum skew_synth_clock { SYNTH_PER_NODE, SYNTH_PER_PROCESS };
     R(alpha_inter_ns, -1, -1, 1e12, "between nodes; -1: the same")                                 \
     R(beta_inter, -1, -1, 1e6, "between nodes; -1: the same")                                      \
     T(edges, "FILE", "CSV of src,dst,factor: this edge takes factor times as long")                \
+    R(asymmetry_ns, 0, 0, 1e12, "what goes to a higher rank arrives later by this")                \
     C(transfer, SYNTH_LINEAR, "linear,piecewise,none",                                             \
       "how time follows the busiest port's bytes")                                                 \
     R(knee_bytes, 1e6, 0, 1e15, "piecewise: where the slope changes to beta")                      \
