@@ -175,7 +175,7 @@ static struct skew_estimate shifted(struct skew_estimate e, double value)
 
 static double root(double cv2)
 {
-    return cv2 > 0 ? sqrt(cv2) : 0;
+    return isnan(cv2) ? cv2 : cv2 > 0 ? sqrt(cv2) : 0; /* no interval stays none */
 }
 
 static void pool(struct work *w)

@@ -5,26 +5,23 @@
  * router_json.c's.
  */
 #include "command.h"
+#include "counts.h"
 #include "labelling.h"
 #include "matrix_select.h"
 #include "option_values.h"
 #include "router_output.h"
-#include "tap.h"
 #include "term.h"
 
 #include <errno.h>
-#include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct arguments {
     char **paths;
     size_t count;
-    struct skew_routing_filter filter;
+    struct skew_counts_options counts;
     struct skew_router_options options;
-    struct skew_label_options labels;
     const char *comm;
-    uint32_t experts;
     bool json, save, sizes;
 };
 
@@ -83,7 +80,8 @@ static error_t parse_how(int key, char *text, struct arguments *a, struct argp_s
         a->options.topk = (uint32_t)skew_option_integer(state, "topk", text, 1, SKEW_EXPERTS_MAX);
         return 0;
     case KEY_EXPERTS:
-        a->experts = (uint32_t)skew_option_integer(state, "experts", text, 2, SKEW_EXPERTS_MAX);
+        a->counts.experts =
+            (uint32_t)skew_option_integer(state, "experts", text, 2, SKEW_EXPERTS_MAX);
         return 0;
     case KEY_LEVEL:
         a->options.level = skew_option_real(state, "level", text, 0.5, 0.9999);
@@ -112,20 +110,20 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = &a->labels;
+        state->child_inputs[0] = &a->counts.labels;
         return 0;
     case KEY_COMM:
-        a->filter.comm_key = a->comm = text;
+        a->counts.filter.comm_key = a->comm = text;
         return 0;
     case KEY_LAYER:
-        a->filter.by_layer = true;
-        a->filter.layer = skew_option_integer(state, "layer", text, 0, INT32_MAX);
+        a->counts.filter.by_layer = true;
+        a->counts.filter.layer = skew_option_integer(state, "layer", text, 0, INT32_MAX);
         return 0;
     case KEY_STAGE:
-        a->filter.stage = stages[skew_option_choice(state, "stage", text, stages)];
+        a->counts.filter.stage = stages[skew_option_choice(state, "stage", text, stages)];
         return 0;
     case KEY_VERIFIED:
-        a->filter.verified = true;
+        a->counts.filter.verified = true;
         return 0;
     case KEY_INCOMPLETE:
         a->options.incomplete = true;
@@ -167,142 +165,17 @@ const struct argp *skew_argp_router(void)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Rows that the trace's taps give, for a trace into which nobody has saved them. */
-struct tapping {
-    struct skew_routing *routing;
-    const struct skew_labels *labels;
-    const struct skew_routing_filter *filter;
-    const struct skew_comm *comms;
-    size_t comm_count;
-    struct sqlite3_stmt *ordinal; /* of an exchange on its communicator */
-};
-
-static int take_tap(void *context, const struct skew_tap_row *tap)
-{
-    const struct tapping *t = context;
-    const struct skew_label *l =
-        tap->exchange && t->labels ? skew_labels_exchange(t->labels, tap->exchange) : NULL;
-    struct skew_routing_row row = {.exchange = tap->exchange,
-                                   .source = tap->source,
-                                   .step = tap->step,
-                                   .layer = tap->layer,
-                                   .microbatch = tap->microbatch,
-                                   .request = -1,
-                                   .ordinal = tap->ordinal,
-                                   .stage = tap->stage,
-                                   .experts = tap->experts,
-                                   .topk = tap->topk,
-                                   .tokens = tap->tokens,
-                                   .verified = tap->verified,
-                                   .how = tap->how,
-                                   .counts = tap->counts};
-
-    sqlite3_bind_int64(t->ordinal, 1, tap->exchange);
-    if (row.exchange && sqlite3_step(t->ordinal) == SQLITE_ROW)
-        row.ordinal = sqlite3_column_int64(t->ordinal, 0);
-    sqlite3_reset(t->ordinal);
-    if (l && row.step < 0)
-        row.step = l->step >= 0 ? l->step : l->pass;
-    if (l && row.layer < 0)
-        row.layer = l->layer;
-    for (size_t i = 0; i < t->comm_count; i++)
-        if (t->comms[i].id == tap->comm)
-            row.comm = &t->comms[i];
-    if ((t->filter->comm_key && (!row.comm || strcmp(row.comm->key, t->filter->comm_key) != 0)) ||
-        (t->filter->by_layer && row.layer != t->filter->layer) ||
-        (t->filter->stage && (!row.stage || strcmp(row.stage, t->filter->stage) != 0)) ||
-        (t->filter->verified && !row.verified))
-        return 0;
-    return skew_routing_add(t->routing, &row);
-}
-
-static int read_one(const struct arguments *a, struct skew_trace *trace,
-                    const struct skew_labels *labels, struct skew_routing *one,
-                    struct skew_error *error)
-{
-    struct tapping t = {.routing = one, .labels = labels, .filter = &a->filter};
-    struct skew_tap_summary summary;
-    int64_t rows;
-    int result = skew_routing_count(trace, &rows, error);
-
-    if (result < 0 || rows > 0)
-        return result < 0 ? result : skew_routing_read(one, trace, &a->filter, 0, error);
-    result = skew_trace_comms(trace, &t.comms, &t.comm_count, error);
-    if (result == 0 &&
-        sqlite3_prepare_v2(skew_trace_db(trace), "SELECT seq FROM exchange WHERE exchange_id = ?",
-                           -1, &t.ordinal, NULL) != SQLITE_OK)
-        result = skew_trace_sql_error(trace, error);
-    if (result == 0)
-        result = skew_tap_reduce(
-            trace, &(struct skew_tap_options){.experts = a->experts, .labels = labels}, take_tap,
-            &t, &summary, error);
-    sqlite3_finalize(t.ordinal);
-    return result;
-}
-
-/* Labels are needed where rows do not say their layer and step themselves. */
-static int label_rows(const struct arguments *a, const struct skew_reading *reading,
-                      struct skew_labelling *labelling)
-{
-    struct skew_error error;
-    bool tapped = false, unlabelled = false;
-
-    *labelling = (struct skew_labelling){0};
-    for (size_t i = 0; i < reading->count; i++) {
-        int64_t rows, without;
-        if (skew_routing_count(reading->traces[i], &rows, &error) < 0 ||
-            skew_routing_unlabelled(reading->traces[i], &without, &error) < 0) {
-            skew_tell("%s", error.text);
-            return -EIO;
-        }
-        tapped |= rows == 0;
-        unlabelled |= without > 0;
-    }
-    if (tapped)
-        return skew_labelling_open(labelling, reading, &a->labels);
-    return unlabelled ? skew_labelling_if_needed(labelling, reading, &a->labels) : 0;
-}
-
-static int read_counts(const struct arguments *a, const struct skew_reading *reading,
-                       struct skew_routing **out)
-{
-    struct skew_error error = {"out of memory"};
-    struct skew_labelling labelling;
-    int result = label_rows(a, reading, &labelling);
-
-    if (result < 0)
-        return result;
-    result = skew_routing_create(out, SKEW_ROUTING_CALLS);
-    for (size_t i = 0; i < reading->count && result == 0; i++) {
-        struct skew_routing *one;
-        result = skew_routing_create(&one, SKEW_ROUTING_CALLS);
-        if (result == 0)
-            result = read_one(a, reading->traces[i], labelling.count ? labelling.labels[i] : NULL,
-                              one, &error);
-        if (result == 0)
-            result = skew_routing_merge(*out, one);
-        skew_routing_free(&one);
-    }
-    if (result == 0)
-        result = skew_routing_finish(*out);
-    if (result < 0) {
-        skew_tell("%s", result == -EOVERFLOW ? "counts add up beyond 64 bits" : error.text);
-        skew_routing_free(out);
-    }
-    skew_labelling_close(&labelling, reading);
-    return result;
-}
-
 /* -ENOENT, told, when no exchange is there. */
 static int read_sizes(const struct arguments *a, const struct skew_reading *reading,
                       struct skew_volume **volume, struct skew_volume_skew **skew)
 {
-    struct skew_volume_options o = {
-        .comm_key = a->comm, .by_layer = a->filter.by_layer, .layer = a->filter.layer};
+    struct skew_volume_options o = {.comm_key = a->comm,
+                                    .by_layer = a->counts.filter.by_layer,
+                                    .layer = a->counts.filter.layer};
     struct skew_error error = {"out of memory"};
     struct skew_labelling labelling;
     size_t groups, dispatches = 0;
-    int result = skew_labelling_if_needed(&labelling, reading, &a->labels);
+    int result = skew_labelling_if_needed(&labelling, reading, &a->counts.labels);
 
     if (result < 0)
         return result;
@@ -312,8 +185,8 @@ static int read_sizes(const struct arguments *a, const struct skew_reading *read
     if (result == 0)
         result = skew_volume_finish(*volume);
     if (result == 0)
-        result =
-            skew_volume_analyse(skew, *volume, a->experts, a->options.topk, a->options.level, 0);
+        result = skew_volume_analyse(skew, *volume, a->counts.experts, a->options.topk,
+                                     a->options.level, 0);
     skew_labelling_close(&labelling, reading);
     if (result < 0) {
         skew_tell("%s", error.text);
@@ -325,7 +198,7 @@ static int read_sizes(const struct arguments *a, const struct skew_reading *read
     if (dispatches)
         return 0;
     skew_tell("%s: there are neither per-expert counts nor dispatches in this trace%s", a->paths[0],
-              a->comm || a->filter.by_layer ? " that were asked for" : "");
+              a->comm || a->counts.filter.by_layer ? " that were asked for" : "");
     return -ENOENT;
 }
 
@@ -340,7 +213,7 @@ static int show(const struct arguments *a, const struct skew_reading *reading,
     if (result < 0)
         return result;
     shown->level = a->options.level;
-    shown->experts = a->experts;
+    shown->experts = a->counts.experts;
     shown->path = a->paths[0];
     if (a->save) {
         layers = skew_router_layers_json(shown);
@@ -362,7 +235,7 @@ static int run(struct arguments *a, const struct skew_reading *reading)
     struct skew_volume *volume = NULL;
     struct skew_volume_skew *skew = NULL;
     size_t layers = 0;
-    int result = a->sizes ? 0 : read_counts(a, reading, &routing);
+    int result = a->sizes ? 0 : skew_counts_read(&routing, reading, &a->counts);
 
     if (result == 0 && routing)
         skew_routing_layers(routing, &layers);

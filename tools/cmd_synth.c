@@ -17,7 +17,14 @@ struct arguments {
     bool quiet;
 };
 
-enum { KEY_SETTING = 0x1000, KEY_SPEC = 0x100, KEY_STRAGGLER, KEY_MISSING, SETTINGS_MAX = 100 };
+enum {
+    KEY_SETTING = 0x1000,
+    KEY_SPEC = 0x100,
+    KEY_STRAGGLER,
+    KEY_MISSING,
+    KEY_LABEL,
+    SETTINGS_MAX = 100
+};
 
 /* The flags are made from the table once: - for _. */
 static const struct argp_option *make_options(void)
@@ -37,6 +44,8 @@ static const struct argp_option *make_options(void)
         1};
     options[n++] = (struct argp_option){
         "spec", KEY_SPEC, "FILE", 0, "settings from a JSON object; flags behind it win", 1};
+    options[n++] = (struct argp_option){
+        "label", KEY_LABEL, "KEY=VALUE", 0, "what the run is, as skewscope run --label", 1};
     options[n++] = (struct argp_option){"quiet", 'q', NULL, 0, "say nothing", 1};
     options[n++] = (struct argp_option){
         "straggler",
@@ -62,6 +71,17 @@ static const struct argp_option *make_options(void)
     return options;
 }
 
+static void add_label(struct argp_state *state, struct skew_synth_spec *spec, const char *text)
+{
+    if (!strchr(text, '=') || *text == '=')
+        argp_error(state, "--label: '%s' is not KEY=VALUE", text);
+    if (strncmp(text, "ep=", 3) == 0 || strncmp(text, "synthetic=", 10) == 0)
+        argp_error(state, "--label %s: a synthetic trace has its own (ep is --ranks)", text);
+    if (spec->label_count == SKEW_SYNTH_LABELS)
+        argp_error(state, "--label: not more than %d times", SKEW_SYNTH_LABELS);
+    spec->labels[spec->label_count++] = text;
+}
+
 static error_t parse(int key, char *text, struct argp_state *state)
 {
     struct arguments *a = state->input;
@@ -76,6 +96,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
                                      &error);
     else if (key == KEY_SPEC)
         result = skew_synth_spec_read(&a->spec, text, &error);
+    else if (key == KEY_LABEL)
+        add_label(state, &a->spec, text);
     else if (key == 'o')
         a->out = text;
     else if (key == 'q')

@@ -4,6 +4,7 @@
  * analysis/time_analysis.h's, the looks are time_output.c's.
  */
 #include "analysis_output.h"
+#include "clock.h"
 #include "command.h"
 #include "matrix_select.h"
 #include "option_values.h"
@@ -118,6 +119,48 @@ static bool has_routing(const struct all_traces *all)
     return any;
 }
 
+/* Whether clocks of several databases were related before, and saved. */
+static bool has_clocks(const struct skew_reading *reading)
+{
+    struct skew_error error;
+    bool all = true;
+    for (size_t i = 0; i < reading->count && all; i++) {
+        json_t *rows = skew_rows(reading->traces[i],
+                                 "SELECT 1 FROM process LEFT JOIN clock_fit f USING (process_id)"
+                                 " WHERE f.process_id IS NULL LIMIT 1",
+                                 &error);
+        all = rows && json_array_size(rows) == 0;
+        json_decref(rows);
+    }
+    return all;
+}
+
+/* Relates the clocks of several databases, where no `skewscope clocks --save` has. */
+static int relate_clocks(struct skew_times *times, const struct skew_reading *reading,
+                         const char *comm_key, struct skew_error *error)
+{
+    struct skew_clocks *clocks = NULL;
+    int result = 0;
+
+    if (reading->count < 2 || has_clocks(reading))
+        return 0;
+    result = skew_clocks_fit(reading->traces, reading->count, NULL, &clocks, error);
+    for (uint32_t t = 0; t < reading->count && result == 0; t++) {
+        const struct skew_member *members;
+        size_t count;
+        result = skew_trace_members(reading->traces[t], &members, &count, error);
+        for (size_t i = 0; i < count && result == 0; i++) {
+            const struct skew_clock *k = skew_clocks_of(clocks, t, members[i].process);
+            if (k && skew_clock_tied(k) && members[i].rank >= 0 &&
+                strcmp(members[i].comm->key, comm_key) == 0)
+                skew_times_clock_fit(times, (uint32_t)members[i].rank, k->at_ns, k->offset_ns,
+                                     (double)k->drift_ppb, k->residual_ns);
+        }
+    }
+    skew_clocks_free(&clocks);
+    return result;
+}
+
 static int analyse(struct arguments *a, const struct skew_reading *reading,
                    const struct skew_candidate *chosen, struct skew_time_result *out)
 {
@@ -134,6 +177,8 @@ static int analyse(struct arguments *a, const struct skew_reading *reading,
     for (size_t i = 0; i < reading->count && result == 0; i++)
         result = skew_times_read(times, reading->traces[i], chosen->comm.key, (uint32_t)i, &error);
     skew_labelling_close(&labelling, reading);
+    if (result == 0)
+        result = relate_clocks(times, reading, chosen->comm.key, &error);
     if (result == 0)
         result = skew_times_analyse(times, has_routing(&all) ? &router : NULL, out);
     skew_times_free(&times);

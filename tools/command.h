@@ -20,7 +20,9 @@
     X(routing, "tell tokens by expert, as tapped count exchanges say")                             \
     X(router, "tell the router's imbalance: chance, what persists, what placement could fix")      \
     X(skew, "tell how the bytes of each exchange are spread over ranks")                           \
+    X(observe, "compare traces by model, data, batch and EP degree, chance taken out")             \
     X(time, "tell where the time of exchanges goes, who is late, and what skew costs")             \
+    X(clocks, "relate the clocks of several nodes, from exchanges that met")                         \
     X(whatif, "compute what another schedule of the same traffic would cost")                        \
     X(dispatcher, "say which MoE dispatcher was selected, which one worked, and what others advise") \
     X(synth, "write a synthetic trace with known truth")                                           \

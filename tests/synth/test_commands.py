@@ -209,10 +209,11 @@ class Time(Case):
                                     "--clock-drift-ppb", "2000")
         reference = self.time(one)
         self.assertEqual(reference["clocks"], "one")
-        apart = self.time(several)
-        self.assertEqual(apart["clocks"], "unrelated")
         wait = "wait_mean_ns"
-        self.assertLess(abs(apart["roles"]["combine"][wait] / reference["roles"]["combine"][wait] - 1), 0.2)
+        related = self.time(several)  # nothing is saved yet: fitted on the way
+        self.assertEqual(related["clocks"], "fitted")
+        for part in (wait, "transfer_ns", "skew_ns"):
+            self.assertLess(abs(related["roles"]["combine"][part] - reference["roles"]["combine"][part]), 1000, part)
         for i, f in enumerate(sorted(several.glob("*.db"))):
             clock = truth["clocks"][4 * i]
             with contextlib.closing(sqlite3.connect(f)) as db:

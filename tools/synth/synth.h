@@ -60,6 +60,7 @@ enum skew_synth_clock { SYNTH_PER_NODE, SYNTH_PER_PROCESS };
     R(alpha_inter_ns, -1, -1, 1e12, "between nodes; -1: the same")                                 \
     R(beta_inter, -1, -1, 1e6, "between nodes; -1: the same")                                      \
     T(edges, "FILE", "CSV of src,dst,factor: this edge takes factor times as long")                \
+    R(asymmetry_ns, 0, 0, 1e12, "what goes to a higher rank arrives later by this")                \
     C(transfer, SYNTH_LINEAR, "linear,piecewise,none",                                             \
       "how time follows the busiest port's bytes")                                                 \
     R(knee_bytes, 1e6, 0, 1e15, "piecewise: where the slope changes to beta")                      \
@@ -95,6 +96,8 @@ struct skew_synth_straggler {
 
 #define SKEW_SYNTH_STRAGGLERS 64
 
+#define SKEW_SYNTH_LABELS 16
+
 struct skew_synth_spec {
 #define N(key, initial, least, most, help) int64_t key;
 #define R(key, initial, least, most, help) double key;
@@ -109,6 +112,9 @@ struct skew_synth_spec {
 #undef T
     struct skew_synth_straggler stragglers[SKEW_SYNTH_STRAGGLERS];
     size_t straggler_count;
+    /* KEY=VALUE of the run, beside synthetic and ep; borrowed. They change nothing else. */
+    const char *labels[SKEW_SYNTH_LABELS];
+    size_t label_count;
     uint8_t *missing; /* [4096] ranks that are in no database; NULL: none */
 };
 

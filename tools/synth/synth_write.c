@@ -132,6 +132,12 @@ static int begin_node(struct writer *w, size_t number, int64_t *run)
     snprintf(value, sizeof value, "%" PRId64, s->ranks);
     if (!result)
         result = skew_make_run_label(node->make, *run, "ep", value);
+    for (size_t i = 0; i < s->label_count && !result; i++) {
+        const char *equals = strchr(s->labels[i], '=');
+        char *key = strndup(s->labels[i], (size_t)(equals - s->labels[i]));
+        result = key ? skew_make_run_label(node->make, *run, key, equals + 1) : -ENOMEM;
+        free(key);
+    }
     if (!result)
         result =
             skew_make_diagnostic(node->make, *run, 0, "info", "synthetic",

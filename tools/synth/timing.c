@@ -104,7 +104,7 @@ static void drain(struct course *c, const uint32_t *sent, double last)
             if (c->synth->factor)
                 ns *= c->synth->factor[i * ranks + j];
             c->now[i] = fmax(c->now[i], last + ns);
-            c->now[j] = fmax(c->now[j], last + ns);
+            c->now[j] = fmax(c->now[j], last + ns + (i < j ? c->spec->asymmetry_ns : 0));
         }
 }
 
