@@ -187,6 +187,12 @@ class Said(Case):
         time = json.loads(tool("time", "--json", out).stdout)
         self.assertEqual((time["clocks"], time["clock_residual_ns"]), ("fitted", answer["residual_ns"]))
         self.assertEqual(self.clocks("--save", out), answer)
+        ends = [row for f in out.glob("*.db")  # all ranks leave one exchange at once
+                for row in query(f, "SELECT seq, end_axis_ns FROM exchange_axis WHERE seq IN (0, 100, 239)")]
+        self.assertEqual(len(ends), 24)
+        for seq in (0, 100, 239):
+            at = [ns for s, ns in ends if s == seq]
+            self.assertLess(max(at) - min(at), 100)
         self.assertFalse(math.isnan(time["roles"]["dispatch"]["wait_mean_ns"]))
 
     def test_refuses(self):
