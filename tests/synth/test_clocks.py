@@ -117,6 +117,13 @@ class Truth(Case):
         for error, _ in self.errors(out, truth, self.clocks(out)).values():
             self.assertLess(error, 2000)
 
+    def test_pairs_without_bytes_say_nothing(self):
+        out, truth = self.synth(*APART, "--tokens", "3")
+        self.assertGreater(query(out / "trace-node0000.db", "SELECT count(*) FROM recv_edges WHERE bytes = 0")[0][0], 300)
+        for error, residual in self.errors(out, truth, self.clocks(out)).values():
+            self.assertLess(error, 2000)
+            self.assertGreater(residual, error)
+
     def test_nodes_of_several_ranks(self):
         out, truth = self.synth(*APART, "--ranks", "16", "--ranks-per-node", "4")
         answer = self.clocks(out)
