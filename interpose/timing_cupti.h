@@ -69,6 +69,14 @@ struct skew_merged {
     uint64_t start, end, busy; /* host clock */
 };
 
+/* A kernel's name; `at` NULL: free. */
+struct skew_kernel_name {
+    const char *at;  /* as CUPTI gave it */
+    uint32_t number; /* in the spool; 0: not there */
+    bool put;        /* was put there, with or without success */
+    bool apart;      /* communication by its words: never merged */
+};
+
 struct skew_cupti {
     uint32_t lock;
     uint32_t active; /* read without the lock */
@@ -86,10 +94,7 @@ struct skew_cupti {
         uint32_t next; /* + 1; 0: the last */
     } node[SKEW_CUPTI_NODES];
     uint32_t nodes; /* taken so far */
-    struct {
-        const char *at; /* as CUPTI gave it */
-        uint32_t number;
-    } name[SKEW_CUPTI_NAMES];
+    struct skew_kernel_name name[SKEW_CUPTI_NAMES];
     uint32_t names;
     struct skew_merged merged[SKEW_CUPTI_STREAMS];
     struct skew_clock clock;

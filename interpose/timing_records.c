@@ -39,13 +39,17 @@ static bool host_time(const struct skew_cupti *cupti, uint64_t timestamp, uint64
 
 /* ---- other streams' kernels ---------------------------------------------------------------- */
 
-/* What sets communication apart from computation in the names of kernels. Only decides what is
- * merged. */
+/* What sets communication apart from computation in the names of kernels, mangled or not. Only
+ * decides what is merged: what a kernel does is found out by who reads the trace. A kernel that
+ * moves tokens but has none of these words would lose its times in a merged row; tests/timing
+ * launches all that schema/kernels.json knows. */
 static bool is_communication(const char *name)
 {
-    static const char *const words[] = {"nccl",      "dispatch",  "combine", "lltoall",
-                                        "llToAll",   "deep_ep",   "nvshmem", "moeA2A",
-                                        "AllReduce", "allreduce", "all2all", NULL};
+    static const char *const words[] = {
+        "nccl",      "dispatch", "combine",  "lltoall",   "llToAll",   "all_to_all",
+        "all2all",   "a2a",      "A2A",      "deep_ep",   "hybrid_ep", "_ep_",
+        "uccl",      "nvshmem",  "notify",   "AllReduce", "allreduce", "exchangeSplit",
+        "peer_ptrs", "moe_comm", "mega_moe", NULL};
     for (const char *const *word = words; *word; word++)
         if (strstr(name, *word))
             return true;
@@ -58,26 +62,35 @@ static bool is_nccl(const char *name)
            strstr(name, "ncclSymkDevKernel_");
 }
 
-static uint32_t name_number(struct skew_cupti *cupti, const char *name)
+/* What is known of a name; asked about once, since a kernel's name can be long. NULL: no room. */
+static struct skew_kernel_name *name_of(struct skew_cupti *cupti, const char *name)
 {
     uint32_t at = (uint32_t)(((uintptr_t)name >> 3) * 2654435761u) % SKEW_CUPTI_NAMES;
     for (uint32_t n = 0; n < 64; n++, at = (at + 1) % SKEW_CUPTI_NAMES) {
         if (cupti->name[at].at == name)
-            return cupti->name[at].number;
+            return &cupti->name[at];
         if (cupti->name[at].at)
             continue;
-        struct skew_rec_text rec = {.head = {.type = SKEW_REC_KERNEL_NAME}, .ns = skew_now()};
-        size_t length = strnlen(name, 2000);
-        rec.what = ++cupti->names;
-        rec.length = (uint32_t)length;
-        skew_lock(skew_proc);
-        int error = skew_defs_put(skew_proc, &rec.head, sizeof(rec), name, length);
-        skew_unlock(skew_proc);
         cupti->name[at].at = name;
-        cupti->name[at].number = error ? 0 : rec.what;
-        return cupti->name[at].number;
+        cupti->name[at].apart = is_communication(name);
+        return &cupti->name[at];
     }
-    return 0;
+    return NULL;
+}
+static uint32_t name_number(struct skew_cupti *cupti, struct skew_kernel_name *name)
+{
+    struct skew_rec_text rec = {.head = {.type = SKEW_REC_KERNEL_NAME}, .ns = skew_now()};
+    if (!name || name->put)
+        return name ? name->number : 0;
+    size_t length = strnlen(name->at, 2000);
+    rec.what = ++cupti->names;
+    rec.length = (uint32_t)length;
+    skew_lock(skew_proc);
+    int error = skew_defs_put(skew_proc, &rec.head, sizeof(rec), name->at, length);
+    skew_unlock(skew_proc);
+    name->put = true;
+    name->number = error ? 0 : rec.what;
+    return name->number;
 }
 
 static void put_merged(struct skew_cupti *cupti, struct skew_merged *m)
@@ -100,7 +113,8 @@ static void put_merged(struct skew_cupti *cupti, struct skew_merged *m)
 static void other_work(struct skew_cupti *cupti, const struct skew_activity *a)
 {
     struct skew_merged *m = &cupti->merged[(a->stream * 31 + a->device) % SKEW_CUPTI_STREAMS];
-    bool apart = a->name && is_communication(a->name);
+    struct skew_kernel_name *name = a->name ? name_of(cupti, a->name) : NULL;
+    bool apart = a->name && (name ? name->apart : is_communication(a->name));
     uint64_t start, end, error;
     if (!host_time(cupti, a->start, &start, &error) || !host_time(cupti, a->end, &end, &error) ||
         end < start)
@@ -122,7 +136,7 @@ static void other_work(struct skew_cupti *cupti, const struct skew_activity *a)
                               .start = start,
                               .end = end,
                               .busy = end - start,
-                              .name = a->name ? name_number(cupti, a->name) : 0};
+                              .name = name_number(cupti, name)};
     if (apart)
         put_merged(cupti, m);
 }

@@ -398,14 +398,17 @@ CREATE TABLE kernel (
     end_ns     INTEGER NOT NULL,
     busy_ns    INTEGER NOT NULL, -- of start … end, the time that the kernels ran
     kernels    INTEGER NOT NULL,
-    name_id    INTEGER           -- kernel_name, of the first; NULL: a copy
+    name_id    INTEGER           -- kernel_name, of the first; NULL: a copy, or there was no room for the name
 );
 
--- Names of kernels as the CUDA driver has them (C++ names are mangled).
+-- Names of kernels as the CUDA driver has them (C++ names are mangled), and what schema/kernels.json says of them.
 CREATE TABLE kernel_name (
     process_id INTEGER NOT NULL REFERENCES process,
     name_id    INTEGER NOT NULL,
     name       TEXT NOT NULL,
+    does       TEXT, -- dispatch, combine, fused, count, barrier, permute, transfer, experts, collective, unknown (sounds like
+                     -- communication, but nobody has said what it is), other; NULL: was not asked
+    backend    TEXT, -- DeepEP V1, …; NULL: none, or any
     PRIMARY KEY (process_id, name_id)
 ) WITHOUT ROWID;
 
@@ -715,6 +718,14 @@ CREATE VIEW time_coverage AS
                GROUP BY process_id) l USING (process_id)
     LEFT JOIN (SELECT m.process_id, count(*) AS timed, sum(d.source = 1) AS events, sum(d.source = 2) AS cupti
                FROM device_time d JOIN member m USING (member_id) GROUP BY m.process_id) t USING (process_id);
+
+-- What device-initiated backends did (DeepEP, HybridEP, NCCL EP, …): a row a kernel. They move tokens from inside
+-- kernels, so which bytes went where cannot be observed; when they did can, with SKEWSCOPE_TIMING=cupti.
+CREATE VIEW backend_time AS
+    SELECT k.process_id, p.world_rank, k.device, n.backend, n.does, k.start_ns, k.end_ns, k.end_ns - k.start_ns AS duration_ns,
+           k.kernels, n.name
+    FROM kernel k JOIN kernel_name n USING (process_id, name_id) JOIN process p USING (process_id)
+    WHERE n.backend IS NOT NULL AND n.backend <> 'NCCL' AND n.does NOT IN ('permute', 'experts', 'other');
 
 -- Tokens of each expert, spelled out.
 CREATE VIEW routing_cell AS

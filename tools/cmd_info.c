@@ -141,6 +141,7 @@ static const struct {
     {"tiers", skew_info_tiers_sql, "timing"},
     {"untimed", skew_info_untimed_sql, "untimed"},
     {"overhead", skew_info_overhead_sql, "overhead"},
+    {"device_backends", skew_info_backends_sql, "backend_time"},
 };
 
 static bool has(struct skew_trace *trace, const char *name)
@@ -436,6 +437,7 @@ static void print_text(const json_t *info, const struct arguments *a, bool colou
     putchar('\n');
     print_coverage(info, colour);
     skew_info_timing_print(info);
+    skew_info_backends_print(info);
     print_diagnostics(info, colour);
 }
 

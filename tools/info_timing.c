@@ -36,6 +36,11 @@ const char skew_info_overhead_sql[] =
     " nullif(p.ended_ns - p.started_ns, 0)) AS share_of_wall"
     " FROM overhead JOIN process p USING (process_id)";
 
+const char skew_info_backends_sql[] =
+    "SELECT backend, does, sum(kernels) AS kernels, sum(duration_ns) AS duration_ns,"
+    " count(DISTINCT process_id) AS processes FROM backend_time GROUP BY backend, does"
+    " ORDER BY backend, does";
+
 static const char *why_text(const char *why)
 {
 #define X(id, name, text)                                                                          \
@@ -124,4 +129,25 @@ void skew_info_timing_print(const json_t *info)
                why_text(skew_row_text(row, "why")));
     print_untimed(info, launches - timed);
     print_cost(json_array_get(json_object_get(info, "overhead"), 0));
+}
+
+void skew_info_backends_print(const json_t *info)
+{
+    const char *before = "";
+    char count[SKEW_COUNT_TEXT];
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(info, "device_backends"), i, row)
+    {
+        const char *backend = skew_row_text(row, "backend");
+        if (strcmp(backend, before) != 0)
+            printf("%s%s moved tokens from inside its kernels (bytes not observable):",
+                   i ? "\n" : "", backend);
+        printf("%s %s %s in %.3f ms", strcmp(backend, before) != 0 ? "" : ",",
+               skew_count_text(count, (uint64_t)skew_row_int(row, "kernels")),
+               skew_row_text(row, "does"), (double)skew_row_int(row, "duration_ns") / 1e6);
+        before = backend;
+    }
+    if (*before)
+        puts("; see skewscope overlap");
 }

@@ -14,4 +14,8 @@ extern const char skew_info_overhead_sql[]; /* "overhead": one row */
 /** Prints what these keys of `info` hold; nothing when nothing was launched. */
 void skew_info_timing_print(const json_t *info);
 
+/** Device-initiated backends, by their kernels: the section `device_backends`. */
+extern const char skew_info_backends_sql[];
+void skew_info_backends_print(const json_t *info);
+
 #endif

@@ -31,7 +31,7 @@ class Dispatcher(CliTest):
             process = trace.process(0, run)
             trace.comm("ab" * 8, 8, {0: process})
             for n, (kernel, count, busy) in enumerate(KERNELS.get(backend, [])):
-                trace.db.execute("INSERT INTO kernel_name VALUES (?, ?, ?)", (process, n, kernel))
+                trace.db.execute("INSERT INTO kernel_name (process_id, name_id, name) VALUES (?, ?, ?)", (process, n, kernel))
                 trace.db.execute("INSERT INTO kernel VALUES (?, 0, 7, 0, ?, ?, ?, ?)", (process, busy, busy, count, n))
         trace.close()
         return str(path)

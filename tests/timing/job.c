@@ -16,11 +16,16 @@
 static _Thread_local char *buffer;
 static _Thread_local unsigned unique; /* the latest exchange of this rank */
 
+static void work(const char *kernel, uint64_t ns, cudaStream_t stream)
+{
+    int (*launch)(cudaStream_t, const char *, uint64_t) =
+        (int (*)(cudaStream_t, const char *, uint64_t))rig_driver("standin_device_work");
+    CHECK_EQ(launch(stream, kernel, ns), 0);
+}
+
 static void busy(uint64_t ns, cudaStream_t stream)
 {
-    int (*work)(cudaStream_t, const char *, uint64_t) =
-        (int (*)(cudaStream_t, const char *, uint64_t))rig_driver("standin_device_work");
-    CHECK_EQ(work(stream, "_Z11expert_gemmv", ns), 0);
+    work("_Z11expert_gemmv", ns, stream);
 }
 
 /* Different for every exchange, pair and direction. */
@@ -401,6 +406,54 @@ static void flood(struct rig *rig)
     OK(ncclCommDestroy(comm));
 }
 
+/* Dispatch, experts on the same stream, combine; meanwhile rank 0 computes on a second stream, with
+ * gaps that are filled by something that is no computation. timing.py knows the lengths. */
+static void overlap(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    cudaStream_t second = rig_stream();
+    ahead_of_device(rig->stream);
+    ahead_of_device(second);
+    OK(exchange_on(rig, comm, rig->stream));         /* opens CUPTI */
+    work("some_all_to_all_of_others", 1000, second); /* ends the row of what was ahead */
+    for (unsigned i = 0; rig->rank == 0 && i < 60; i++) {
+        work("_Z11second_gemmv", 7000 + 1000 * (i % 5), second);
+        work("some_all_to_all_of_others", 3000 + 2000 * (i % 3), second);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        OK(exchange_on(rig, comm, rig->stream));
+        work("_Z11expert_gemmv", 15000 + 5000 * i + 1000 * (unsigned)rig->rank, rig->stream);
+        OK(exchange_on(rig, comm, rig->stream));
+    }
+    rig_sync(rig->stream);
+    rig_sync(second);
+    OK(ncclCommDestroy(comm));
+}
+
+/* Kernels with the names in a file, each between two others, all close together. */
+static void named(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    FILE *file = fopen(getenv("KERNEL_NAMES"), "re");
+    static char names[200][400];
+    unsigned count = 0;
+    CHECK(file != NULL);
+    while (count < 200 && fgets(names[count], sizeof(names[count]), file))
+        count++;
+    fclose(file);
+    OK(exchange_on(rig, comm, rig->stream));
+    for (unsigned i = 0; i < count; i++) {
+        names[i][strcspn(names[i], "\n")] = '\0';
+        busy(2000, rig->stream);
+        busy(2000, rig->stream);
+        work(names[i], 1000 + i, rig->stream);
+    }
+    busy(2000, rig->stream);
+    OK(exchange_on(rig, comm, rig->stream));
+    rig_sync(rig->stream);
+    OK(ncclCommDestroy(comm));
+}
+
 static const struct {
     const char *name;
     void (*body)(struct rig *);
@@ -418,7 +471,9 @@ static const struct {
              {"watched", watched},
              {"profiled", profiled},
              {"flood", flood},
-             {"copies", copies}};
+             {"copies", copies},
+             {"overlap", overlap},
+             {"named", named}};
 
 static void (*body)(struct rig *);
 

@@ -393,7 +393,116 @@ def case_cupti_is_bounded():
     return f"{records} records, {dropped} dropped, {got} launches timed"
 
 
+# ---- what else the device did ----
+
+def overlap_json(run):
+    done = subprocess.run([SKEWSCOPE, "overlap", "--json", "--rows", "1000", run.path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def union(intervals, start, end):
+    """ns of start … end in at least one of them, point by point of what begins and ends."""
+    edges = sorted({start, end, *(p for i in intervals for p in i if start < p < end)})
+    return sum(b - a for a, b in zip(edges, edges[1:]) if any(s <= a and b <= e for s, e in intervals))
+
+
+def case_overlap_is_exact():
+    """The truth: when the model's exchanges began and ended, and how long the kernels are that the job launches."""
+    run = Run("overlap", -2, clock="virtual", SKEWSCOPE_TIMING="cupti")
+    offset = None
+    truth = {}
+    for row, line in run.exchanges():
+        assert row["source"] == "cupti", row["source"]
+        offset = row["end_ns"] - line["end_ns"] if offset is None else offset
+        truth[row["exchange_id"]] = row["rank"], row["seq"], line["arrival_ns"], line["end_ns"]
+    by = {(rank, seq): (i, start, end) for i, (rank, seq, start, end) in truth.items()}
+    assert len(by) == 2 * 9, by
+    pairs = {by[rank, 1 + 2 * n][0]: by[rank, 2 + 2 * n][0] for rank in range(2) for n in range(4)}
+    with run.db:
+        for there, back in pairs.items():
+            for role, a, b in (("dispatch", there, back), ("combine", back, there)):
+                run.db.execute("INSERT INTO exchange_label (exchange_id, role, pair_id, token_bytes, confidence, source)"
+                               " VALUES (?, ?, ?, 16, 1, 'test')", (a, role, b))
+    # the second stream: what it did first is where the trace has it, the rest follows from the lengths
+    at = run.one("SELECT min(start_ns) FROM kernel JOIN kernel_name USING (process_id, name_id) WHERE name = ?",
+                 "_Z11second_gemmv") - offset
+    computed = []
+    for i in range(60):
+        computed.append((at, at + 7000 + 1000 * (i % 5)))
+        at = computed[-1][1] + 3000 + 2000 * (i % 3)
+    for rank in range(2):
+        for n in range(4):
+            end = by[rank, 1 + 2 * n][2]
+            computed.append((end, end + 15000 + 5000 * n + 1000 * rank))
+    got = overlap_json(run)
+    hidden = 0
+    for x in got["exchanges"]:
+        rank, seq, start, end = truth[x["exchange_id"]]
+        if seq == 0:
+            continue
+        what = f"exchange {seq} of rank {rank}"
+        wanted = union(computed, start, end)
+        hidden += 0 < wanted < end - start
+        low, high = x["overlapped_ns"]["low"], x["overlapped_ns"]["high"]
+        # times are rounded to whole ns, each kernel's start and end for itself
+        assert abs(low - wanted) <= 40 and abs(high - wanted) <= 40, f"{what}: {wanted} ns hidden, not {low} … {high}"
+        assert abs(x["exposed_ns"]["low"] - (end - start - wanted)) <= 40, what
+        if x["exchange_id"] in pairs:
+            until = truth[pairs[x["exchange_id"]]][2]
+            wanted = union(computed, end, until)
+            assert x["pair_id"] == pairs[x["exchange_id"]] and abs(x["gap_ns"] - (until - end)) <= 2, (what, x)
+            assert abs(x["kernels_ns"]["low"] - wanted) <= 40 and abs(x["kernels_ns"]["high"] - wanted) <= 40, (what, x, wanted)
+            load = run.one("SELECT recv_bytes FROM rank_load WHERE exchange_id = ?", x["exchange_id"])
+            assert x["received_bytes"] == load and x["tokens"] == load // 16, (what, x)
+    assert hidden >= 4, f"only {hidden} exchanges are hidden in part: the test tests nothing"
+    assert got["unknown_kernels"] == ["some_all_to_all_of_others"], got["unknown_kernels"]
+    roles = {r["role"]: r for r in got["roles"]}
+    assert roles["dispatch"]["exchanges"] == roles["dispatch"]["known"] == 8, roles
+    assert roles["dispatch"]["experts"]["known"] == 8 and "experts" not in roles["combine"], roles
+    run.close()
+    return f"{hidden} exchanges hidden in part"
+
+
+def case_without_kernels_nothing_is_known():
+    run = Run("plain", 2)
+    got = overlap_json(run)
+    assert got["kernel_rows"] == 0 and all(r["known"] == 0 and r["overlapped_ns"] is None and r["exposed_ns"] is None
+                                           for r in got["roles"]), got["roles"]
+    text = subprocess.run([SKEWSCOPE, "overlap", run.path], capture_output=True, text=True, check=True).stdout
+    assert "no kernels are recorded, so what they hide is not known" in text, text
+    run.close()
+
+
+def case_kernels_of_backends_stand_alone():
+    """Every kernel that moves tokens, as schema/kernels.json names it, has a row and a time of its own, and its name."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../schema/kernels.json"), encoding="utf-8") as f:
+        table = json.load(f)["kernels"]
+    known = [(pattern.replace("*", "x"), k) for k in table if not k.get("bytes") for pattern in k["names"]
+             if k["does"] in ("dispatch", "combine", "fused", "transfer")]
+    mangled = "_ZN7deep_ep9intranode8dispatchILi8ELi768ELi8192EEEvv"
+    names = [name for name, _ in known] + [mangled]
+    with tempfile.NamedTemporaryFile("w", suffix=".names") as f:
+        f.write("\n".join(names) + "\n")
+        f.flush()
+        run = Run("named", 1, SKEWSCOPE_TIMING="cupti", KERNEL_NAMES=f.name)
+    rows = {r["name"]: r for r in run.rows("SELECT name, does, backend, kernels, busy_ns FROM kernel JOIN kernel_name"
+                                           " USING (process_id, name_id) WHERE name <> '_Z11expert_gemmv'")}
+    assert set(rows) == set(names), set(names) ^ set(rows)
+    for i, name in enumerate(names):
+        assert rows[name]["kernels"] == 1 and abs(rows[name]["busy_ns"] - 1000 - i) <= 2, tuple(rows[name])
+    assert rows[mangled]["backend"] == "DeepEP V1" and rows[mangled]["does"] == "dispatch", tuple(rows[mangled])
+    backends = {r[0] for r in run.rows("SELECT DISTINCT backend FROM backend_time")}
+    missing = {k["backend"] for _, k in known} - backends
+    assert not missing, missing
+    assert run.one("SELECT count(*) FROM kernel JOIN kernel_name USING (process_id, name_id)"
+                   " WHERE name = '_Z11expert_gemmv' AND kernels > 1") > 0, "nothing was merged"
+    run.close()
+    return f"{len(names)} names of {len(backends)} backends"
+
+
 GROUPS = {
+    "overlap": [case_overlap_is_exact, case_without_kernels_nothing_is_known, case_kernels_of_backends_stand_alone],
     "cupti": [case_cupti_exchanges, case_cupti_several_communicators, case_cupti_graph_replays,
               case_cupti_and_events_for_nonblocking, case_cupti_with_one_connection,
               case_cupti_tells_of_other_kernels, case_another_tool_has_cupti, case_another_tool_asks_for_cupti,

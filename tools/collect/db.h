@@ -34,9 +34,9 @@
             "VALUES(?,?,?,?,?,?)")                                                                 \
     X(LOSS_EDGE, "INSERT INTO loss_edge(member_id, before_seq, peer, sends, recvs) "               \
                  "VALUES(?,?,?,?,?)")                                                              \
-    X(TAP, "INSERT INTO tap(member_id, thread, group_seq, place, shape, side, dtype, count, "       \
-           "elements, width, data) VALUES(?,?,?,?,?,?,?,?,?,?,?)")                                  \
-    X(TAP_COUNT, "REPLACE INTO tap_count(process_id, outcome, buffers, bytes) VALUES(?,?,?,?)")     \
+    X(TAP, "INSERT INTO tap(member_id, thread, group_seq, place, shape, side, dtype, count, "      \
+           "elements, width, data) VALUES(?,?,?,?,?,?,?,?,?,?,?)")                                 \
+    X(TAP_COUNT, "REPLACE INTO tap_count(process_id, outcome, buffers, bytes) VALUES(?,?,?,?)")    \
     X(ANCHOR, "INSERT INTO clock_anchor(process_id, monotonic_ns, real_ns) VALUES(?,?,?)")         \
     X(STREAM, "INSERT INTO stream(process_id, handle) VALUES(?,?)")                                \
     X(THREAD, "REPLACE INTO thread(process_id, stream, tid, name) VALUES(?,?,?,?)")                \
@@ -82,7 +82,8 @@
     X(UNTIMED, "REPLACE INTO untimed(process_id, reason, launches) VALUES(?,?,?)")                 \
     X(OVERHEAD, "REPLACE INTO overhead(process_id, measured_groups, measured_ns, setup_ns, "       \
                 "events, event_ns, cupti_records, cupti_dropped) VALUES(?,?,?,?,?,?,?,?)")         \
-    X(KERNEL_NAME, "REPLACE INTO kernel_name(process_id, name_id, name) VALUES(?,?,?)")            \
+    X(KERNEL_NAME,                                                                                 \
+      "REPLACE INTO kernel_name(process_id, name_id, name, does, backend) VALUES(?,?,?,?,?)")      \
     X(KERNEL, "INSERT INTO kernel(process_id, device, stream, start_ns, end_ns, busy_ns, "         \
               "kernels, name_id) VALUES(?,?,?,?,?,?,?,?)")                                         \
     X(LAUNCHES, "INSERT INTO capture_launches(capture_id, launches) VALUES(?1, ?2) "               \

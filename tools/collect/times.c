@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "kernels.h"
 #include "proc.h"
 
 static const char *const tier_names[] = {
@@ -93,12 +94,22 @@ static int tier_record(struct skew_proc *proc, const struct skew_rec_tier *rec)
 static int name_record(struct skew_proc *proc, const struct skew_rec_text *rec)
 {
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_KERNEL_NAME];
+    char name[2001] = ""; /* the library cuts at 2000 */
+    struct skew_kernel kernel;
+    size_t length = rec->length < sizeof name - 1 ? rec->length : sizeof name - 1;
     if (rec->length > rec->head.bytes - sizeof *rec)
         return -EBADMSG;
     sqlite3_bind_int64(stmt, 1, proc->id);
     sqlite3_bind_int64(stmt, 2, rec->what);
     skew_db_bind_text(stmt, 3, (const char *)(rec + 1),
                       strnlen((const char *)(rec + 1), rec->length));
+    memcpy(name, rec + 1, strnlen((const char *)(rec + 1), length));
+    skew_kernel_classify(name, &kernel);
+    sqlite3_bind_text(stmt, 4, skew_kernel_does_name(kernel.does), -1, SQLITE_STATIC);
+    if (kernel.backend)
+        sqlite3_bind_text(stmt, 5, kernel.backend, -1, SQLITE_STATIC);
+    else
+        sqlite3_bind_null(stmt, 5);
     return skew_db_run(proc->db, stmt);
 }
 

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * skewscope overlap: what of each exchange other kernels hide, how long the experts computed, and
+ * what device-initiated backends took. The computing is analysis/overlap.h's.
+ */
+#include "analysis_output.h"
+#include "command.h"
+#include "option_values.h"
+#include "overlap_output.h"
+#include "term.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct arguments {
+    char **paths;
+    size_t count;
+    struct skew_label_options labels;
+    int64_t rows;
+    bool json, save;
+};
+
+enum { KEY_JSON = 0x100, KEY_SAVE, KEY_ROWS };
+
+/* clang-format off */
+static const struct argp_option options[] = {
+    {NULL, 0, NULL, 0, "What to do with it:", 4},
+    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/overlap.md)", 4},
+    {"rows", KEY_ROWS, "N", 0, "with --json: this many single exchanges and rounds, too (default 0)", 4},
+    {"save", KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
+    {0}};
+/* clang-format on */
+
+static error_t parse(int key, char *text, struct argp_state *state)
+{
+    struct arguments *a = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->labels;
+        return 0;
+    case KEY_ROWS:
+        a->rows = skew_option_integer(state, "rows", text, 0, 1000000000);
+        return 0;
+    case KEY_JSON:
+        a->json = true;
+        return 0;
+    case KEY_SAVE:
+        a->save = true;
+        return 0;
+    case ARGP_KEY_ARGS:
+        a->paths = state->argv + state->next;
+        a->count = (size_t)(state->argc - state->next);
+        return 0;
+    case ARGP_KEY_NO_ARGS:
+        argp_error(state, "which trace? Give its file or directory");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+const struct argp *skew_argp_overlap(void)
+{
+    static const struct argp_child children[] = {{&skew_label_options_argp, 0, NULL, 1}, {0}};
+    static const struct argp argp = {
+        options,
+        parse,
+        "TRACE|DIR...",
+        "Tells how much of each exchange kernels of other streams hide and how much is exposed, "
+        "how "
+        "long kernels ran between a dispatch and its combine with the tokens that they worked on, "
+        "and how long dispatches and combines of device-initiated backends took."
+        "\vNeeds kernels in the trace: SKEWSCOPE_TIMING=cupti. Where none are recorded, it says "
+        "that "
+        "this is not known. Several traces are taken together. Exit status: 0; 1 when a trace "
+        "cannot "
+        "be read; 2 for a wrong command line.",
+        children,
+        NULL,
+        NULL};
+    return &argp;
+}
+
+static int show(const struct arguments *a, const struct skew_reading *reading, json_t *root)
+{
+    int result = 0;
+    if (a->save) {
+        json_t *rows = skew_overlap_saved(root);
+        result = skew_metric_save(skew_trace_path(reading->traces[0]), "overlap", rows);
+        json_decref(rows);
+    }
+    if (result == 0 && a->json)
+        return skew_json_print(json_incref(root));
+    if (result == 0)
+        skew_overlap_print(root);
+    return result;
+}
+
+static int overlap(const struct arguments *a, const struct skew_reading *reading)
+{
+    struct skew_error error;
+    struct skew_labelling labelling;
+    struct skew_overlap *all = calloc(reading->count, sizeof *all);
+    int result = all ? skew_labelling_open(&labelling, reading, &a->labels) : -ENOMEM;
+
+    if (result < 0) {
+        if (!all)
+            skew_tell("out of memory");
+        free(all);
+        return result;
+    }
+    for (size_t i = 0; i < reading->count && result == 0; i++)
+        if ((result = skew_overlap_read(reading->traces[i], &all[i], &error)) < 0)
+            skew_tell("%s", error.text);
+    skew_labelling_close(&labelling, reading);
+    if (result == 0) {
+        json_t *root = skew_overlap_json(all, reading->count, (size_t)a->rows);
+        if (!root)
+            skew_tell("out of memory");
+        result = root ? show(a, reading, root) : -ENOMEM;
+        json_decref(root);
+    }
+    for (size_t i = 0; i < reading->count; i++)
+        skew_overlap_free(&all[i]);
+    free(all);
+    return result;
+}
+
+int skew_cmd_overlap(int argc, char **argv)
+{
+    struct arguments a = {0};
+    struct skew_reading reading;
+
+    argp_parse(skew_argp_overlap(), argc, argv, 0, NULL, &a);
+    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+        return SKEW_EXIT_FAILURE;
+    int result = overlap(&a, &reading);
+    skew_reading_close(&reading);
+    return result < 0 ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;
+}
