@@ -693,6 +693,16 @@ CREATE VIEW exchange_time AS
                 LEFT JOIN time_source s ON s.source = t.source)
           WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host'));
 
+-- The same on the axis that nodes share, where `skewscope clocks --save` has related them: rows of several databases
+-- compare then, within residual_ns each. No rows until it has.
+CREATE VIEW exchange_axis AS
+    SELECT t.comm_id, t.seq, t.run, t.rank, t.exchange_id, t.launch_id, f.reference, f.residual_ns,
+           t.arrival_ns + f.offset_ns + CAST(round(f.drift_ppb * 1e-9 * (t.arrival_ns - f.at_ns)) AS INTEGER)
+               AS arrival_axis_ns,
+           t.end_ns + f.offset_ns + CAST(round(f.drift_ppb * 1e-9 * (t.end_ns - f.at_ns)) AS INTEGER) AS end_axis_ns
+    FROM exchange_time t JOIN exchange e USING (exchange_id) JOIN member m USING (member_id)
+    JOIN clock_fit f USING (process_id);
+
 -- "timed N of M": launches of NCCL work (one communicator's part of a group, replays of CUDA graphs counted each),
 -- those with a time on the device, and by what.
 CREATE VIEW time_coverage AS

@@ -117,6 +117,13 @@ class Truth(Case):
         for error, _ in self.errors(out, truth, self.clocks(out)).values():
             self.assertLess(error, 2000)
 
+    def test_pairs_without_bytes_say_nothing(self):
+        out, truth = self.synth(*APART, "--tokens", "3")
+        self.assertGreater(query(out / "trace-node0000.db", "SELECT count(*) FROM recv_edges WHERE bytes = 0")[0][0], 300)
+        for error, residual in self.errors(out, truth, self.clocks(out)).values():
+            self.assertLess(error, 2000)
+            self.assertGreater(residual, error)
+
     def test_nodes_of_several_ranks(self):
         out, truth = self.synth(*APART, "--ranks", "16", "--ranks-per-node", "4")
         answer = self.clocks(out)
@@ -187,6 +194,12 @@ class Said(Case):
         time = json.loads(tool("time", "--json", out).stdout)
         self.assertEqual((time["clocks"], time["clock_residual_ns"]), ("fitted", answer["residual_ns"]))
         self.assertEqual(self.clocks("--save", out), answer)
+        ends = [row for f in out.glob("*.db")  # all ranks leave one exchange at once
+                for row in query(f, "SELECT seq, end_axis_ns FROM exchange_axis WHERE seq IN (0, 100, 239)")]
+        self.assertEqual(len(ends), 24)
+        for seq in (0, 100, 239):
+            at = [ns for s, ns in ends if s == seq]
+            self.assertLess(max(at) - min(at), 100)
         self.assertFalse(math.isnan(time["roles"]["dispatch"]["wait_mean_ns"]))
 
     def test_refuses(self):

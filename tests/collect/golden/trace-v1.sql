@@ -192,12 +192,15 @@ CREATE TABLE kernel (
     end_ns     INTEGER NOT NULL,
     busy_ns    INTEGER NOT NULL, -- of start … end, the time that the kernels ran
     kernels    INTEGER NOT NULL,
-    name_id    INTEGER           -- kernel_name, of the first; NULL: a copy
+    name_id    INTEGER           -- kernel_name, of the first; NULL: a copy, or there was no room for the name
 );
 CREATE TABLE kernel_name (
     process_id INTEGER NOT NULL REFERENCES process,
     name_id    INTEGER NOT NULL,
     name       TEXT NOT NULL,
+    does       TEXT, -- dispatch, combine, fused, count, barrier, permute, transfer, experts, collective, unknown (sounds like
+                     -- communication, but nobody has said what it is), other; NULL: was not asked
+    backend    TEXT, -- DeepEP V1, …; NULL: none, or any
     PRIMARY KEY (process_id, name_id)
 ) WITHOUT ROWID;
 CREATE TABLE loss (
@@ -646,6 +649,13 @@ CREATE VIEW exchange_time AS
                     ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
                 LEFT JOIN time_source s ON s.source = t.source)
           WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host'));
+CREATE VIEW exchange_axis AS
+    SELECT t.comm_id, t.seq, t.run, t.rank, t.exchange_id, t.launch_id, f.reference, f.residual_ns,
+           t.arrival_ns + f.offset_ns + CAST(round(f.drift_ppb * 1e-9 * (t.arrival_ns - f.at_ns)) AS INTEGER)
+               AS arrival_axis_ns,
+           t.end_ns + f.offset_ns + CAST(round(f.drift_ppb * 1e-9 * (t.end_ns - f.at_ns)) AS INTEGER) AS end_axis_ns
+    FROM exchange_time t JOIN exchange e USING (exchange_id) JOIN member m USING (member_id)
+    JOIN clock_fit f USING (process_id);
 CREATE VIEW time_coverage AS
     SELECT p.process_id, p.world_rank, coalesce(l.launches, 0) AS launches, coalesce(t.timed, 0) AS timed,
            coalesce(t.events, 0) AS events, coalesce(t.cupti, 0) AS cupti
@@ -659,6 +669,11 @@ CREATE VIEW time_coverage AS
                GROUP BY process_id) l USING (process_id)
     LEFT JOIN (SELECT m.process_id, count(*) AS timed, sum(d.source = 1) AS events, sum(d.source = 2) AS cupti
                FROM device_time d JOIN member m USING (member_id) GROUP BY m.process_id) t USING (process_id);
+CREATE VIEW backend_time AS
+    SELECT k.process_id, p.world_rank, k.device, n.backend, n.does, k.start_ns, k.end_ns, k.end_ns - k.start_ns AS duration_ns,
+           k.kernels, n.name
+    FROM kernel k JOIN kernel_name n USING (process_id, name_id) JOIN process p USING (process_id)
+    WHERE n.backend IS NOT NULL AND n.backend <> 'NCCL' AND n.does NOT IN ('permute', 'experts', 'other');
 CREATE VIEW routing_cell AS
     SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, r.step, r.layer, r.microbatch, r.stage, r.request,
            v.peer AS expert, r.unit * v.size AS tokens
