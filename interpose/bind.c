@@ -270,15 +270,17 @@ static void *unwanted(const char *name)
 
 /* In the constructor. A preloaded library stands in the global scope; one that was opened as if it were
  * NCCL does not, and has to know now what it must not seem to have. */
-void skew_bind_at_load(void)
+SKEW_START void skew_bind_at_load(void)
 {
-    if (!skew_elf_at_start()) {
+    struct skew_elf_look look = skew_elf_look(WITNESS);
+    if (!look.libc_after) {
         bind(true);
         return;
     }
-    if (skew_elf_first_of(nccl_names, false, NULL))
+    if (look.nccl && skew_elf_first_of(nccl_names, false, NULL))
         bind_if_loaded();
-    skew_elf_drop_weak(unwanted);
+    if (look.weak)
+        skew_elf_drop_weak(unwanted);
 }
 
 /**

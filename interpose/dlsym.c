@@ -15,7 +15,7 @@ typedef void *(*dlsym_function)(void *, const char *);
  * written by whoever comes first; everyone finds the same. */
 static void *chain_dlsym SKEW_EARLY, *libc_dlsym SKEW_EARLY;
 
-static dlsym_function chain(void)
+static SKEW_START dlsym_function chain(void)
 {
     void *found = __atomic_load_n(&chain_dlsym, __ATOMIC_ACQUIRE);
     if (skew_unlikely(!found)) {
@@ -25,7 +25,7 @@ static dlsym_function chain(void)
     return (dlsym_function)found;
 }
 
-void skew_dlsym_at_load(void)
+SKEW_START void skew_dlsym_at_load(void)
 {
     chain();
 }

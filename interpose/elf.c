@@ -22,7 +22,7 @@ struct tables {
 };
 
 /* Not strcmp(): a sanitizer's own one is not ready when it makes its first look-up. */
-static bool same(const char *a, const char *b)
+static SKEW_START bool same(const char *a, const char *b)
 {
     while (*a && *a == *b)
         a++, b++;
@@ -30,12 +30,12 @@ static bool same(const char *a, const char *b)
 }
 
 /* glibc stores relocated pointers in d_ptr, musl and the vDSO unrelocated ones. */
-static const void *table_at(ElfW(Addr) base, ElfW(Addr) address)
+static SKEW_START const void *table_at(ElfW(Addr) base, ElfW(Addr) address)
 {
     return (const void *)(address < base ? base + address : address);
 }
 
-static bool tables_at(ElfW(Addr) base, const ElfW(Dyn) *dyn, struct tables *out)
+static SKEW_START bool tables_at(ElfW(Addr) base, const ElfW(Dyn) *dyn, struct tables *out)
 {
     *out = (struct tables){0};
     out->dynamic = dyn;
@@ -70,7 +70,7 @@ static bool tables_of(const struct dl_phdr_info *info, struct tables *out)
     return tables_at(info->dlpi_addr, dyn, out);
 }
 
-static bool defines(const struct tables *t, uint32_t index, const char *name)
+static SKEW_START bool defines(const struct tables *t, uint32_t index, const char *name)
 {
     const ElfW(Sym) *sym = &t->symbols[index];
     unsigned type = sym->st_info & 0xf;
@@ -78,7 +78,7 @@ static bool defines(const struct tables *t, uint32_t index, const char *name)
            same(t->strings + sym->st_name, name);
 }
 
-static uint32_t find_gnu(const struct tables *t, const char *name)
+static SKEW_START uint32_t find_gnu(const struct tables *t, const char *name)
 {
     uint32_t hash = 5381;
     for (const char *p = name; *p; p++)
@@ -105,7 +105,7 @@ static uint32_t find_gnu(const struct tables *t, const char *name)
     }
 }
 
-static uint32_t find_sysv(const struct tables *t, const char *name)
+static SKEW_START uint32_t find_sysv(const struct tables *t, const char *name)
 {
     uint32_t hash = 0;
     for (const char *p = name; *p; p++) {
@@ -123,7 +123,7 @@ static uint32_t find_sysv(const struct tables *t, const char *name)
     return 0;
 }
 
-static uint32_t find(const struct tables *t, const char *name)
+static SKEW_START uint32_t find(const struct tables *t, const char *name)
 {
     return t->gnu_hash ? find_gnu(t, name) : find_sysv(t, name);
 }
@@ -198,7 +198,7 @@ void *skew_elf_first(const char *name, bool after_self)
  * dl_iterate_phdr(): hosts and tools interpose that too, and look up the real one by dlsym(). Called at start, by
  * the constructor at the latest.
  */
-void *skew_elf_next_dlsym(void)
+SKEW_START void *skew_elf_next_dlsym(void)
 {
     void *first = NULL;
     bool seen_self = false;
@@ -224,10 +224,59 @@ bool skew_elf_contains(const struct dl_phdr_info *info, const void *address)
     return contains(info, address);
 }
 
+/* Names of which we export some. */
+static SKEW_START bool concerns_us(const char *name)
+{
+    return (name[0] == 'n' && name[1] == 'c' && name[2] == 'c' && name[3] == 'l') || (name[0] == 'c' && name[1] == 'u');
+}
+
+/* Every process that we are preloaded into comes by here, and hardly one has a weak reference to us: look at the list
+ * of undefined symbols, which is short, before the relocations. They come first in the symbol table where there is a
+ * GNU hash; one without entries does not tell where they end. */
+static SKEW_START bool may_have_weak(const struct tables *t)
+{
+    uint32_t end = t->gnu_hash ? t->gnu_hash[1] : t->sysv_hash[1];
+    if (end <= 1)
+        return true;
+    for (uint32_t i = 1; i < end; i++) {
+        const ElfW(Sym) *sym = &t->symbols[i];
+        if (sym->st_shndx == SHN_UNDEF && sym->st_info >> 4 == STB_WEAK && concerns_us(t->strings + sym->st_name))
+            return true;
+    }
+    return false;
+}
+
+enum start { START_UNKNOWN, START_LATER, START_WITH_PROCESS };
+static uint32_t start SKEW_EARLY = START_UNKNOWN;
+
+/**
+ * In the constructor, all that every process pays for: one walk over the loader's list, whose lock our caller holds.
+ * @param witness a function that every NCCL defines
+ */
+SKEW_START struct skew_elf_look skew_elf_look(const char *witness)
+{
+    struct skew_elf_look look = {0};
+    bool seen_self = false;
+    for (const struct link_map *map = _r_debug.r_map; map; map = map->l_next) {
+        struct tables t;
+        if (map->l_ld == _DYNAMIC)
+            seen_self = true;
+        if (map->l_ld == _DYNAMIC || !tables_at(map->l_addr, map->l_ld, &t))
+            continue;
+        look.libc_after |= seen_self && find(&t, "__libc_start_main");
+        look.nccl |= find(&t, witness) != 0;
+        look.weak |= may_have_weak(&t);
+    }
+    start = look.libc_after ? START_WITH_PROCESS : START_LATER;
+    return look;
+}
+
 /** Whether the loader itself brought this library at the start of the process: then libc comes after it. */
 bool skew_elf_at_start(void)
 {
-    return skew_elf_first("__libc_start_main", true) != NULL;
+    if (start == START_UNKNOWN) /* before the constructor */
+        return skew_elf_first("__libc_start_main", true) != NULL;
+    return start == START_WITH_PROCESS;
 }
 
 static int visit_address(struct dl_phdr_info *info, size_t size, void *user)
@@ -313,22 +362,6 @@ struct weak_walk {
     void *(*unwanted)(const char *name);
 };
 
-/* Every process that we are preloaded into comes by here, and hardly one has such a reference: look at the list of
- * undefined symbols, which is short, before the relocations. They come first in the symbol table where there is a
- * GNU hash; one without entries does not tell where they end. */
-static bool may_have_weak(const struct tables *t, void *(*unwanted)(const char *))
-{
-    uint32_t end = t->gnu_hash ? t->gnu_hash[1] : t->sysv_hash[1];
-    if (end <= 1)
-        return true;
-    for (uint32_t i = 1; i < end; i++) {
-        const ElfW(Sym) *sym = &t->symbols[i];
-        if (sym->st_shndx == SHN_UNDEF && sym->st_info >> 4 == STB_WEAK && unwanted(t->strings + sym->st_name))
-            return true;
-    }
-    return false;
-}
-
 /* Where one table of relocations says that a weak reference was bound to us, it becomes NULL again. */
 static void drop_weak_in(const struct dl_phdr_info *info, const struct tables *t, const ElfW(Rela) *rela,
                          size_t count, void *(*unwanted)(const char *))
@@ -355,7 +388,7 @@ static int visit_weak(struct dl_phdr_info *info, size_t size, void *user)
     size_t rela_bytes = 0, plt_bytes = 0, relative = 0;
     struct tables t;
     (void)size;
-    const ElfW(Dyn) *dyn = tables_of(info, &t) && may_have_weak(&t, walk->unwanted) ? t.dynamic : NULL;
+    const ElfW(Dyn) *dyn = tables_of(info, &t) && may_have_weak(&t) ? t.dynamic : NULL;
     for (; dyn && dyn->d_tag != DT_NULL; dyn++) {
         switch (dyn->d_tag) {
         case DT_RELA:

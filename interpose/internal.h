@@ -39,6 +39,8 @@
 /* Small variables that every process touches, those included that never call NCCL: on a page that the loader has
  * written to in any case, where .bss would cost each of them a page fault. */
 #define SKEW_EARLY       __attribute__((section(".data")))
+/* The code that every process runs: the linker puts it together, at the beginning, so that few pages are needed. */
+#define SKEW_START       __attribute__((section(".text.startup")))
 
 #define SKEW_LANES_MAX   64u    /* distinct (communicator, stream) pairs of one group */
 #define SKEW_SITE_CACHE  32u    /* a thread's direct-mapped cache of call sites; a power of two */
@@ -352,6 +354,12 @@ void *skew_elf_next_dlsym(void);
 bool skew_elf_contains(const struct dl_phdr_info *info, const void *address);
 bool skew_elf_module_of(const void *address, struct dl_phdr_info *found);
 bool skew_elf_at_start(void);
+struct skew_elf_look {
+    bool libc_after; /* this library came at the start of the process */
+    bool nccl;       /* some object may be an NCCL */
+    bool weak;       /* some object may have weak references to us */
+};
+struct skew_elf_look skew_elf_look(const char *witness);
 int skew_elf_hide(const char *const names[], unsigned count);
 void skew_elf_drop_weak(void *(*unwanted)(const char *name));
 

@@ -81,12 +81,12 @@ static char kept[8192], short_cwd[256] SKEW_EARLY, long_cwd[SKEW_PATH_BYTES];
 static const char *kept_cwd SKEW_EARLY = short_cwd;
 
 /** In the constructor: keeps our part of the environment, and where relative paths begin. */
-void skew_options_keep(void)
+SKEW_START void skew_options_keep(void)
 {
     const size_t prefix = sizeof(SKEW_ENV_PREFIX) - 1;
     size_t at = 0;
     for (char **e = environ; e && *e; e++) {
-        if (strncmp(*e, SKEW_ENV_PREFIX, prefix) != 0)
+        if ((*e)[0] != SKEW_ENV_PREFIX[0] || strncmp(*e, SKEW_ENV_PREFIX, prefix) != 0)
             continue;
         size_t bytes = strlen(*e) + 1;
         if (at + bytes < sizeof(kept))
