@@ -112,6 +112,16 @@ class Dispatcher(CliTest):
                 self.assertEqual([s["backend"] for s in got["backends"] if s["working"]], [backend])
                 self.assertEqual(got["ep"], 4)
 
+    def test_padded(self):
+        """All sizes are equal: whether it is dispatch cannot be told, and is not claimed."""
+        if not os.path.exists(WORKLOAD):
+            self.skipTest("the workload was not built")
+        out = str(self.dir / "padded")
+        self.skewscope("run", "-q", "--standin", "-o", out, "--", WORKLOAD, "--pattern", "deepspeed", "--ranks", "4", "--steps", "2")
+        got = self.ask(out, status=1)
+        self.assertEqual(got["gate"]["verdict"], "untold")
+        self.assertGreater(got["untold"], 0)
+
     def test_compare(self):
         same = [("model", "m"), ("hardware", "H100")]
         a = self.synthetic("a", "DeepEP", labels=same, packages=[("deep_ep", "1.1")])

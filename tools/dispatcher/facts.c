@@ -150,6 +150,8 @@ static int add_exchanges(struct traffic *t, struct skew_trace *trace)
         const struct skew_label *label =
             skew_labels_exchange(t->labels, sqlite3_column_int64(s, 0));
         const char *way = label ? family(label->role) : NULL;
+        if (!way && (!label || label->role == SKEW_LABEL_UNKNOWN))
+            add_int(t->facts, "untold", 1);
         if (!way)
             continue;
         add_call(t, way, "exchanges", sqlite3_column_int64(s, 1),

@@ -274,6 +274,14 @@ static json_t *judge(const json_t *facts, const json_t *states, const char *name
     if (working)
         return gate("worked", "nothing says which dispatcher was selected; %s was seen at work",
                     working);
+    json_int_t untold = json_integer_value(json_object_get(facts, "untold"));
+    if (untold)
+        return gate("untold",
+                    "nothing says which dispatcher was selected; %lld exchanges went through NCCL "
+                    "of which it cannot be told "
+                    "whether they move tokens: dispatch padded to capacity looks so (skewscope "
+                    "label --layers)",
+                    (long long)untold);
     return gate("nothing", "nothing says which dispatcher was selected, and none was seen at work");
 }
 
