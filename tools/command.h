@@ -24,7 +24,7 @@
     X(time, "tell where the time of exchanges goes, who is late, and what skew costs")             \
     X(overlap, "tell what kernels hide of exchanges, and how long experts computed")                \
     X(clocks, "relate the clocks of several nodes, from exchanges that met")                         \
-    X(whatif, "compute what another schedule of the same traffic would cost")                        \
+    X(whatif, "compute what another placement, schedule or EP degree would mean")                        \
     X(dispatcher, "say which MoE dispatcher was selected, which one worked, and what others advise") \
     X(synth, "write a synthetic trace with known truth")                                           \
     X(import, "make a trace of routing that others recorded")                                      \

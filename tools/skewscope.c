@@ -22,7 +22,7 @@ static void print_help(FILE *to)
           "usage: skewscope COMMAND [OPTION...]\n\n",
           to);
     for (const struct skew_command *c = skew_commands; c->name; c++)
-        fprintf(to, "  %-9s %s\n", c->name, c->summary);
+        fprintf(to, "  %-10s %s\n", c->name, c->summary);
     fputs("\nskewscope help COMMAND tells more; skewscope --version tells the version.\n"
           "First steps: skewscope run -o trace/ -- torchrun train.py; skewscope info trace/\n",
           to);
