@@ -123,14 +123,4 @@ static inline uint64_t skew_mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-static inline uint64_t skew_gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 #endif

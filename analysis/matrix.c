@@ -8,16 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Corrupt input must not wrap round to something that looks sane. */
 static void add_saturating(uint64_t *to, uint64_t more)
 {
@@ -81,9 +71,9 @@ int skew_matrix_add(void *matrix, const struct skew_exchange *exchange)
         }
         add_saturating(&row[to], v->sizes[i] * unit);
         if (units != 1 && v->sizes[i] != v->largest)
-            units = gcd(units, v->sizes[i]);
+            units = skew_gcd(units, v->sizes[i]);
     }
-    m->unit_gcd = gcd(m->unit_gcd, gcd(units, v->largest) * unit);
+    m->unit_gcd = skew_gcd(m->unit_gcd, skew_gcd(units, v->largest) * unit);
     return 0;
 }
 
@@ -95,6 +85,6 @@ int skew_matrix_merge(struct skew_matrix *m, const struct skew_matrix *other)
         add_saturating(&m->bytes[i], other->bytes[i]);
     m->exchanges += other->exchanges;
     m->outside += other->outside;
-    m->unit_gcd = gcd(m->unit_gcd, other->unit_gcd);
+    m->unit_gcd = skew_gcd(m->unit_gcd, other->unit_gcd);
     return 0;
 }

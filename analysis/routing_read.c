@@ -372,21 +372,10 @@ int skew_routing_each(struct skew_trace *trace, const struct skew_routing_filter
 int skew_routing_number(struct skew_trace *trace, const char *sql, int64_t *value,
                         struct skew_error *error)
 {
-    sqlite3_stmt *s;
     int result = skew_routing_has_table(trace, "routing", error);
 
     *value = 0;
-    if (result <= 0)
-        return result;
-    result = skew_sql_prepare(trace, &s, sql, error);
-    if (result < 0)
-        return result;
-    if (sqlite3_step(s) == SQLITE_ROW)
-        *value = sqlite3_column_int64(s, 0);
-    else
-        result = skew_trace_sql_error(trace, error);
-    sqlite3_finalize(s);
-    return result;
+    return result <= 0 ? result : skew_sql_number(trace, sql, value, error);
 }
 
 int skew_routing_count(struct skew_trace *trace, int64_t *rows, struct skew_error *error)

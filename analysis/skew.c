@@ -197,16 +197,6 @@ static int find_call(struct filing *f, uint32_t rank, struct seen *x)
     }
 }
 
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 static void note(struct filing *f, const struct seen *x)
 {
     struct skew_volume_group *g = &f->group;
@@ -288,7 +278,7 @@ int skew_volume_fill(struct skew_volume *v, const struct part *parts, unsigned c
             f->send[at] += sent; /* several, where they are one dispatch together */
             f->recv[at] += received;
             if (x->send >= 0 && totals[x->send].total)
-                f->group.unit = gcd(f->group.unit, x->send_unit);
+                f->group.unit = skew_gcd(f->group.unit, x->send_unit);
             if (x->send >= 0 && totals[x->send].uniform) {
                 uint64_t bytes = totals[x->send].total * x->send_unit;
                 if (f->group.uniform++ == 0) {

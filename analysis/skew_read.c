@@ -306,22 +306,6 @@ static void *read_vectors(void *context)
 
 /* ---- both passes on threads ------------------------------------------------------------------ */
 
-static int largest_id(struct skew_trace *trace, const char *sql, int64_t *id,
-                      struct skew_error *error)
-{
-    sqlite3_stmt *s;
-    int result = skew_sql_prepare(trace, &s, sql, error);
-
-    if (result < 0)
-        return result;
-    if (sqlite3_step(s) == SQLITE_ROW)
-        *id = sqlite3_column_int64(s, 0);
-    else
-        result = skew_trace_sql_error(trace, error);
-    sqlite3_finalize(s);
-    return result;
-}
-
 /* Runs `work` over 1 … last, cut into `count` ranges; the first on this thread. */
 static int run_parts(struct part *parts, unsigned count, int64_t last, void *(*work)(void *),
                      struct skew_error *error)
@@ -405,11 +389,11 @@ int skew_volume_read(struct skew_volume *v, struct skew_trace *trace, struct ske
     struct part parts[SKEW_PARTS_MAX] = {0};
     int64_t exchanges = 0, vectors = 0;
     int result =
-        largest_id(trace, "SELECT coalesce(max(exchange_id), 0) FROM exchange", &exchanges, error);
+        skew_sql_number(trace, "SELECT coalesce(max(exchange_id), 0) FROM exchange", &exchanges, error);
 
     if (result == 0)
         result =
-            largest_id(trace, "SELECT coalesce(max(vector_id), 0) FROM vector", &vectors, error);
+            skew_sql_number(trace, "SELECT coalesce(max(vector_id), 0) FROM vector", &vectors, error);
     if (result < 0)
         return result;
     unsigned count = thread_count(v->options.threads, exchanges);

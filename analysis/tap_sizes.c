@@ -15,16 +15,6 @@
 #include "nccl_abi.h"
 #include "spool.h"
 
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Local experts, when the exchange is one of equally many int64 to and from each peer; else 0.
  * Negative errno. */
 static int64_t local_experts(struct skew_tap_pass *pass, const struct skew_tap_event *e)
@@ -105,7 +95,7 @@ static int one_call(struct skew_tap_pass *pass, size_t count, uint32_t g, uint64
             if (emit)
                 pass->row[i] /= *unit;
             else
-                *unit = gcd(pass->row[i], *unit);
+                *unit = skew_gcd(pass->row[i], *unit);
         struct skew_tap_row row = {.exchange = pass->event[at[0]].id,
                                    .comm = e->member->comm->id,
                                    .source = e->member->rank,

@@ -191,17 +191,29 @@ int skew_trace_members(struct skew_trace *trace, const struct skew_member **memb
     return result;
 }
 
-int skew_trace_has_labels(struct skew_trace *trace, bool *labels, struct skew_error *error)
+int skew_sql_number(struct skew_trace *trace, const char *sql, int64_t *value,
+                    struct skew_error *error)
 {
     sqlite3_stmt *s;
-    int result = skew_sql_prepare(trace, &s, "SELECT EXISTS (SELECT 1 FROM exchange_label)", error);
+    int result = skew_sql_prepare(trace, &s, sql, error);
 
     if (result < 0)
         return result;
     if (sqlite3_step(s) == SQLITE_ROW)
-        *labels = sqlite3_column_int(s, 0);
+        *value = sqlite3_column_int64(s, 0);
     else
         result = skew_trace_sql_error(trace, error);
     sqlite3_finalize(s);
+    return result;
+}
+
+int skew_trace_has_labels(struct skew_trace *trace, bool *labels, struct skew_error *error)
+{
+    int64_t found;
+    int result =
+        skew_sql_number(trace, "SELECT EXISTS (SELECT 1 FROM exchange_label)", &found, error);
+
+    if (result == 0)
+        *labels = found != 0;
     return result;
 }

@@ -36,6 +36,10 @@ __attribute__((format(printf, 2, 3))) void skew_error_set(struct skew_error *err
 int skew_sql_prepare(struct skew_trace *trace, sqlite3_stmt **out, const char *sql,
                      struct skew_error *error);
 
+/* The first column of the first row of a statement; there must be one. */
+int skew_sql_number(struct skew_trace *trace, const char *sql, int64_t *value,
+                    struct skew_error *error);
+
 /* A column that must not be NULL and must lie between `least` and `most`. */
 bool skew_sql_between(sqlite3_stmt *statement, int column, int64_t least, int64_t most,
                       int64_t *value);

@@ -262,7 +262,7 @@ static bool bind_if_loaded(void)
 /* Which of our functions nobody may see under this name, since nobody else defines it. */
 static void *unwanted(const char *name)
 {
-    if (strncmp(name, "nccl", 4) != 0 && strncmp(name, "cu", 2) != 0)
+    if (!skew_name_may_be_ours(name))
         return NULL;
     int function = skew_api_find(name);
     return function < 0 || skew_elf_first(name, false) ? NULL : skew_wrapper[0][function];

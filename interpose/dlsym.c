@@ -90,12 +90,6 @@ void *skew_dlsym_by(const void *address, const char *name)
     return found;
 }
 
-/* The most that may be done for any name: a sanitizer looks up its own before even strcmp() works. */
-static bool may_be_ours(const char *name)
-{
-    return (name[0] == 'n' && name[1] == 'c' && name[2] == 'c' && name[3] == 'l') || (name[0] == 'c' && name[1] == 'u');
-}
-
 /**
  * Called by the entry. @param out where the answer goes. @param caller the return address of the call
  * @return the function to jump to, or NULL when *out holds the answer.
@@ -104,7 +98,7 @@ void *skew_dlsym_decide(void *handle, const char *name, void **out, const void *
 void *skew_dlsym_decide(void *handle, const char *name, void **out, const void *caller)
 {
     /* RTLD_NEXT is for interposers, and relative to its caller: only the real dlsym can tell. */
-    if (skew_likely(!name || handle == RTLD_NEXT || !may_be_ours(name)))
+    if (skew_likely(!name || handle == RTLD_NEXT || !skew_name_may_be_ours(name)))
         return (void *)chain();
     int function = skew_api_find(name);
     void *answer = function < 0 ? NULL : skew_dlsym_answer(function, handle, caller);

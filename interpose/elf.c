@@ -224,12 +224,6 @@ bool skew_elf_contains(const struct dl_phdr_info *info, const void *address)
     return contains(info, address);
 }
 
-/* Names of which we export some. */
-static SKEW_START bool concerns_us(const char *name)
-{
-    return (name[0] == 'n' && name[1] == 'c' && name[2] == 'c' && name[3] == 'l') || (name[0] == 'c' && name[1] == 'u');
-}
-
 /* Every process that we are preloaded into comes by here, and hardly one has a weak reference to us: look at the list
  * of undefined symbols, which is short, before the relocations. They come first in the symbol table where there is a
  * GNU hash; one without entries does not tell where they end. */
@@ -240,7 +234,7 @@ static SKEW_START bool may_have_weak(const struct tables *t)
         return true;
     for (uint32_t i = 1; i < end; i++) {
         const ElfW(Sym) *sym = &t->symbols[i];
-        if (sym->st_shndx == SHN_UNDEF && sym->st_info >> 4 == STB_WEAK && concerns_us(t->strings + sym->st_name))
+        if (sym->st_shndx == SHN_UNDEF && sym->st_info >> 4 == STB_WEAK && skew_name_may_be_ours(t->strings + sym->st_name))
             return true;
     }
     return false;

@@ -363,6 +363,13 @@ struct skew_elf_look skew_elf_look(const char *witness);
 int skew_elf_hide(const char *const names[], unsigned count);
 void skew_elf_drop_weak(void *(*unwanted)(const char *name));
 
+/* Whether we may export something of this name. The most that may be done for any name: a sanitizer looks up its own
+ * before even strcmp() works. */
+static inline bool skew_name_may_be_ours(const char *name)
+{
+    return (name[0] == 'n' && name[1] == 'c' && name[2] == 'c' && name[3] == 'l') || (name[0] == 'c' && name[1] == 'u');
+}
+
 /* ---- loader.c: the way into the loader's list, and out of fork() ---- */
 bool skew_loader_enter(void); /* false: not in this process */
 void skew_loader_leave(void);

@@ -70,16 +70,6 @@ const struct argp *skew_argp_dispatcher(void)
 /* ---- text ---------------------------------------------------------------------------------------
  */
 
-static const char *label_of(const json_t *facts, const char *key)
-{
-    const json_t *row;
-    size_t i;
-    json_array_foreach(json_object_get(facts, "labels"), i,
-                       row) if (strcmp(skew_row_text(row, "key"), key) ==
-                                0) return skew_row_text(row, "value");
-    return NULL;
-}
-
 /* What a trace says is untrusted: no control characters reach the terminal. */
 static void put(const char *before, const char *text, const char *after)
 {
@@ -150,9 +140,9 @@ static void print_reported(const json_t *facts)
 {
     static const char *const keys[] = {"step_time", "tflops", "memory", "loss", "throughput", NULL};
     for (const char *const *key = keys; *key; key++)
-        if (label_of(facts, *key)) {
+        if (skew_dispatcher_label(facts, *key)) {
             printf("  %-26s ", *key);
-            put("", label_of(facts, *key), "   (the run's own word)\n");
+            put("", skew_dispatcher_label(facts, *key), "   (the run's own word)\n");
         }
 }
 
@@ -186,12 +176,12 @@ static void print_run(const json_t *facts)
     if (ep)
         printf("%lld (ranks of the communicator that moves tokens)", (long long)ep);
     else
-        put("", label_of(facts, "ep") ? label_of(facts, "ep") : "not known", "");
+        put("", skew_dispatcher_label(facts, "ep") ? skew_dispatcher_label(facts, "ep") : "not known", "");
     size_t hosts = json_array_size(json_object_get(facts, "hosts"));
     printf("; %zu node%s, %lld processes; hardware: ", hosts, hosts == 1 ? "" : "s",
            (long long)json_integer_value(json_object_get(facts, "processes")));
     put("",
-        label_of(facts, "hardware") ? label_of(facts, "hardware") : "not known (--label hardware=)",
+        skew_dispatcher_label(facts, "hardware") ? skew_dispatcher_label(facts, "hardware") : "not known (--label hardware=)",
         "\n");
 
     puts("\nmeasured here");

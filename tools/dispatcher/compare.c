@@ -16,16 +16,6 @@ static const char *const ground[] = {
     "model", "data",      "tokens",  "batch", "seq",   "ep",     "tp",        "pp", "hardware",
     "gpu",   "precision", "routing", "nodes", "graph", "fusion", "container", NULL};
 
-static const char *label_of(const json_t *facts, const char *key)
-{
-    const json_t *row;
-    size_t i;
-    json_array_foreach(json_object_get(facts, "labels"), i,
-                       row) if (strcmp(skew_row_text(row, "key"), key) ==
-                                0) return skew_row_text(row, "value");
-    return NULL;
-}
-
 static void differ(json_t *list, const char *what, const char *a, const char *b)
 {
     json_array_append_new(list, json_pack("{s:s, s:s?, s:s?}", "what", what, "a", a, "b", b));
@@ -118,7 +108,7 @@ static void check_ground(json_t *reasons, const json_t *a, const json_t *b)
     char text[512];
     bool said = false;
     for (const char *const *key = ground; *key; key++) {
-        const char *x = label_of(a, *key), *y = label_of(b, *key);
+        const char *x = skew_dispatcher_label(a, *key), *y = skew_dispatcher_label(b, *key);
         said |= x && y && strcmp(*key, "model") == 0;
         if (!x == !y && (!x || strcmp(x, y) == 0))
             continue;

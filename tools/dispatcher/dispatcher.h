@@ -22,6 +22,9 @@ json_t *skew_dispatcher_table(void);
  */
 json_t *skew_dispatcher_facts(const struct skew_reading *reading);
 
+/** The value of a label of the run; NULL: it has none of this name. Borrowed from the facts. */
+const char *skew_dispatcher_label(const json_t *facts, const char *key);
+
 /** Adds selected, working, gate and guidance to the facts. @return 0 or -ENOMEM */
 int skew_dispatcher_judge(json_t *facts, const json_t *table);
 

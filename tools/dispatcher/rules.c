@@ -19,7 +19,7 @@ json_t *skew_dispatcher_table(void)
     return json_loads(dispatcher_table, 0, NULL);
 }
 
-static const char *label_of(const json_t *facts, const char *key)
+const char *skew_dispatcher_label(const json_t *facts, const char *key)
 {
     const json_t *labels = json_object_get(facts, "labels"), *row;
     size_t i;
@@ -103,7 +103,7 @@ static json_t *selected(const json_t *facts, const json_t *table)
             break;
         }
     }
-    const char *label = label_of(facts, "dispatcher");
+    const char *label = skew_dispatcher_label(facts, "dispatcher");
     if (label)
         json_array_append_new(list,
                               json_pack("{s:s, s:s, s:s, s:s}", "backend", label, "framework",
@@ -307,13 +307,13 @@ static json_t *guidance(const json_t *facts, const json_t *table, const char *ba
 {
     json_t *list = json_array();
     const json_t *rule;
-    const char *hardware = label_of(facts, "hardware");
+    const char *hardware = skew_dispatcher_label(facts, "hardware");
     size_t i;
-    hardware = hardware ? hardware : label_of(facts, "gpu");
+    hardware = hardware ? hardware : skew_dispatcher_label(facts, "gpu");
     json_array_foreach(json_object_get(table, "guidance"), i, rule)
     {
         const char *source = json_string_value(json_object_get(rule, "source"));
-        if (!fits(rule, "hardware", hardware) || !fits(rule, "model", label_of(facts, "model")) ||
+        if (!fits(rule, "hardware", hardware) || !fits(rule, "model", skew_dispatcher_label(facts, "model")) ||
             !fits(rule, "backend", backend))
             continue;
         json_array_append_new(
