@@ -293,6 +293,28 @@ char *skew_estimate_text(char text[SKEW_ESTIMATE_TEXT], const struct skew_estima
     return text;
 }
 
+void skew_note_print(struct skew_notes *notes, const char *text)
+{
+    size_t i = 0;
+
+    if (!text)
+        return;
+    while (i < notes->count && strcmp(notes->text[i], text) != 0)
+        i++;
+    if (i == notes->count && i < SKEW_NOTES_MAX)
+        notes->text[notes->count++] = text;
+    if (i < SKEW_NOTES_MAX)
+        printf("  %c", (char)('a' + i));
+    else
+        printf("  %s", text);
+}
+
+void skew_notes_explain(const struct skew_notes *notes)
+{
+    for (size_t i = 0; i < notes->count; i++)
+        printf("%c: %s\n", (char)('a' + i), notes->text[i]);
+}
+
 void skew_coverage_print(const struct skew_coverage *c)
 {
     char stored[SKEW_COUNT_TEXT], returned[SKEW_COUNT_TEXT];

@@ -64,6 +64,18 @@ char *skew_estimate_text(char text[SKEW_ESTIMATE_TEXT], const struct skew_estima
 /** "1.234" or "–". Returns `text`. */
 char *skew_number_text(char text[SKEW_ESTIMATE_TEXT], double value, int digits);
 
+/** Remarks on the rows of a table: a letter behind the row, the text once, below the table. */
+#define SKEW_NOTES_MAX 26
+struct skew_notes {
+    const char *text[SKEW_NOTES_MAX]; /* borrowed */
+    size_t count;
+};
+
+/** Prints two spaces and the letter of `text`, which may be NULL: then nothing. */
+void skew_note_print(struct skew_notes *notes, const char *text);
+/** Prints "  a: text" for each. */
+void skew_notes_explain(const struct skew_notes *notes);
+
 /** "captured N of M groups", with what is lost. */
 void skew_coverage_print(const struct skew_coverage *coverage);
 

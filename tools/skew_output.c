@@ -144,7 +144,37 @@ json_t *skew_volume_whole_json(const struct skew_volume_shown *s, json_t *groups
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-static void print_result(const struct skew_volume_result *r)
+/* What distinguishes rows gets a column; what all of them share is said once, above the table. */
+struct columns {
+    bool comm, ranks, chance;
+};
+
+static struct columns columns_of(const struct skew_volume_skew *s)
+{
+    struct columns c = {false, false, false};
+
+    for (size_t i = 0; i < s->count; i++) {
+        const struct skew_volume_result *r = &s->result[i];
+        c.comm |= strcmp(r->group->comm_key, s->result[0].group->comm_key) != 0;
+        c.ranks |= r->group->ranks != s->result[0].group->ranks;
+        c.chance |= !r->why && isfinite(r->loads.metric[SKEW_METRIC_MAX_MEAN].chance);
+    }
+    return c;
+}
+
+/* Which row it is: of `layer`, a text, since a row may be of several. */
+static void print_row_name(const struct skew_volume_group *g, const struct columns *c,
+                           const char *layer, size_t calls)
+{
+    if (c->comm)
+        printf("%-9.8s", g->comm_key);
+    printf("%-18s %5s", *g->role ? g->role : "-", layer);
+    if (c->ranks)
+        printf(" %4u", g->ranks);
+    printf(" %6zu", calls);
+}
+
+static void print_result(const struct skew_volume_result *r, const struct columns *c)
 {
     const struct skew_volume_group *g = r->group;
     const struct skew_level_metric *m = &r->loads.metric[SKEW_METRIC_MAX_MEAN];
@@ -152,15 +182,16 @@ static void print_result(const struct skew_volume_result *r)
 
     if (g->layer >= 0)
         snprintf(layer, sizeof layer, "%" PRId64, g->layer);
-    printf("%-9.8s %-18s %5s %4u %6zu", g->comm_key, *g->role ? g->role : "-", layer, g->ranks,
-           g->calls);
+    print_row_name(g, c, layer, g->calls);
     if (r->why) {
         printf("  %s\n", r->why);
         return;
     }
-    printf("  %9s  %7.3f %7.3f %7.3f  %-22s %7s  %-9s %7.3f",
-           skew_bytes_text(bytes, (uint64_t)r->bytes), m->median, m->p95, m->max, E(&m->call, 3),
-           N(m->chance, 3), r->persistent ? N(m->persistent.value, 3) : "-",
+    printf("  %9s  %7.3f %7.3f %7.3f  %-22s", skew_bytes_text(bytes, (uint64_t)r->bytes), m->median,
+           m->p95, m->max, E(&m->call, 3));
+    if (c->chance)
+        printf(" %7s", N(m->chance, 3));
+    printf("  %8s  %7.3f", r->persistent ? N(m->persistent.value, 3) : "-",
            r->source.metric[SKEW_METRIC_MAX_MEAN].call.value);
     if (r->loads.hot_count)
         printf("  %u (%.2f)", r->loads.hot[0].item, r->loads.hot[0].share);
@@ -202,7 +233,8 @@ static bool in_full(const struct skew_volume_shown *s, const struct skew_volume_
 }
 
 /* The rows of one role from `first` on, as one. Returns how many they are. */
-static size_t print_summary(const struct skew_volume_skew *skew, size_t first)
+static size_t print_summary(const struct skew_volume_skew *skew, const struct columns *c,
+                            size_t first)
 {
     const struct skew_volume_group *g = skew->result[first].group;
     const struct skew_volume_group *hot = NULL;
@@ -225,19 +257,20 @@ static size_t print_summary(const struct skew_volume_skew *skew, size_t first)
             hot = r->group;
         }
     }
-    printf("%-9.8s %-18s %5zu %4u %6zu", g->comm_key, g->role, count, g->ranks, calls);
+    char layers[24], text[SKEW_BYTES_TEXT];
+    snprintf(layers, sizeof layers, "%zu", count);
+    print_row_name(g, c, layers, calls);
     if (!told) {
         printf("  %s\n", skew->result[first].why);
         return count;
     }
-    char text[SKEW_BYTES_TEXT];
     printf("  %9s  %7.3f %7s %7.3f  mean of the layers' medians; largest in layer %" PRId64 "\n",
            skew_bytes_text(text, (uint64_t)(bytes / (double)told)), sum / (double)told, "", most,
            hot->layer);
     return count;
 }
 
-static void print_summaries(const struct skew_volume_shown *s)
+static void print_summaries(const struct skew_volume_shown *s, const struct columns *c)
 {
     bool first = true;
 
@@ -247,9 +280,9 @@ static void print_summaries(const struct skew_volume_shown *s)
             continue;
         }
         if (first)
-            printf("the other roles, all layers of each (--all for one by one)\n");
+            printf("the other roles, all layers of each together (--all for one by one)\n");
         first = false;
-        i += print_summary(s->skew, i);
+        i += print_summary(s->skew, c, i);
     }
 }
 
@@ -257,21 +290,28 @@ void skew_volume_print(const struct skew_volume_shown *s)
 {
     size_t labelled = 0, persistent = 0, told = 0;
 
+    struct columns c = columns_of(s->skew);
+
     skew_coverage_print(&s->coverage);
+    printf("\nmax/mean over ranks of the bytes on the side that experts are on, of each call by "
+           "itself");
+    if (s->skew->count && !c.comm && !c.ranks)
+        printf(" (communicator %.8s, %u ranks)", s->skew->result[0].group->comm_key,
+               s->skew->result[0].group->ranks);
     printf(
-        "\nmax/mean over ranks of the bytes of the side that experts are on, of each call by "
-        "itself\n"
-        "comm      role               layer    R  calls   bytes/call  median     p95     max  mean"
-        "                    chance  persists  sources  hottest rank (share of mean)\n");
+        "\n%srole               layer%s  calls  bytes/call  median     p95     max  mean [%.0f %%]"
+        "           %s  persists  sources  hottest rank (load / mean)\n",
+        c.comm ? "comm     " : "", c.ranks ? "    R" : "", 100 * s->level,
+        c.chance ? "  chance" : "");
     for (size_t i = 0; i < s->skew->count; i++) {
         const struct skew_volume_result *r = &s->skew->result[i];
         labelled += *r->group->role != '\0';
         told += !r->why;
         persistent += r->persistent;
         if (in_full(s, r))
-            print_result(r);
+            print_result(r, &c);
     }
-    print_summaries(s);
+    print_summaries(s, &c);
     print_beside(s->skew);
     printf("\n");
     if (labelled < s->skew->count)
