@@ -367,6 +367,7 @@ void skew_wp_unload(struct skew_wp *wp)
         skew_routing_free(&t->routing);
         skew_reading_close(&t->reading);
     }
+    skew_measured_free(&wp->model.measured);
     free(wp->trace);
     wp->trace = NULL;
     wp->traces = 0;

@@ -247,12 +247,14 @@ static void test_assignment(void)
 
 /* ---- the flow shop --------------------------------------------------------------------------- */
 
-static const struct skew_cost plain = {.bandwidth = 1,
-                                       .up_bandwidth = 1,
-                                       .token_bytes = 1,
-                                       .knee_tokens = 4,
-                                       .knee_s = 8,
-                                       .combine_ratio = 1};
+/* A second a byte; compute is 8 up to 4 bytes, then in proportion. */
+static const struct skew_cost plain = {
+    .wire = {.above = 1},
+    .up = 1,
+    .computes = true,
+    .compute = {.base = 8, .knee = 4, .above = 2},
+    .combine_ratio = 1,
+};
 
 static void test_flow_shop(void)
 {
@@ -316,9 +318,9 @@ static void test_johnson(void)
         struct skew_demand d = {.ranks = 2};
         struct skew_cost cost = plain;
         struct skew_timing t;
-        cost.token_bytes = 0;
+        cost.computes = false;
         cost.combine_ratio = 0.25 + (double)random_below(8) / 4;
-        cost.fixed_s = trial % 2 ? 5 : 0;
+        cost.wire.base = trial % 2 ? 5 : 0;
         for (int p = 0; p < 6; p++)
             phases[p].bottleneck = 1 + random_below(50);
         CHECK(skew_schedule_time(&s, &d, &cost, 1, &t, NULL, NULL) == 0, "timed");
@@ -336,7 +338,7 @@ static void test_crossing(void)
     struct skew_schedule b = {.phases = &once, .phase_count = 1, .ranks = 2, .bottlenecks = 100};
     const struct skew_schedule *both[] = {&a, &b};
     struct skew_demand d = {.ranks = 2, .bound = 70, .total = 140, .receive_sum = 140};
-    struct skew_cost cost = {.bandwidth = 1, .up_bandwidth = 1, .fixed_s = 30, .combine_ratio = 0};
+    struct skew_cost cost = {.wire = {.base = 30, .above = 1}, .up = 1, .combine_ratio = 0};
     struct skew_crossing *found;
     size_t count, pairs = 0;
 

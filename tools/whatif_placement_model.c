@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an exchange costs in `skewscope whatif placement`: as the trace's own exchanges took, where
+ * it tells and the ranks are those that it was measured on; else by options and defaults, with the
+ * reason.
+ */
+#include "whatif_placement.h"
+#include "term.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+
+static void take_default(struct skew_parameter *p, double value, const char *what, const char *why)
+{
+    *p = (struct skew_parameter){
+        .value = value, .low = NAN, .high = NAN, .origin = SKEW_ORIGIN_DEFAULT};
+    snprintf(p->why, sizeof p->why, "%s%s%s", what, *why ? "; here: " : "", why);
+}
+
+/* Why the trace's times cannot price exchanges; NULL: they can. */
+static const char *no_fit(const struct skew_wp *wp)
+{
+    const struct skew_measured *m = &wp->model.measured;
+
+    if (*m->no_transfer)
+        return m->no_transfer;
+    if (!wp->model.fit_ranks)
+        return "its routing belongs to no communicator with exchanges";
+    if (wp->links.token_bytes <= 0)
+        return "the size of a token is not known: --token-bytes";
+    return NULL;
+}
+
+static int measure(struct skew_wp *wp)
+{
+    struct skew_wp_model *m = &wp->model;
+    const struct skew_wp_trace *t = &wp->trace[0];
+    const struct skew_routing_layer *of = t->layer[0].of;
+    uint32_t domain = wp->links.domain_ranks;
+
+    if (!of->comm_key || !*of->comm_key || of->ranks == 0)
+        return 0;
+    int result = skew_measured_read(&m->measured, t->path, of->comm_key, of->ranks);
+    if (result == 0 && domain > 1 && domain < of->ranks && of->ranks % domain == 0)
+        result = skew_measured_tiers(&m->measured, t->path, of->comm_key, domain);
+    m->fit_ranks = of->ranks;
+    if (result == 0 && wp->links.token_bytes <= 0 && m->measured.token_bytes > 0) {
+        wp->links.token_bytes = m->measured.token_bytes;
+        m->token_origin = SKEW_ORIGIN_MEASURED;
+    }
+    return result;
+}
+
+static int refuse(const char *option, const char *why)
+{
+    skew_tell("--%s measured: %s; give a number, or leave it out for the default", option, why);
+    return -ENODATA;
+}
+
+int skew_wp_settle_model(struct skew_wp *wp)
+{
+    struct skew_wp_model *m = &wp->model;
+    const struct skew_measured *d = &m->measured;
+    int result = measure(wp);
+    const char *why = no_fit(wp);
+
+    if (result < 0)
+        return result;
+    if (why && (m->bandwidth_wish == SKEW_WISH_MEASURED || m->latency_wish == SKEW_WISH_MEASURED))
+        return refuse(m->bandwidth_wish == SKEW_WISH_MEASURED ? "bandwidth" : "latency-us", why);
+    bool fitted = !why && m->bandwidth_wish != SKEW_WISH_GIVEN && !m->up_given;
+    if (m->bandwidth_wish == SKEW_WISH_GIVEN) {
+        m->bandwidth.low = m->bandwidth.high = NAN;
+        m->bandwidth.origin = SKEW_ORIGIN_GIVEN;
+    } else if (fitted) {
+        m->bandwidth = skew_measured_bandwidth(d);
+    } else {
+        take_default(&m->bandwidth, 50e9, "of nobody", why ? why : "--up-bandwidth is given");
+    }
+    if (m->latency_wish == SKEW_WISH_GIVEN) {
+        m->latency.low = m->latency.high = NAN;
+        m->latency.origin = SKEW_ORIGIN_GIVEN;
+    } else if (fitted || m->latency_wish == SKEW_WISH_MEASURED) {
+        m->latency = skew_measured_latency(d);
+    } else {
+        take_default(&m->latency, 0, "none", "");
+    }
+    if (fitted) {
+        m->fit = (struct skew_links_fit){.line = skew_measured_line(&d->transfer),
+                                         .least = d->transfer.least,
+                                         .most = d->transfer.most,
+                                         .z_least = d->z_least,
+                                         .z_most = d->z_most};
+        if (d->transfer.with_covariate)
+            m->fit.z_s = 1e-9 * d->transfer.covariate.value;
+        if (m->latency.origin == SKEW_ORIGIN_GIVEN)
+            m->fit.line.base = m->latency.value;
+    } else {
+        m->fit_ranks = 0;
+    }
+    wp->links.bandwidth = fitted ? 50e9 : m->bandwidth.value;
+    wp->links.latency_s = fitted ? 0 : m->latency.value;
+    if (wp->links.token_bytes <= 0)
+        wp->links.token_bytes = 1;
+    return 0;
+}
+
+struct skew_links skew_wp_links(const struct skew_wp *wp, uint32_t ranks)
+{
+    struct skew_links links = wp->links;
+
+    if (wp->model.fit_ranks == ranks)
+        links.fit = &wp->model.fit;
+    return links;
+}
+
+/* ---- shown ------------------------------------------------------------------------------------
+ */
+
+json_t *skew_wp_model_json(const struct skew_wp *wp)
+{
+    static const char *const origins[] = {"default", "labels", "given"};
+    const struct skew_wp_model *m = &wp->model;
+
+    return json_pack("{s:f, s:s, s:o, s:f, s:o, s:o, s:b, s:i, s:i, s:i, s:i, s:i, s:I}",
+                     "token_bytes", wp->links.token_bytes, "token_bytes_source",
+                     origins[m->token_origin], "bandwidth_bytes_per_s",
+                     skew_parameter_json(&m->bandwidth), "up_bandwidth_bytes_per_s",
+                     wp->links.up_bandwidth, "latency_s", skew_parameter_json(&m->latency),
+                     "fitted_ranks", m->fit_ranks ? json_integer(m->fit_ranks) : json_null(),
+                     "standin", m->measured.standin, "domain_ranks", (int)wp->links.domain_ranks,
+                     "redundant", (int)wp->fit.redundant, "groups", (int)wp->fit.groups, "nodes",
+                     (int)wp->fit.nodes, "random_draws", (int)wp->random_draws, "seed",
+                     (json_int_t)wp->fit.seed);
+}
+
+static bool other_ranks(const struct skew_wp *wp)
+{
+    bool any = false;
+
+    for (size_t r = 0; r < wp->rank_count; r++)
+        any |= wp->ranks[r] != wp->model.fit_ranks;
+    return any;
+}
+
+void skew_wp_model_print(const struct skew_wp *wp)
+{
+    static const char *const origins[] = {"default", "measured here", "given"};
+    const struct skew_wp_model *m = &wp->model;
+    const struct skew_time_fit *fit = &m->measured.transfer;
+
+    if (wp->links.token_bytes > 1)
+        printf("A token has %.0f bytes%s.\n", wp->links.token_bytes,
+               m->token_origin == SKEW_ORIGIN_MEASURED ? " (of the labels)" : "");
+    else
+        printf("Without --token-bytes a token is one byte: bytes are copies of tokens.\n");
+    printf("An exchange takes %.4g us (%s)", 1e6 * m->latency.value, origins[m->latency.origin]);
+    if (!m->fit_ranks) {
+        printf(" + bytes of the busiest port / %.4g GB/s (%s", m->bandwidth.value / 1e9,
+               origins[m->bandwidth.origin]);
+        if (wp->links.domain_ranks > 1)
+            printf("; in the domain %.4g GB/s", wp->links.up_bandwidth / 1e9);
+        printf(").\n");
+        if (m->bandwidth.origin == SKEW_ORIGIN_DEFAULT && *m->bandwidth.why)
+            printf("  default: %s\n", m->bandwidth.why);
+        return;
+    }
+    printf(" + bytes of the busiest port%s / %.4g GB/s [%.4g, %.4g]%s",
+           m->measured.domain_ranks ? " between domains" : "", m->bandwidth.value / 1e9,
+           m->bandwidth.low / 1e9, m->bandwidth.high / 1e9,
+           fit->model == SKEW_TIME_PIECEWISE ? " beyond a knee" : "");
+    if (fit->with_covariate)
+        printf("\n  + %.4g ns/KiB of the %s port", 1024 * fit->covariate.value,
+               m->measured.domain_ranks ? "busiest inner" : "mean");
+    printf(",\n  measured here: %s.\n", m->bandwidth.why);
+    printf("  Sizes that were not seen take the time of the nearest one that was (marked *).\n");
+    if (other_ranks(wp))
+        printf("  It was measured on %u ranks; others are priced at %.4g GB/s, without latency "
+               "(defaults).\n",
+               m->fit_ranks, wp->links.bandwidth / 1e9);
+}
