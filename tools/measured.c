@@ -383,7 +383,7 @@ struct skew_parameter skew_measured_bandwidth(const struct skew_measured *m)
 struct skew_parameter skew_measured_latency(const struct skew_measured *m)
 {
     const struct skew_time_estimate *intercept = &m->transfer.intercept;
-    struct skew_parameter p = {.value = fmax(0, 1e-9 * intercept->value),
+    struct skew_parameter p = {.value = 1e-9 * intercept->value,
                                .low = 1e-9 * intercept->low,
                                .high = 1e-9 * intercept->high,
                                .origin = SKEW_ORIGIN_MEASURED};
@@ -394,15 +394,11 @@ struct skew_parameter skew_measured_latency(const struct skew_measured *m)
 
 struct skew_line skew_measured_line(const struct skew_time_fit *f)
 {
-    struct skew_line l = {.base = 1e-9 * fmax(0, f->intercept.value), .above = 1e-9 * f->slope.value};
+    struct skew_line l = {.base = 1e-9 * f->intercept.value, .above = 1e-9 * f->slope.value};
 
-    if (f->model != SKEW_TIME_PIECEWISE)
-        return l;
-    l.knee = f->knee;
-    l.below = 1e-9 * f->slope_below.value;
-    if (l.below < 0) {
-        l.base = fmax(0, l.base + l.below * l.knee);
-        l.below = 0;
+    if (f->model == SKEW_TIME_PIECEWISE) {
+        l.knee = f->knee;
+        l.below = 1e-9 * f->slope_below.value;
     }
     return l;
 }

@@ -71,12 +71,16 @@ struct skew_parameter {
 
 /** Bytes a second of a port beyond the knee, from the slope of `transfer`. */
 struct skew_parameter skew_measured_bandwidth(const struct skew_measured *measured);
-/** Seconds of an empty exchange: the intercept of `transfer`, not below 0. */
+/** Seconds of an empty exchange: the intercept of `transfer`, which may be below 0. */
 struct skew_parameter skew_measured_latency(const struct skew_measured *measured);
-
-/** A fit as a line in seconds: its intercept not below 0, and flat below the knee where it would
- * fall there. */
+/** A fit as a line in seconds. It holds for sizes that were seen. */
 struct skew_line skew_measured_line(const struct skew_time_fit *fit);
+/** Whether a fit may be drawn out to sizes below those seen: not where its intercept is below 0, all
+ * of its interval. */
+static inline bool skew_measured_draws_out(const struct skew_time_fit *fit)
+{
+    return skew_measured_fits(fit) && !(fit->intercept.high < 0);
+}
 
 /** {value, low, high, source, why} */
 json_t *skew_parameter_json(const struct skew_parameter *parameter);

@@ -18,12 +18,13 @@ static void take_default(struct skew_parameter *p, double value, const char *wha
     snprintf(p->why, sizeof p->why, "%s%s%s", what, *why ? "; here: " : "", why);
 }
 
-/* Why the trace's times cannot price exchanges; NULL: they can. */
+/* Why the trace's times cannot price exchanges; NULL: they can. Where time does not depend on the
+ * size they do as well: every exchange takes what it took. */
 static const char *no_fit(const struct skew_wp *wp)
 {
     const struct skew_measured *m = &wp->model.measured;
 
-    if (*m->no_transfer)
+    if (*m->no_transfer && m->transfer.model != SKEW_TIME_NO_RELATION)
         return m->no_transfer;
     if (!wp->model.fit_ranks)
         return "its routing belongs to no communicator with exchanges";
@@ -64,11 +65,16 @@ int skew_wp_settle_model(struct skew_wp *wp)
     const struct skew_measured *d = &m->measured;
     int result = measure(wp);
     const char *why = no_fit(wp);
+    bool rate = !why && skew_measured_fits(&d->transfer);
 
     if (result < 0)
         return result;
-    if (why && (m->bandwidth_wish == SKEW_WISH_MEASURED || m->latency_wish == SKEW_WISH_MEASURED))
-        return refuse(m->bandwidth_wish == SKEW_WISH_MEASURED ? "bandwidth" : "latency-us", why);
+    if (m->bandwidth_wish == SKEW_WISH_MEASURED && !rate)
+        return refuse("bandwidth", why ? why : d->no_transfer);
+    if (m->latency_wish == SKEW_WISH_MEASURED && !(rate && skew_measured_draws_out(&d->transfer)))
+        return refuse("latency-us", why    ? why
+                                    : rate ? "the line falls below 0 before it reaches 0 bytes"
+                                           : d->no_transfer);
     bool fitted = !why && m->bandwidth_wish != SKEW_WISH_GIVEN && !m->up_given;
     if (m->bandwidth_wish == SKEW_WISH_GIVEN) {
         m->bandwidth.low = m->bandwidth.high = NAN;
@@ -76,7 +82,7 @@ int skew_wp_settle_model(struct skew_wp *wp)
     } else if (fitted) {
         m->bandwidth = skew_measured_bandwidth(d);
     } else {
-        take_default(&m->bandwidth, 50e9, "of nobody", why ? why : "--up-bandwidth is given");
+        take_default(&m->bandwidth, 50e9, "assumed", why ? why : "--up-bandwidth is given");
     }
     if (m->latency_wish == SKEW_WISH_GIVEN) {
         m->latency.low = m->latency.high = NAN;
@@ -84,7 +90,7 @@ int skew_wp_settle_model(struct skew_wp *wp)
     } else if (fitted || m->latency_wish == SKEW_WISH_MEASURED) {
         m->latency = skew_measured_latency(d);
     } else {
-        take_default(&m->latency, 0, "none", "");
+        take_default(&m->latency, 0, "assumed", "");
     }
     if (fitted) {
         m->fit = (struct skew_links_fit){.line = skew_measured_line(&d->transfer),
@@ -163,7 +169,11 @@ void skew_wp_model_print(const struct skew_wp *wp)
             printf("; in the domain %.4g GB/s", wp->links.up_bandwidth / 1e9);
         printf(").\n");
         if (m->bandwidth.origin == SKEW_ORIGIN_DEFAULT && *m->bandwidth.why)
-            printf("  default: %s\n", m->bandwidth.why);
+            printf("  %s\n", m->bandwidth.why);
+        return;
+    }
+    if (!skew_measured_fits(fit)) {
+        printf(" whatever its size, so that no placement changes that:\n  %s.\n", fit->why);
         return;
     }
     printf(" + bytes of the busiest port%s / %.4g GB/s [%.4g, %.4g]%s",
@@ -171,7 +181,7 @@ void skew_wp_model_print(const struct skew_wp *wp)
            m->bandwidth.low / 1e9, m->bandwidth.high / 1e9,
            fit->model == SKEW_TIME_PIECEWISE ? " beyond a knee" : "");
     if (fit->with_covariate)
-        printf("\n  + %.4g ns/KiB of the %s port", 1024 * fit->covariate.value,
+        printf("\n  %+.4g ns/KiB of the %s port", 1024 * fit->covariate.value,
                m->measured.domain_ranks ? "busiest inner" : "mean");
     printf(",\n  measured here: %s.\n", m->bandwidth.why);
     printf("  Sizes that were not seen take the time of the nearest one that was (marked *).\n");

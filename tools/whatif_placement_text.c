@@ -174,7 +174,7 @@ static void print_layer(const json_t *one)
            number(real(bounds, "of_sum"), "%.3f").text,
            number(real(bounds, "mean_of_calls"), "%.3f").text);
     printf("  %-11s %8s %8s %10s %10s %10s %10s %10s  %s\n", "placement", "held out", "itself",
-           "same rank", "domain", "other", "padded", "exchange", "gain over current");
+           "same rank", "domain", "other", "padded", "exchange", "max/mean gained");
     json_array_foreach(json_object_get(one, "methods"), i, m)
     {
         print_method(m);

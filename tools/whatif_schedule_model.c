@@ -10,6 +10,7 @@
 #include "term.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -119,6 +120,35 @@ static void take_given(struct skew_parameter *p)
     p->origin = SKEW_ORIGIN_GIVEN;
 }
 
+/* The line of a fit for pieces smaller than all that were seen: never below 0, never falling. */
+static struct skew_line drawn_out(const struct skew_time_fit *fit)
+{
+    struct skew_line l = skew_measured_line(fit);
+
+    if (l.knee > 0 && l.below < 0) {
+        l.base += l.below * l.knee;
+        l.below = 0;
+    }
+    l.base = fmax(0, l.base);
+    return l;
+}
+
+/* Why a fit tells nothing of pieces; empty: it does. */
+static const char *why_no_pieces(const struct skew_time_fit *fit, const char *why_no_fit)
+{
+    if (*why_no_fit || skew_measured_draws_out(fit))
+        return why_no_fit;
+    return "the line falls below 0 before it reaches 0 bytes: sizes seen say nothing of smaller ones";
+}
+
+static struct skew_parameter measured_fixed(const struct skew_measured *m)
+{
+    struct skew_parameter p = skew_measured_latency(m);
+
+    p.value = drawn_out(&m->transfer).base;
+    return p;
+}
+
 /* Bandwidth and fixed cost: the line `wire`. */
 static int settle_wire(struct skew_whatif *w, const char *why_not)
 {
@@ -134,17 +164,17 @@ static int settle_wire(struct skew_whatif *w, const char *why_not)
         w->cost.wire = (struct skew_line){.above = 1 / m->bandwidth.value};
     } else if (tells) {
         m->bandwidth = skew_measured_bandwidth(&m->measured);
-        w->cost.wire = skew_measured_line(&m->measured.transfer);
+        w->cost.wire = drawn_out(&m->measured.transfer);
         if (m->measured.transfer.with_covariate)
             w->cost.mean = 1e-9 * m->measured.transfer.covariate.value;
     } else {
-        take_default(&m->bandwidth, 50e9, "the paper's", why_not);
+        take_default(&m->bandwidth, 50e9, "assumed", why_not);
         w->cost.wire = (struct skew_line){.above = 1 / m->bandwidth.value};
     }
     if (m->fixed_wish == SKEW_WISH_GIVEN)
         take_given(&m->fixed);
     else if (tells && (m->fixed_wish == SKEW_WISH_MEASURED || m->bandwidth.origin == SKEW_ORIGIN_MEASURED))
-        m->fixed = skew_measured_latency(&m->measured);
+        m->fixed = measured_fixed(&m->measured);
     else
         take_default(&m->fixed, 0, "none", "");
     w->cost.wire.base = m->fixed.value;
@@ -165,7 +195,7 @@ static int settle_compute(struct skew_whatif *w, const char *why_not)
                                    : SKEW_COMPUTE_MODEL;
     snprintf(m->compute_why, sizeof m->compute_why, "%s", why_not);
     if (m->compute == SKEW_COMPUTE_MEASURED) {
-        w->cost.compute = skew_measured_line(&m->measured.compute);
+        w->cost.compute = drawn_out(&m->measured.compute);
         w->cost.computes = true;
         return 0;
     }
@@ -201,8 +231,12 @@ int skew_whatif_model_settle(struct skew_whatif *w, const char *path, const char
         m->ratio_origin = SKEW_ORIGIN_MEASURED;
     }
     w->cost.up = 1 / m->up_bandwidth;
-    result = settle_wire(w, comm_key ? d->no_transfer : "a file of a matrix holds no times");
-    return result == 0 ? settle_compute(w, comm_key ? d->no_compute : "a file of a matrix holds no times") : result;
+    if (!comm_key) {
+        snprintf(d->no_transfer, sizeof d->no_transfer, "a file of a matrix holds no times");
+        snprintf(d->no_compute, sizeof d->no_compute, "a file of a matrix holds no times");
+    }
+    result = settle_wire(w, why_no_pieces(&d->transfer, d->no_transfer));
+    return result == 0 ? settle_compute(w, why_no_pieces(&d->compute, d->no_compute)) : result;
 }
 
 /* ---- text ------------------------------------------------------------------------------------ */
@@ -238,7 +272,7 @@ static void print_wire(const struct skew_whatif *w)
                    "line is drawn out\n",
                    m->phases_below, m->phases);
     } else if (*b->why) {
-        printf("         default: %s\n", b->why);
+        printf("         %s\n", b->why);
     }
 }
 

@@ -286,6 +286,38 @@ static void test_flow_shop(void)
     skew_schedule_free(&s);
 }
 
+/* A knee, a price of the mean port, and nothing below 0. */
+static void test_lines(void)
+{
+    const uint64_t bytes[4] = {0, 10, 4, 0};
+    const struct skew_line falling = {.base = 1, .above = -1};
+    struct skew_cost cost = {.wire = {.base = 5, .below = 1, .knee = 6, .above = 3},
+                             .mean = 2,
+                             .computes = true,
+                             .compute = skew_cost_floor(8, 4),
+                             .combine_ratio = 0.5};
+    struct skew_schedule_options options = {0};
+    struct skew_schedule *s;
+    struct skew_demand d;
+    struct skew_timing t;
+
+    CHECK(skew_line_at(&cost.wire, 6) == 11 && skew_line_at(&cost.wire, 8) == 17, "knee");
+    CHECK(skew_line_at(&falling, 3) == 0, "below 0");
+    CHECK(skew_cost_compute(&cost, 4) == 8 && skew_cost_compute(&cost, 6) == 12 &&
+              skew_cost_compute(&cost, 0) == 0,
+          "floor");
+    CHECK(skew_demand_measure(&d, bytes, 2) == 0, "demand");
+    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_GREEDY, bytes, 2, &options) == 0, "made");
+    CHECK(s->phase_count == 1 && s->phases[0].bytes == 14, "%zu phases", s->phase_count);
+    CHECK(skew_schedule_time(s, &d, &cost, 1, &t, NULL, NULL) == 0, "timed");
+    /* 6 + 12 for the busiest port, 2 × 7 for the mean one, 5 on top; half of the bytes back. */
+    CHECK(t.dispatch_s == 37 && t.combine_s == 5 + 5 + 7, "%g %g", t.dispatch_s, t.combine_s);
+    CHECK(t.compute_s == 20 && t.ideal_s == 32 + 12 + 20, "%g %g", t.compute_s, t.ideal_s);
+    CHECK(skew_cost_transfer(&cost, s) == 32, "%g", skew_cost_transfer(&cost, s));
+    CHECK(fabs(t.rest - t.makespan_s / (32 + 12)) < 1e-12, "%g", t.rest);
+    skew_schedule_free(&s);
+}
+
 /* The best of all orders of the phases from `from` on. */
 static double best_order(struct skew_phase *phases, size_t count, size_t from,
                          const struct skew_schedule *s, const struct skew_demand *d,
@@ -365,6 +397,7 @@ int main(void)
     test_refused();
     test_assignment();
     test_flow_shop();
+    test_lines();
     test_johnson();
     test_crossing();
     if (failures)
