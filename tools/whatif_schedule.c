@@ -333,6 +333,61 @@ static int take_together(struct arguments *a, const struct skew_reading *reading
     return result;
 }
 
+/* ---- from counts ------------------------------------------------------------------------------ */
+
+struct counted {
+    struct arguments *a;
+    struct skew_matrix *all; /* of --sum and --mean; NULL so far */
+    uint64_t calls;
+};
+
+static int take_counted(void *context, const struct skew_matrix *matrix, int64_t ordinal)
+{
+    struct counted *c = context;
+    size_t cells = (size_t)matrix->ranks * matrix->ranks;
+
+    c->calls++;
+    if (c->a->how == SKEW_HOW_EACH && c->a->whatif.count >= c->a->limit) {
+        c->a->whatif.skipped++;
+        return 0;
+    }
+    if (c->a->how == SKEW_HOW_EACH)
+        return take_matrix(&c->a->whatif, matrix, ordinal, false);
+    int result = c->all ? 0 : skew_matrix_create(&c->all, matrix->ranks);
+    for (size_t i = 0; i < cells && result == 0; i++)
+        c->all->bytes[i] += matrix->bytes[i];
+    return result;
+}
+
+/* No exchange was captured, but counts of experts may be here: imported ones. */
+static int run_counts(struct arguments *a, const struct skew_reading *reading)
+{
+    static const char *const hows[] = {
+        [SKEW_HOW_SUM] = "sum of the calls", [SKEW_HOW_MEAN] = "mean of the calls",
+        [SKEW_HOW_EACH] = "calls"};
+    const struct skew_filter *f = &a->selection.filter;
+    struct counted c = {.a = a};
+
+    snprintf(a->whatif.source, sizeof a->whatif.source,
+             "%s, made of per-expert counts: no exchange was captured", hows[a->how]);
+    a->whatif.series = a->how == SKEW_HOW_EACH && !(f->by_seq && f->seq_from == f->seq_to);
+    int result = skew_whatif_model_settle(&a->whatif, NULL, NULL, 0);
+    if (result == 0)
+        result = skew_whatif_counts(reading, a->path, a->selection.comm, f,
+                                    a->whatif.model.token_bytes, take_counted, &c);
+    if (result == 0 && c.calls == 0) {
+        skew_tell("%s: no call of its counts is selected", a->path);
+        result = -ENOENT;
+    }
+    if (result == 0 && a->how == SKEW_HOW_MEAN)
+        for (size_t i = 0; i < (size_t)c.all->ranks * c.all->ranks; i++)
+            c.all->bytes[i] = (c.all->bytes[i] + c.calls / 2) / c.calls;
+    if (result == 0 && c.all)
+        result = take_matrix(&a->whatif, c.all, -1, false);
+    skew_matrix_free(&c.all);
+    return result;
+}
+
 static int run_trace(struct arguments *a)
 {
     static const char *const hows[] = {
@@ -343,6 +398,11 @@ static int run_trace(struct arguments *a)
     int result = skew_reading_open(&reading, a->path);
     if (result < 0)
         return result;
+    if (!skew_whatif_has_exchanges(&reading)) {
+        result = run_counts(a, &reading);
+        skew_reading_close(&reading);
+        return result;
+    }
     result = skew_selection_resolve(&a->selection, a->path, &reading);
     if (result == 0)
         result = skew_whatif_model_settle(&a->whatif, a->path, a->selection.chosen->comm.key,

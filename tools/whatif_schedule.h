@@ -85,6 +85,17 @@ int skew_whatif_model_settle(struct skew_whatif *w, const char *path, const char
 void skew_whatif_model_print(const struct skew_whatif *w);
 json_t *skew_whatif_model_json(const struct skew_whatif *w);
 
+/* ---- whatif_schedule_counts.c ----------------------------------------------------------------- */
+
+bool skew_whatif_has_exchanges(const struct skew_reading *reading);
+/** Takes one matrix, the ordinal-th call; anything but 0 ends the series. */
+typedef int skew_whatif_matrix_fn(void *context, const struct skew_matrix *matrix, int64_t ordinal);
+/** Matrices of the calls that pass `filter` (layer and step), in order of step and layer. 0, what
+ * `take` returned, or a negative errno, told. */
+int skew_whatif_counts(const struct skew_reading *reading, const char *path, const char *comm_key,
+                       const struct skew_filter *filter, double token_bytes,
+                       skew_whatif_matrix_fn *take, void *context);
+
 /* ---- output ----------------------------------------------------------------------------------- */
 
 /* Each 0 or a negative errno, told. */

@@ -232,8 +232,8 @@ int skew_whatif_model_settle(struct skew_whatif *w, const char *path, const char
     }
     w->cost.up = 1 / m->up_bandwidth;
     if (!comm_key) {
-        snprintf(d->no_transfer, sizeof d->no_transfer, "a file of a matrix holds no times");
-        snprintf(d->no_compute, sizeof d->no_compute, "a file of a matrix holds no times");
+        snprintf(d->no_transfer, sizeof d->no_transfer, "nothing of this was timed");
+        snprintf(d->no_compute, sizeof d->no_compute, "nothing of this was timed");
     }
     result = settle_wire(w, why_no_pieces(&d->transfer, d->no_transfer));
     return result == 0 ? settle_compute(w, why_no_pieces(&d->compute, d->no_compute)) : result;

@@ -143,7 +143,7 @@ class Measured(unittest.TestCase):
         self.refused("no times on the device", "schedule", host, "--compute", "measured")
         matrix = self.dir / "m.txt"
         matrix.write_text("0 5\n5 0\n", encoding="utf-8")
-        self.refused("holds no times", "schedule", "--matrix", matrix, "--compute", "measured")
+        self.refused("nothing of this was timed", "schedule", "--matrix", matrix, "--compute", "measured")
 
     def test_options_choose(self):
         given = self.json("schedule", self.linear, "--seq", 0, "--bandwidth", 25, "--compute", "none")["model"]
