@@ -22,6 +22,10 @@ int skew_reading_open(struct skew_reading *reading, const char *path);
  * there. */
 bool skew_reading_standin(const struct skew_reading *reading);
 
+/** Whether all of it was imported (meta.origin): its processes stand for ranks, and its times only
+ * keep the order of matrices. */
+bool skew_reading_imported(const struct skew_reading *reading);
+
 void skew_reading_close(struct skew_reading *reading);
 
 #endif
