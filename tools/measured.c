@@ -152,6 +152,19 @@ static int by_seq(const void *left, const void *right)
     return (a->seq > b->seq) - (a->seq < b->seq);
 }
 
+/* Why the transfer's fit gives no rate, if it gives none. */
+static void say_no_rate(struct skew_measured *m)
+{
+    const struct skew_time_fit *f = &m->transfer;
+    const char *why = "";
+
+    if (!skew_measured_fits(f))
+        why = f->why;
+    else if (f->with_covariate && isnan(f->covariate.low))
+        why = "what the mean port's bytes take has no interval: too little independent data";
+    snprintf(m->no_transfer, sizeof m->no_transfer, "%s", why);
+}
+
 /* Takes over what the Time analyses found. */
 static void take_times(struct skew_measured *m, struct skew_time_result *t)
 {
@@ -167,10 +180,9 @@ static void take_times(struct skew_measured *m, struct skew_time_result *t)
     }
     if (m->exchange_count)
         qsort(m->exchanges, m->exchange_count, sizeof *m->exchanges, by_seq);
+    say_no_rate(m);
     if (t->timed_rows == 0)
         snprintf(m->no_transfer, sizeof m->no_transfer, NO_TIMES);
-    else if (!skew_measured_fits(&m->transfer))
-        snprintf(m->no_transfer, sizeof m->no_transfer, "%s", m->transfer.why);
 }
 
 static void take_gaps(struct skew_measured *m, const struct skew_time_result *t)
@@ -322,9 +334,7 @@ static int fit_tiers(struct skew_measured *m, const struct tiers *t)
     free(y);
     free(cluster);
     m->domain_ranks = t->domain;
-    if (result == 0)
-        snprintf(m->no_transfer, sizeof m->no_transfer, "%s",
-                 skew_measured_fits(&m->transfer) ? "" : m->transfer.why);
+    say_no_rate(m);
     return result;
 }
 
@@ -401,6 +411,18 @@ struct skew_line skew_measured_line(const struct skew_time_fit *f)
         l.below = 1e-9 * f->slope_below.value;
     }
     return l;
+}
+
+const char *skew_measured_no_pieces(const struct skew_time_fit *f)
+{
+    if (isnan(f->intercept.low))
+        return "where the line reaches 0 bytes has no interval: too little independent data";
+    if (f->intercept.high < 0)
+        return "the line falls below 0 before it reaches 0 bytes: sizes seen say nothing of smaller "
+               "ones";
+    if (f->with_covariate && f->slope.value + f->covariate.value <= 0)
+        return "by this fit a balanced exchange would take less time the larger it is";
+    return NULL;
 }
 
 json_t *skew_parameter_json(const struct skew_parameter *p)

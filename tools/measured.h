@@ -75,12 +75,8 @@ struct skew_parameter skew_measured_bandwidth(const struct skew_measured *measur
 struct skew_parameter skew_measured_latency(const struct skew_measured *measured);
 /** A fit as a line in seconds. It holds for sizes that were seen. */
 struct skew_line skew_measured_line(const struct skew_time_fit *fit);
-/** Whether a fit may be drawn out to sizes below those seen: not where its intercept is below 0, all
- * of its interval. */
-static inline bool skew_measured_draws_out(const struct skew_time_fit *fit)
-{
-    return skew_measured_fits(fit) && !(fit->intercept.high < 0);
-}
+/** Why a fit that gives a rate may not be drawn out to sizes below those seen; NULL: it may. */
+const char *skew_measured_no_pieces(const struct skew_time_fit *fit);
 
 /** {value, low, high, source, why} */
 json_t *skew_parameter_json(const struct skew_parameter *parameter);

@@ -65,22 +65,27 @@ int skew_wp_settle_model(struct skew_wp *wp)
     const struct skew_measured *d = &m->measured;
     int result = measure(wp);
     const char *why = no_fit(wp);
-    bool rate = !why && skew_measured_fits(&d->transfer);
+    bool rate = !why && !*d->no_transfer;
 
     if (result < 0)
         return result;
     if (m->bandwidth_wish == SKEW_WISH_MEASURED && !rate)
         return refuse("bandwidth", why ? why : d->no_transfer);
-    if (m->latency_wish == SKEW_WISH_MEASURED && !(rate && skew_measured_draws_out(&d->transfer)))
-        return refuse("latency-us", why    ? why
-                                    : rate ? "the line falls below 0 before it reaches 0 bytes"
-                                           : d->no_transfer);
+    if (m->latency_wish == SKEW_WISH_MEASURED) {
+        const char *no = why ? why : rate ? skew_measured_no_pieces(&d->transfer) : d->no_transfer;
+        if (no)
+            return refuse("latency-us", no);
+    }
     bool fitted = !why && m->bandwidth_wish != SKEW_WISH_GIVEN && !m->up_given;
     if (m->bandwidth_wish == SKEW_WISH_GIVEN) {
         m->bandwidth.low = m->bandwidth.high = NAN;
         m->bandwidth.origin = SKEW_ORIGIN_GIVEN;
     } else if (fitted) {
         m->bandwidth = skew_measured_bandwidth(d);
+        if (!rate) { /* the size does not matter: no rate */
+            m->bandwidth.value = m->bandwidth.low = m->bandwidth.high = NAN;
+            snprintf(m->bandwidth.why, sizeof m->bandwidth.why, "%s", d->no_transfer);
+        }
     } else {
         take_default(&m->bandwidth, 50e9, "assumed", why ? why : "--up-bandwidth is given");
     }
@@ -181,7 +186,8 @@ void skew_wp_model_print(const struct skew_wp *wp)
            m->bandwidth.low / 1e9, m->bandwidth.high / 1e9,
            fit->model == SKEW_TIME_PIECEWISE ? " beyond a knee" : "");
     if (fit->with_covariate)
-        printf("\n  %+.4g ns/KiB of the %s port", 1024 * fit->covariate.value,
+        printf("\n  %+.4g [%.4g, %.4g] ns/KiB of the %s port", 1024 * fit->covariate.value,
+               1024 * fit->covariate.low, 1024 * fit->covariate.high,
                m->measured.domain_ranks ? "busiest inner" : "mean");
     printf(",\n  measured here: %s.\n", m->bandwidth.why);
     printf("  Sizes that were not seen take the time of the nearest one that was (marked *).\n");

@@ -66,6 +66,14 @@ static void print_score(const json_t *s, const char *itself)
            seconds(real(s, "time_s")).text, real(s, "clamped") > 0 ? '*' : ' ');
 }
 
+/* Without sources the tiers say nothing of placements. */
+static void print_sources(const json_t *score)
+{
+    if (json_is_object(score) && !json_is_true(json_object_get(score, "sources_known")))
+        printf("  source ranks are not known: taken to be spread evenly, so that placements do not "
+               "change tiers\n");
+}
+
 static void print_method(const json_t *m)
 {
     const json_t *held = json_object_get(m, "held_out"), *in = json_object_get(m, "in_sample");
@@ -181,6 +189,7 @@ static void print_layer(const json_t *one)
         others |= real(json_object_get(m, "held_out"), "other_bytes") > 0;
         domains |= real(json_object_get(m, "held_out"), "domain_bytes") > 0;
     }
+    print_sources(json_object_get(json_array_get(json_object_get(one, "methods"), 0), "in_sample"));
     print_not_possible(json_object_get(one, "methods"));
     if (others) {
         printf("  bytes to %s, copies of a token sent once:\n",
@@ -245,6 +254,7 @@ static void print_cross_scores(const json_t *one)
         print_score(json_object_get(m, "mean_off_diagonal"), "");
         putchar('\n');
     }
+    print_sources(json_array_get(json_object_get(one, "current_scores"), 0));
 }
 
 static void print_cross_method(const json_t *one, const json_t *m)
@@ -294,7 +304,7 @@ static void print_requests(const json_t *r)
         printf("\nRequests\n  not looked at: %s\n", text(r, "note"));
         return;
     }
-    printf("\nRequests\n  %.0f; a new one is classified by its %s\n", real(r, "requests"),
+    printf("\nRequests\n  %.0f requests; a new one is classified by its %s\n", real(r, "requests"),
            text(r, "classified_by"));
     printf("  correlation of %s and the rest of decode, by layer (95 %%, over requests):\n",
            text(r, "classified_by"));
@@ -316,8 +326,8 @@ static void print_requests(const json_t *r)
            100 * json_number_value(json_array_get(json_object_get(g, "leaving_random_range"), 0)),
            100 * json_number_value(json_array_get(json_object_get(g, "leaving_random_range"), 1)),
            100 * real(g, "leaving_by_chance"));
-    printf("  %s; better than random in %.0f %% of splits; tokens of groups max/mean %.2f, random "
-           "groups %.2f\n",
+    printf("  %s;\n  better than random in %.0f %% of splits; tokens of groups max/mean %.2f, random groups "
+           "%.2f\n",
            text(g, "verdict"), 100 * real(g, "splits_won"), real(g, "max_mean_of_groups"),
            real(g, "max_mean_of_random_groups"));
 }

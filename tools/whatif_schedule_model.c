@@ -136,9 +136,9 @@ static struct skew_line drawn_out(const struct skew_time_fit *fit)
 /* Why a fit tells nothing of pieces; empty: it does. */
 static const char *why_no_pieces(const struct skew_time_fit *fit, const char *why_no_fit)
 {
-    if (*why_no_fit || skew_measured_draws_out(fit))
-        return why_no_fit;
-    return "the line falls below 0 before it reaches 0 bytes: sizes seen say nothing of smaller ones";
+    const char *why = *why_no_fit ? why_no_fit : skew_measured_no_pieces(fit);
+
+    return why ? why : "";
 }
 
 static struct skew_parameter measured_fixed(const struct skew_measured *m)
@@ -255,7 +255,9 @@ static void print_wire(const struct skew_whatif *w)
             printf(",\n         below %s a phase %.4g ns/KiB",
                    skew_bytes_text(knee, (uint64_t)fit->knee), 1024 * fit->slope_below.value);
         if (fit->with_covariate)
-            printf(",\n         and %.4g ns/KiB of the mean port", 1024 * fit->covariate.value);
+            printf(",\n         and %.4g [%.4g, %.4g] ns/KiB of the mean port",
+                   1024 * fit->covariate.value, 1024 * fit->covariate.low,
+                   1024 * fit->covariate.high);
     } else {
         printf(" (%s)", b->origin == SKEW_ORIGIN_GIVEN ? "given" : "default");
     }
