@@ -28,7 +28,7 @@ struct joining {
     const char *comm_key;
     struct call *calls; /* [count] in order of step, micro-batch and layer */
     size_t count;
-    double *memory; /* of all `received` */
+    double *memory;                          /* of all `received` */
     const struct skew_overlap_round **round; /* [count][ranks] of the backend looked at */
     size_t *filled;                          /* [ranks] rounds so far */
     struct skew_error *error;
@@ -140,8 +140,9 @@ static void take_rounds(struct joining *j, struct skew_overlap_joined *out)
                 say(out, "process %lld has rounds and is no rank of the communicator of the counts",
                     (long long)r->process);
             else if (r->dispatches != 1 || r->combines != 1)
-                say(out, "in rank %d several dispatches or combines follow each other: which belong "
-                         "together is not known",
+                say(out,
+                    "in rank %d several dispatches or combines follow each other: which belong "
+                    "together is not known",
                     (int)rank);
             else if (j->filled[rank]++ < j->count)
                 j->round[(j->filled[rank] - 1) * j->ranks + (uint32_t)rank] = r;
@@ -149,8 +150,9 @@ static void take_rounds(struct joining *j, struct skew_overlap_joined *out)
     for (uint32_t r = 0; r < j->ranks; r++) {
         out->rounds = j->filled[r] > out->rounds ? j->filled[r] : out->rounds;
         if (j->filled[r] != j->count)
-            say(out, "rank %u has %zu rounds, the counts %zu calls: each call must be one round "
-                     "(backward passes and warm-up have no counts)",
+            say(out,
+                "rank %u has %zu rounds, the counts %zu calls: each call must be one round "
+                "(backward passes and warm-up have no counts)",
                 r, j->filled[r], j->count);
     }
 }
@@ -241,8 +243,7 @@ static int list_backends(const struct joining *j, struct skew_overlap_joined **o
 
 int skew_overlap_join(const struct skew_overlap *all, struct skew_trace *const *traces,
                       size_t count, const struct skew_routing *routing,
-                      struct skew_overlap_joined **out, size_t *out_count,
-                      struct skew_error *error)
+                      struct skew_overlap_joined **out, size_t *out_count, struct skew_error *error)
 {
     struct joining j = {.all = all, .traces = traces, .databases = count, .error = error};
 

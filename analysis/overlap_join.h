@@ -11,17 +11,18 @@
 #include "routing.h"
 #include "time_analysis.h"
 
-/** One backend. Times are ns, sizes token copies (a token that goes to k experts counts k times). */
+/** One backend. Times are ns, sizes token copies (a token that goes to k experts counts k times).
+ */
 struct skew_overlap_joined {
     const char *backend; /* static */
     char why[240];       /* why its rounds are not those of the counts; empty: they are */
     size_t rounds;       /* of a rank: from a dispatch to its combine */
     size_t calls;        /* of the counts: layers and steps */
     bool one_clock;      /* all ranks are in one database: else transfers are shortest durations */
-    double busiest, received;             /* means: copies of the busiest port, of a rank */
-    struct skew_time_fit dispatch;        /* transfer by copies of the busiest port, one a call */
-    struct skew_time_fit combine;         /* likewise, the same copies backwards */
-    struct skew_time_fit experts;         /* kernels by copies received, one a rank and call */
+    double busiest, received;      /* means: copies of the busiest port, of a rank */
+    struct skew_time_fit dispatch; /* transfer by copies of the busiest port, one a call */
+    struct skew_time_fit combine;  /* likewise, the same copies backwards */
+    struct skew_time_fit experts;  /* kernels by copies received, one a rank and call */
 };
 
 /**

@@ -137,10 +137,10 @@ static void score_messages(struct scoring *s, size_t call)
         send(s, from, share, c->topk ? share * total / c->topk : INFINITY);
     }
     s->score->padded += s->ranks * s->largest * l->token_bytes;
-    s->score->time_s += l->fit ? fitted_time(s)
-                               : l->latency_s +
-                                     l->token_bytes * fmax(busiest(s, 0) / l->up_bandwidth,
-                                                           busiest(s, 1) / l->bandwidth);
+    s->score->time_s += l->fit
+                            ? fitted_time(s)
+                            : l->latency_s + l->token_bytes * fmax(busiest(s, 0) / l->up_bandwidth,
+                                                                   busiest(s, 1) / l->bandwidth);
 }
 
 /* ---- what single tokens say -------------------------------------------------------------------

@@ -54,8 +54,7 @@ int skew_routing_matrix(const struct skew_routing_at *at, double *copies)
     struct skew_slot *slot = malloc((room + 1) * sizeof *slot);
     uint32_t *shares = malloc((l->experts + 1) * sizeof *shares);
     double *counts = malloc((l->experts + 1) * sizeof *counts);
-    int result =
-        slot && shares && counts ? skew_routing_slots(l, ranks, slot, &count) : -ENOMEM;
+    int result = slot && shares && counts ? skew_routing_slots(l, ranks, slot, &count) : -ENOMEM;
     if (result == 0)
         skew_slot_copies(slot, count, l->experts, shares);
     for (uint32_t s = 0; s < ranks && result == 0; s++) {

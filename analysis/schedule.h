@@ -163,15 +163,15 @@ void skew_assign_solve(struct skew_assign *assign);
 /* ---- cost ----------------------------------------------------------------------------------- */
 
 /**
- * Seconds of a phase: base and slope of `wire` over the bytes of its busiest port, `mean` over those
- * of the mean port, + up + reconfiguration; with a plain line T = Σ max_k / BW + M (d + f), the
- * science of [MW] §cost model. An expert's compute is a line with a knee too; [MW] has a floor of
- * 250 µs up to 256 tokens, then time in proportion: see skew_cost_floor().
+ * Seconds of a phase: base and slope of `wire` over the bytes of its busiest port, `mean` over
+ * those of the mean port, + up + reconfiguration; with a plain line T = Σ max_k / BW + M (d + f),
+ * the science of [MW] §cost model. An expert's compute is a line with a knee too; [MW] has a floor
+ * of 250 µs up to 256 tokens, then time in proportion: see skew_cost_floor().
  */
 struct skew_cost {
-    struct skew_line wire;    /* seconds by bytes; `base` is the fixed cost of each phase */
-    double mean;              /* seconds a byte of the mean port, beside the busiest one's */
-    double up;                /* seconds a byte of scale-up ports */
+    struct skew_line wire; /* seconds by bytes; `base` is the fixed cost of each phase */
+    double mean;           /* seconds a byte of the mean port, beside the busiest one's */
+    double up;             /* seconds a byte of scale-up ports */
     double reconfigure_s;
     bool computes;            /* false: no compute is modelled */
     struct skew_line compute; /* seconds by bytes received; nothing received takes nothing */

@@ -157,8 +157,8 @@ int skew_schedule_time(const struct skew_schedule *s, const struct skew_demand *
     timing->makespan_s = fmin(timing->natural_s, timing->johnson_s);
     timing->compute_idle_s = timing->makespan_s - timing->compute_s;
     timing->ideal_s = skew_cost_ideal(cost, demand, scale);
-    double transfer = transfer_seconds(cost, s, scale) +
-                      transfer_seconds(cost, s, scale * cost->combine_ratio);
+    double transfer =
+        transfer_seconds(cost, s, scale) + transfer_seconds(cost, s, scale * cost->combine_ratio);
     timing->rest = s->bottlenecks && transfer > 0 ? timing->makespan_s / transfer : NAN;
     if (bars) {
         *bar_count = 0;

@@ -95,9 +95,10 @@ static int analyse(struct arguments *a, const struct skew_reading *reading,
                                       &a->labels, true, &error);
 
     if (result == 0 && out->timed_rows == 0 && skew_reading_imported(reading)) {
-        skew_tell("%s: is imported: its matrices have no times, only an order; skewscope import --into "
-                  "joins counts to a trace with times",
-                  a->paths[0]);
+        skew_tell(
+            "%s: is imported: its matrices have no times, only an order; skewscope import --into "
+            "joins counts to a trace with times",
+            a->paths[0]);
         return -ENODATA;
     }
     if (result == -ENODATA)

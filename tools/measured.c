@@ -17,10 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK      16   /* exchanges that stand for a step where none is known, as in time */
-#define VAGUE      0.05 /* bounds of computation farther apart than this are not fitted */
-#define NO_TIMES   "no times on the device in this trace"
-#define NO_LABELS  "no combine is labelled, so what lies between is not known to be experts"
+#define BLOCK     16   /* exchanges that stand for a step where none is known, as in time */
+#define VAGUE     0.05 /* bounds of computation farther apart than this are not fitted */
+#define NO_TIMES  "no times on the device in this trace"
+#define NO_LABELS "no combine is labelled, so what lies between is not known to be experts"
 
 /* ---- the size of a token --------------------------------------------------------------------- */
 
@@ -69,9 +69,8 @@ static int take_computed(struct computing *c, const struct skew_overlap_exchange
     double ns = ((double)x->experts.low + (double)x->experts.high) / 2;
     c->width += (double)(x->experts.high - x->experts.low);
     c->sum += ns;
-    c->all[c->count++] = (struct computed){.cluster = x->step >= 0 ? x->step : x->seq / BLOCK,
-                                           .load = (double)x->load,
-                                           .ns = ns};
+    c->all[c->count++] = (struct computed){
+        .cluster = x->step >= 0 ? x->step : x->seq / BLOCK, .load = (double)x->load, .ns = ns};
     return 0;
 }
 
@@ -305,8 +304,8 @@ static int take_tiers(void *context, const struct skew_exchanged *one, int64_t s
         for (int out = 0; out < 2; out++)
             most[out] = fmax(most[out], fmax(sum[0][out], sum[1][out]));
     }
-    for (size_t i = find_seq(t->m, seq);
-         i < t->m->exchange_count && t->m->exchanges[i].seq == seq; i++) {
+    for (size_t i = find_seq(t->m, seq); i < t->m->exchange_count && t->m->exchanges[i].seq == seq;
+         i++) {
         t->x[i] = most[1];
         t->z[i] = most[0];
     }
@@ -374,8 +373,9 @@ static void say_seen(struct skew_parameter *p, const struct skew_measured *m)
     char least[SKEW_BYTES_TEXT], most[SKEW_BYTES_TEXT];
 
     snprintf(p->why, sizeof p->why, "%zu exchanges in %zu steps, %s port %s to %s%s",
-             f->observations, f->clusters, m->domain_ranks ? "busiest outward" : "busiest", skew_bytes_text(least, (uint64_t)f->least),
-             skew_bytes_text(most, (uint64_t)f->most), m->standin ? ", TIMES OF STAND-INS" : "");
+             f->observations, f->clusters, m->domain_ranks ? "busiest outward" : "busiest",
+             skew_bytes_text(least, (uint64_t)f->least), skew_bytes_text(most, (uint64_t)f->most),
+             m->standin ? ", TIMES OF STAND-INS" : "");
 }
 
 struct skew_parameter skew_measured_bandwidth(const struct skew_measured *m)
@@ -418,7 +418,8 @@ const char *skew_measured_no_pieces(const struct skew_time_fit *f)
     if (isnan(f->intercept.low))
         return "where the line reaches 0 bytes has no interval: too little independent data";
     if (f->intercept.high < 0)
-        return "the line falls below 0 before it reaches 0 bytes: sizes seen say nothing of smaller "
+        return "the line falls below 0 before it reaches 0 bytes: sizes seen say nothing of "
+               "smaller "
                "ones";
     if (f->with_covariate && f->slope.value + f->covariate.value <= 0)
         return "by this fit a balanced exchange would take less time the larger it is";

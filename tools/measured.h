@@ -23,10 +23,10 @@ struct skew_measured {
     double combine_token_bytes;    /* … of all combines */
     struct skew_time_exchange *exchanges; /* [exchange_count] by seq; owned */
     size_t exchange_count;
-    uint32_t domain_ranks;    /* of skew_measured_tiers(); 0: `transfer` is of all ports alike */
-    bool standin;             /* times are of the stand-ins, no GPU was there */
-    char no_transfer[200];    /* why `transfer` gives no rate; empty: it does */
-    char no_compute[200];     /* likewise */
+    uint32_t domain_ranks; /* of skew_measured_tiers(); 0: `transfer` is of all ports alike */
+    bool standin;          /* times are of the stand-ins, no GPU was there */
+    char no_transfer[200]; /* why `transfer` gives no rate; empty: it does */
+    char no_compute[200];  /* likewise */
 };
 
 /**

@@ -274,10 +274,12 @@ void skew_overlap_json_join(json_t *root, const struct skew_overlap_joined *join
             json_object_set_new(one, "one_clock", json_boolean(j->one_clock));
             json_object_set_new(one, "busiest_copies", json_real(j->busiest));
             json_object_set_new(one, "received_copies", json_real(j->received));
-            json_object_set_new(one, "dispatch",
-                                skew_time_fit_json(&j->dispatch, "token copies of the busiest port"));
-            json_object_set_new(one, "combine",
-                                skew_time_fit_json(&j->combine, "token copies of the busiest port"));
+            json_object_set_new(
+                one, "dispatch",
+                skew_time_fit_json(&j->dispatch, "token copies of the busiest port"));
+            json_object_set_new(
+                one, "combine",
+                skew_time_fit_json(&j->combine, "token copies of the busiest port"));
             json_object_set_new(one, "experts",
                                 skew_time_fit_json(&j->experts, "token copies received"));
         }

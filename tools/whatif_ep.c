@@ -257,11 +257,12 @@ static int show_json(const struct arguments *a, const struct row *rows, size_t c
 
 static void show_text(const struct arguments *a, const struct row *rows, size_t count)
 {
-    printf("max/mean of ranks, mean over layers. Of each call: as placed now (contiguous on other R), "
-           "by chance,\nbest placement held out. Of all calls together: as placed, random placement, "
-           "bound. Then copies by tier.\n"
-           "    R  layers  per call  chance  held-out   pooled  random   bound  domain  same rank "
-           " same domain    other\n");
+    printf(
+        "max/mean of ranks, mean over layers. Of each call: as placed now (contiguous on other R), "
+        "by chance,\nbest placement held out. Of all calls together: as placed, random placement, "
+        "bound. Then copies by tier.\n"
+        "    R  layers  per call  chance  held-out   pooled  random   bound  domain  same rank "
+        " same domain    other\n");
     for (size_t i = 0; i < count; i++) {
         const struct row *r = &rows[i];
         printf("%5u  %6zu  %8.3f  %6s  %8s  %7.3f  %6.3f  %6.3f", r->ranks, r->layers,
@@ -278,8 +279,9 @@ static void show_text(const struct arguments *a, const struct row *rows, size_t 
             printf("\n");
         }
     }
-    printf("\nThe same tokens and the same router; sources are put together or spread evenly. A token "
-           "that goes to\nseveral experts of one rank counts as often.\n");
+    printf(
+        "\nThe same tokens and the same router; sources are put together or spread evenly. A token "
+        "that goes to\nseveral experts of one rank counts as often.\n");
 }
 
 static int read_counts(const struct arguments *a, const struct skew_reading *reading,
@@ -294,9 +296,10 @@ static int read_counts(const struct arguments *a, const struct skew_reading *rea
     skew_routing_layers(*out, &layers);
     if (layers)
         return 0;
-    skew_tell("%s: there are no per-expert counts%s: they come from the tap (skewscope run), or from "
-              "skewscope import",
-              a->paths[0], a->filter.by_layer || a->filter.stage ? " that are selected" : "");
+    skew_tell(
+        "%s: there are no per-expert counts%s: they come from the tap (skewscope run), or from "
+        "skewscope import",
+        a->paths[0], a->filter.by_layer || a->filter.stage ? " that are selected" : "");
     return -ENOENT;
 }
 

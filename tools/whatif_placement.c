@@ -163,8 +163,8 @@ static bool parse_fit(int key, const char *text, struct argp_state *state, struc
         wp->model.up_given = true;
         return true;
     case KEY_LATENCY:
-        wp->model.latency.value = skew_option_measured(state, "latency-us", text, 0, 1e12, 1e-6,
-                                                       &wp->model.latency_wish);
+        wp->model.latency.value =
+            skew_option_measured(state, "latency-us", text, 0, 1e12, 1e-6, &wp->model.latency_wish);
         return true;
     default:
         return false;
@@ -325,8 +325,8 @@ static json_t *everything(struct skew_wp *wp)
     if (wp->traces == 1)
         requests = skew_wp_requests(wp, &wp->trace[0], wp->ranks[0]);
     json_t *total = cross_total(cross);
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "model", skew_wp_model_json(wp), "layers", layers,
-                     "cross", cross, "cross_total", total, "requests", requests, "skipped",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "model", skew_wp_model_json(wp), "layers",
+                     layers, "cross", cross, "cross_total", total, "requests", requests, "skipped",
                      skipped);
 }
 

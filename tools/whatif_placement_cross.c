@@ -95,8 +95,8 @@ static int cross_unfitted(const struct crossing *x, enum skew_placement_method m
                                             : SCORED;
     uint32_t scored = draws < SCORED ? draws : SCORED; /* bytes and time: of the first ones */
     for (uint32_t d = 0; d < draws; d++)
-        *max_mean += mean_max(x, method, layer, layer, d, d < scored ? &score : NULL, 1.0 / scored) /
-                     draws;
+        *max_mean +=
+            mean_max(x, method, layer, layer, d, d < scored ? &score : NULL, 1.0 / scored) / draws;
     if (!x->wp->trace[i].test)
         return 0;
     score.calls = layer->calls.calls;

@@ -259,9 +259,11 @@ static int take_layer(struct skew_wp_layer *l, const struct skew_routing_layer *
 
 static int read_routing(struct skew_wp *wp, struct skew_wp_trace *t)
 {
-    const struct skew_counts_options options = {
-        .filter = {.stage = wp->stage, .comm_key = wp->comm, .by_layer = wp->by_layer, .layer = wp->layer},
-        .keep = SKEW_ROUTING_CUBE};
+    const struct skew_counts_options options = {.filter = {.stage = wp->stage,
+                                                           .comm_key = wp->comm,
+                                                           .by_layer = wp->by_layer,
+                                                           .layer = wp->layer},
+                                                .keep = SKEW_ROUTING_CUBE};
 
     return skew_counts_read(&t->routing, &t->reading, &options);
 }

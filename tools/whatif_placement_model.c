@@ -134,16 +134,15 @@ json_t *skew_wp_model_json(const struct skew_wp *wp)
     static const char *const origins[] = {"default", "labels", "given"};
     const struct skew_wp_model *m = &wp->model;
 
-    return json_pack("{s:f, s:s, s:o, s:f, s:o, s:o, s:b, s:i, s:i, s:i, s:i, s:i, s:I}",
-                     "token_bytes", wp->links.token_bytes, "token_bytes_source",
-                     origins[m->token_origin], "bandwidth_bytes_per_s",
-                     skew_parameter_json(&m->bandwidth), "up_bandwidth_bytes_per_s",
-                     wp->links.up_bandwidth, "latency_s", skew_parameter_json(&m->latency),
-                     "fitted_ranks", m->fit_ranks ? json_integer(m->fit_ranks) : json_null(),
-                     "standin", m->measured.standin, "domain_ranks", (int)wp->links.domain_ranks,
-                     "redundant", (int)wp->fit.redundant, "groups", (int)wp->fit.groups, "nodes",
-                     (int)wp->fit.nodes, "random_draws", (int)wp->random_draws, "seed",
-                     (json_int_t)wp->fit.seed);
+    return json_pack(
+        "{s:f, s:s, s:o, s:f, s:o, s:o, s:b, s:i, s:i, s:i, s:i, s:i, s:I}", "token_bytes",
+        wp->links.token_bytes, "token_bytes_source", origins[m->token_origin],
+        "bandwidth_bytes_per_s", skew_parameter_json(&m->bandwidth), "up_bandwidth_bytes_per_s",
+        wp->links.up_bandwidth, "latency_s", skew_parameter_json(&m->latency), "fitted_ranks",
+        m->fit_ranks ? json_integer(m->fit_ranks) : json_null(), "standin", m->measured.standin,
+        "domain_ranks", (int)wp->links.domain_ranks, "redundant", (int)wp->fit.redundant, "groups",
+        (int)wp->fit.groups, "nodes", (int)wp->fit.nodes, "random_draws", (int)wp->random_draws,
+        "seed", (json_int_t)wp->fit.seed);
 }
 
 static bool other_ranks(const struct skew_wp *wp)

@@ -200,7 +200,8 @@ json_t *skew_wp_requests(const struct skew_wp *wp, struct skew_wp_trace *t, uint
 
     if (t->layer[0].of->requests == 0)
         return json_pack("{s:s}", "note",
-                         "NCCL carries no request ids;\n  skewscope import brings routing of single requests from "
+                         "NCCL carries no request ids;\n  skewscope import brings routing of "
+                         "single requests from "
                          "vLLM's routed experts or top-k ids");
     int result = read_part(&early, wp, t, "prefill", 0, -1);
     if (result == 0)

@@ -66,20 +66,20 @@ json_t *skew_wp_score_json(const struct skew_score *s)
 {
     if (s->calls == 0)
         return json_null();
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}",
-                     "max_mean", skew_wp_real(s->max_mean), "worst", skew_wp_real(s->worst),
-                     "persistent", skew_wp_real(s->persistent), "rank_bytes",
-                     skew_wp_real(s->bytes[SKEW_TIER_RANK]), "domain_bytes",
-                     skew_wp_real(s->bytes[SKEW_TIER_DOMAIN]), "other_bytes",
-                     skew_wp_real(s->bytes[SKEW_TIER_OTHER]), "rank_bytes_once",
-                     range(s->rank_once_low[SKEW_TIER_RANK], s->rank_once_high[SKEW_TIER_RANK]),
-                     "domain_bytes_once",
-                     range(s->rank_once_low[SKEW_TIER_DOMAIN], s->rank_once_high[SKEW_TIER_DOMAIN]),
-                     "other_bytes_once",
-                     range(s->rank_once_low[SKEW_TIER_OTHER], s->rank_once_high[SKEW_TIER_OTHER]),
-                     "other_bytes_once_a_domain", range(s->domain_once_low, s->domain_once_high),
-                     "padded_bytes", skew_wp_real(s->padded), "time_s", skew_wp_real(s->time_s), "clamped", skew_wp_real(s->clamped),
-                     "sources_known", s->sources_known, "ids_known", s->ids_known);
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "max_mean",
+        skew_wp_real(s->max_mean), "worst", skew_wp_real(s->worst), "persistent",
+        skew_wp_real(s->persistent), "rank_bytes", skew_wp_real(s->bytes[SKEW_TIER_RANK]),
+        "domain_bytes", skew_wp_real(s->bytes[SKEW_TIER_DOMAIN]), "other_bytes",
+        skew_wp_real(s->bytes[SKEW_TIER_OTHER]), "rank_bytes_once",
+        range(s->rank_once_low[SKEW_TIER_RANK], s->rank_once_high[SKEW_TIER_RANK]),
+        "domain_bytes_once",
+        range(s->rank_once_low[SKEW_TIER_DOMAIN], s->rank_once_high[SKEW_TIER_DOMAIN]),
+        "other_bytes_once",
+        range(s->rank_once_low[SKEW_TIER_OTHER], s->rank_once_high[SKEW_TIER_OTHER]),
+        "other_bytes_once_a_domain", range(s->domain_once_low, s->domain_once_high), "padded_bytes",
+        skew_wp_real(s->padded), "time_s", skew_wp_real(s->time_s), "clamped",
+        skew_wp_real(s->clamped), "sources_known", s->sources_known, "ids_known", s->ids_known);
 }
 
 /* ---- halves -----------------------------------------------------------------------------------
@@ -201,9 +201,9 @@ static json_t *method_json(struct studying *s, enum skew_placement_method method
                              : "the ranks, slots, groups and nodes do not divide each other");
     return json_pack("{s:s, s:b, s:o, s:o, s:o, s:o}", "method", name, "fitted", fitted,
                      "in_sample", skew_wp_score_json(&all), "held_out",
-                     fitted ? skew_wp_score_json(&held) : skew_wp_score_json(&all), "gain_over_current",
-                     fitted && split ? gain_json(s, s->current) : json_null(), "gain_over_random",
-                     fitted && split ? gain_json(s, s->random) : json_null());
+                     fitted ? skew_wp_score_json(&held) : skew_wp_score_json(&all),
+                     "gain_over_current", fitted && split ? gain_json(s, s->current) : json_null(),
+                     "gain_over_random", fitted && split ? gain_json(s, s->random) : json_null());
 }
 
 /* ---- one layer --------------------------------------------------------------------------------
@@ -272,7 +272,9 @@ static int begin(struct studying *s, const struct skew_wp *wp, const struct skew
     size_t n = calls->calls + 1;
     struct skew_score ignored = {0};
 
-    *s = (struct studying){.wp = wp, .calls = calls, .fit = skew_wp_fit(wp, layer, ranks),
+    *s = (struct studying){.wp = wp,
+                           .calls = calls,
+                           .fit = skew_wp_fit(wp, layer, ranks),
                            .links = skew_wp_links(wp, ranks)};
     s->current = calloc(3 * n, sizeof *s->current);
     if (!s->current)

@@ -103,7 +103,8 @@ static void print_not_possible(const json_t *methods)
     {
         const char *why = text(m, "not_possible");
         bool told = !*why;
-        json_array_foreach(methods, j, other) told |= j < i && strcmp(text(other, "not_possible"), why) == 0;
+        json_array_foreach(methods, j, other) told |=
+            j < i && strcmp(text(other, "not_possible"), why) == 0;
         if (told)
             continue;
         printf("  not possible: ");
@@ -326,7 +327,8 @@ static void print_requests(const json_t *r)
            100 * json_number_value(json_array_get(json_object_get(g, "leaving_random_range"), 0)),
            100 * json_number_value(json_array_get(json_object_get(g, "leaving_random_range"), 1)),
            100 * real(g, "leaving_by_chance"));
-    printf("  %s;\n  better than random in %.0f %% of splits; tokens of groups max/mean %.2f, random groups "
+    printf("  %s;\n  better than random in %.0f %% of splits; tokens of groups max/mean %.2f, "
+           "random groups "
            "%.2f\n",
            text(g, "verdict"), 100 * real(g, "splits_won"), real(g, "max_mean_of_groups"),
            real(g, "max_mean_of_random_groups"));

@@ -333,7 +333,8 @@ static int take_together(struct arguments *a, const struct skew_reading *reading
     return result;
 }
 
-/* ---- from counts ------------------------------------------------------------------------------ */
+/* ---- from counts ------------------------------------------------------------------------------
+ */
 
 struct counted {
     struct arguments *a;
@@ -362,9 +363,9 @@ static int take_counted(void *context, const struct skew_matrix *matrix, int64_t
 /* No exchange was captured, but counts of experts may be here: imported ones. */
 static int run_counts(struct arguments *a, const struct skew_reading *reading)
 {
-    static const char *const hows[] = {
-        [SKEW_HOW_SUM] = "sum of the calls", [SKEW_HOW_MEAN] = "mean of the calls",
-        [SKEW_HOW_EACH] = "calls"};
+    static const char *const hows[] = {[SKEW_HOW_SUM] = "sum of the calls",
+                                       [SKEW_HOW_MEAN] = "mean of the calls",
+                                       [SKEW_HOW_EACH] = "calls"};
     const struct skew_filter *f = &a->selection.filter;
     struct counted c = {.a = a};
 
@@ -465,11 +466,11 @@ static void free_tallies(struct skew_whatif *w)
 
 int skew_whatif_schedule(int argc, char **argv)
 {
-    struct arguments a = {
-        .how = SKEW_HOW_EACH,
-        .limit = 256,
-        .whatif = {.methods = {true, true, true, true, true, true},
-                   .sweep_least = 1.0 / 64, .sweep_most = 64}};
+    struct arguments a = {.how = SKEW_HOW_EACH,
+                          .limit = 256,
+                          .whatif = {.methods = {true, true, true, true, true, true},
+                                     .sweep_least = 1.0 / 64,
+                                     .sweep_most = 64}};
 
     skew_whatif_model_defaults(&a.whatif);
     argp_parse(skew_whatif_argp_schedule(), argc, argv, 0, NULL, &a);

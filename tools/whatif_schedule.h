@@ -26,7 +26,8 @@ struct skew_whatif_model {
         SKEW_COMPUTE_MEASURED,
         SKEW_COMPUTE_MODEL,
         SKEW_COMPUTE_NONE
-    } compute_wish, compute; /* as asked; as used, never AUTO */
+    } compute_wish,
+        compute; /* as asked; as used, never AUTO */
     double knee_tokens, knee_s;
     bool knee_given;
     struct skew_parameter bandwidth, fixed; /* bytes a second; seconds */
@@ -56,8 +57,8 @@ struct skew_whatif {
     size_t count, empty, incomplete, skipped;
     double *imbalances;
     size_t imbalance_count;
-    size_t timed;           /* exchanges whose own transfer was timed */
-    double transfer_s;      /* … and their transfers */
+    size_t timed;      /* exchanges whose own transfer was timed */
+    double transfer_s; /* … and their transfers */
     struct skew_whatif_tally tally[SKEW_SCHEDULE_METHOD_COUNT];
 };
 
@@ -66,14 +67,15 @@ struct skew_whatif_result {
     int64_t seq;          /* −1: no single exchange */
     bool incomplete;      /* not every rank's sends are here */
     struct skew_demand demand;
-    double transfer_s;    /* as it ran, unscheduled; NaN: not timed */
+    double transfer_s; /* as it ran, unscheduled; NaN: not timed */
     struct skew_schedule *schedules[SKEW_SCHEDULE_METHOD_COUNT];
     struct skew_timing timings[SKEW_SCHEDULE_METHOD_COUNT];
     struct skew_crossing *crossings; /* below, above: methods, or METHOD_COUNT for the ideal */
     size_t crossing_count;
 };
 
-/* ---- whatif_schedule_model.c ------------------------------------------------------------------ */
+/* ---- whatif_schedule_model.c ------------------------------------------------------------------
+ */
 
 /** The options of the cost model; their keys do not meet others'. Input: struct skew_whatif. */
 extern const struct argp skew_whatif_model_argp;
@@ -85,7 +87,8 @@ int skew_whatif_model_settle(struct skew_whatif *w, const char *path, const char
 void skew_whatif_model_print(const struct skew_whatif *w);
 json_t *skew_whatif_model_json(const struct skew_whatif *w);
 
-/* ---- whatif_schedule_counts.c ----------------------------------------------------------------- */
+/* ---- whatif_schedule_counts.c -----------------------------------------------------------------
+ */
 
 bool skew_whatif_has_exchanges(const struct skew_reading *reading);
 /** Takes one matrix, the ordinal-th call; anything but 0 ends the series. */
@@ -96,7 +99,8 @@ int skew_whatif_counts(const struct skew_reading *reading, const char *path, con
                        const struct skew_filter *filter, double token_bytes,
                        skew_whatif_matrix_fn *take, void *context);
 
-/* ---- output ----------------------------------------------------------------------------------- */
+/* ---- output -----------------------------------------------------------------------------------
+ */
 
 /* Each 0 or a negative errno, told. */
 int skew_whatif_show(struct skew_whatif *w, const struct skew_whatif_result *result);

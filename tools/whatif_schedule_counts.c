@@ -33,9 +33,10 @@ static int refuse(const char *path, int result)
     else if (result == -EINVAL)
         skew_tell("%s: its ranks do not divide the experts, and no placement is in it", path);
     else if (result == -ENODATA)
-        skew_tell("%s: there are no exchanges in it, and its counts do not say which rank tokens came "
-                  "from: import with --ranks and --assign",
-                  path);
+        skew_tell(
+            "%s: there are no exchanges in it, and its counts do not say which rank tokens came "
+            "from: import with --ranks and --assign",
+            path);
     return result;
 }
 
@@ -97,10 +98,12 @@ int skew_whatif_counts(const struct skew_reading *reading, const char *path, con
     options.filter.layer = filter->layer;
     options.filter.by_step = filter->by_step;
     options.filter.step_from = options.filter.step_to = filter->step;
-    if ((filter->role && strcmp(filter->role, "dispatch") != 0) || filter->ops || filter->count_layers) {
-        skew_tell("%s: holds no exchange; per-expert counts stand for its dispatches and are chosen "
-                  "by --layer, --step, --seq and --comm alone",
-                  path);
+    if ((filter->role && strcmp(filter->role, "dispatch") != 0) || filter->ops ||
+        filter->count_layers) {
+        skew_tell(
+            "%s: holds no exchange; per-expert counts stand for its dispatches and are chosen "
+            "by --layer, --step, --seq and --comm alone",
+            path);
         return -EINVAL;
     }
     int result = skew_counts_read(&routing, reading, &options);
@@ -113,9 +116,10 @@ int skew_whatif_counts(const struct skew_reading *reading, const char *path, con
                   path, path);
         result = -ENOENT;
     } else if (token <= 0) {
-        skew_tell("%s: holds no exchange, but per-expert counts; to schedule these, give the size of "
-                  "a token: --token-bytes",
-                  path);
+        skew_tell(
+            "%s: holds no exchange, but per-expert counts; to schedule these, give the size of "
+            "a token: --token-bytes",
+            path);
         result = -EINVAL;
     } else {
         result = each(routing, path, filter, token, take, context);

@@ -49,10 +49,12 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
     switch (key) {
     case KEY_BANDWIDTH:
-        m->bandwidth.value = skew_option_measured(state, "bandwidth", text, 1e-6, 1e9, 1e9, &m->bandwidth_wish);
+        m->bandwidth.value =
+            skew_option_measured(state, "bandwidth", text, 1e-6, 1e9, 1e9, &m->bandwidth_wish);
         return 0;
     case KEY_FIXED:
-        m->fixed.value = skew_option_measured(state, "fixed-us", text, 0, 1e12, 1e-6, &m->fixed_wish);
+        m->fixed.value =
+            skew_option_measured(state, "fixed-us", text, 0, 1e12, 1e-6, &m->fixed_wish);
         return 0;
     case KEY_UP:
         m->up_bandwidth = 1e9 * skew_option_real(state, "up-bandwidth", text, 1e-6, 1e9);
@@ -61,7 +63,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
         c->reconfigure_s = 1e-6 * skew_option_real(state, "reconfigure-us", text, 0, 1e12);
         return 0;
     case KEY_COMPUTE:
-        m->compute_wish = (enum skew_whatif_compute)(SKEW_COMPUTE_MEASURED + skew_option_choice(state, "compute", text, hows));
+        m->compute_wish = (enum skew_whatif_compute)(
+            SKEW_COMPUTE_MEASURED + skew_option_choice(state, "compute", text, hows));
         return 0;
     case KEY_TOKEN:
         m->token_bytes = (double)skew_option_integer(state, "token-bytes", text, 1, INT32_MAX);
@@ -80,7 +83,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
         m->ratio_origin = SKEW_ORIGIN_GIVEN;
         return 0;
     case ARGP_KEY_END:
-        if (m->knee_given && m->compute_wish != SKEW_COMPUTE_AUTO && m->compute_wish != SKEW_COMPUTE_MODEL)
+        if (m->knee_given && m->compute_wish != SKEW_COMPUTE_AUTO &&
+            m->compute_wish != SKEW_COMPUTE_MODEL)
             argp_error(state, "--knee-us and --knee-tokens are of --compute model");
         return 0;
     default:
@@ -173,7 +177,8 @@ static int settle_wire(struct skew_whatif *w, const char *why_not)
     }
     if (m->fixed_wish == SKEW_WISH_GIVEN)
         take_given(&m->fixed);
-    else if (tells && (m->fixed_wish == SKEW_WISH_MEASURED || m->bandwidth.origin == SKEW_ORIGIN_MEASURED))
+    else if (tells &&
+             (m->fixed_wish == SKEW_WISH_MEASURED || m->bandwidth.origin == SKEW_ORIGIN_MEASURED))
         m->fixed = measured_fixed(&m->measured);
     else
         take_default(&m->fixed, 0, "none", "");
@@ -270,9 +275,10 @@ static void print_wire(const struct skew_whatif *w)
     if (b->origin == SKEW_ORIGIN_MEASURED || f->origin == SKEW_ORIGIN_MEASURED) {
         printf("         from %s\n", b->origin == SKEW_ORIGIN_MEASURED ? b->why : f->why);
         if (m->phases_below)
-            printf("         NOTE: %zu of %zu phases are smaller than any exchange seen; for them the "
-                   "line is drawn out\n",
-                   m->phases_below, m->phases);
+            printf(
+                "         NOTE: %zu of %zu phases are smaller than any exchange seen; for them the "
+                "line is drawn out\n",
+                m->phases_below, m->phases);
     } else if (*b->why) {
         printf("         %s\n", b->why);
     }
@@ -287,14 +293,16 @@ static void print_compute(const struct skew_whatif *w)
 
     if (m->compute == SKEW_COMPUTE_NONE) {
         printf("         no expert compute%s%s\n",
-               m->compute_wish == SKEW_COMPUTE_NONE ? " (given)" : ": --token-bytes models it; here: ",
+               m->compute_wish == SKEW_COMPUTE_NONE ? " (given)"
+                                                    : ": --token-bytes models it; here: ",
                m->compute_wish == SKEW_COMPUTE_NONE ? "" : m->compute_why);
         return;
     }
     if (m->compute == SKEW_COMPUTE_MODEL) {
-        printf("         expert compute %s up to %.4g tokens of %.0f bytes, then in proportion (%s)\n",
-               skew_whatif_seconds(m->knee_s).text, m->knee_tokens, m->token_bytes,
-               m->knee_given ? "given" : "default");
+        printf(
+            "         expert compute %s up to %.4g tokens of %.0f bytes, then in proportion (%s)\n",
+            skew_whatif_seconds(m->knee_s).text, m->knee_tokens, m->token_bytes,
+            m->knee_given ? "given" : "default");
         if (!m->knee_given)
             printf("         default: the paper's, of one RTX PRO 6000; here: %s\n",
                    *m->compute_why ? m->compute_why : "not asked for");
@@ -330,8 +338,9 @@ void skew_whatif_model_print(const struct skew_whatif *w)
     printf("         reconfiguration %s, combine %.4g x dispatch (%s); the two do not contend\n",
            skew_whatif_seconds(c->reconfigure_s).text, c->combine_ratio, origins[m->ratio_origin]);
     if (w->options.max_matchings)
-        printf("         not more than %u matchings, the remainder in one phase at its port bound\n",
-               w->options.max_matchings);
+        printf(
+            "         not more than %u matchings, the remainder in one phase at its port bound\n",
+            w->options.max_matchings);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -351,15 +360,14 @@ static json_t *compute_json(const struct skew_whatif *w)
     const struct skew_time_fit *f = &m->measured.compute;
     bool measured = m->compute == SKEW_COMPUTE_MEASURED;
 
-    return json_pack(
-        "{s:s, s:o, s:o, s:o, s:s}", "source",
-        measured                            ? (m->measured.from_kernels ? "kernels" : "gaps")
-        : m->compute == SKEW_COMPUTE_NONE   ? "none"
-        : m->knee_given                     ? "given"
-                                            : "default",
-        "line", line_json(&w->cost.compute, w->cost.computes), "low_s_per_byte",
-        skew_json_real(measured ? 1e-9 * f->slope.low : NAN), "high_s_per_byte",
-        skew_json_real(measured ? 1e-9 * f->slope.high : NAN), "why", m->compute_why);
+    return json_pack("{s:s, s:o, s:o, s:o, s:s}", "source",
+                     measured ? (m->measured.from_kernels ? "kernels" : "gaps")
+                     : m->compute == SKEW_COMPUTE_NONE ? "none"
+                     : m->knee_given                   ? "given"
+                                                       : "default",
+                     "line", line_json(&w->cost.compute, w->cost.computes), "low_s_per_byte",
+                     skew_json_real(measured ? 1e-9 * f->slope.low : NAN), "high_s_per_byte",
+                     skew_json_real(measured ? 1e-9 * f->slope.high : NAN), "why", m->compute_why);
 }
 
 json_t *skew_whatif_model_json(const struct skew_whatif *w)

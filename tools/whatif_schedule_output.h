@@ -35,8 +35,7 @@ static inline double skew_whatif_break_even(const struct skew_whatif *w,
     if (!greedy || !stuffed || stuffed->matchings <= greedy->matchings ||
         stuffed->bottlenecks >= greedy->bottlenecks)
         return NAN;
-    double saved =
-        skew_cost_transfer(&w->cost, greedy) - skew_cost_transfer(&w->cost, stuffed);
+    double saved = skew_cost_transfer(&w->cost, greedy) - skew_cost_transfer(&w->cost, stuffed);
     return saved > 0 ? saved / (double)(stuffed->matchings - greedy->matchings) : NAN;
 }
 

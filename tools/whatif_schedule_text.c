@@ -61,7 +61,8 @@ static struct short_text batch(const struct skew_whatif *w, const struct skew_de
     double mean = scale * skew_whatif_batch(d);
 
     if (w->model.token_bytes > 0)
-        snprintf(t.text, sizeof t.text, mean / w->model.token_bytes < 10 ? "%.3g tokens" : "%.0f tokens",
+        snprintf(t.text, sizeof t.text,
+                 mean / w->model.token_bytes < 10 ? "%.3g tokens" : "%.0f tokens",
                  mean / w->model.token_bytes);
     else
         skew_bytes_text(t.text, (uint64_t)mean);

@@ -74,8 +74,8 @@ static void test_by_hand(void)
     CHECK(s.sources_known && !s.ids_known, "known");
 
     /* as measured: 30 bytes out of domains, 10 within; then at the largest size that was seen */
-    struct skew_links_fit fit = {.line = {.base = 1, .above = 0.5},
-                                 .most = 100, .z_s = 0.1, .z_most = 100};
+    struct skew_links_fit fit = {
+        .line = {.base = 1, .above = 0.5}, .most = 100, .z_s = 0.1, .z_most = 100};
     links.fit = &fit;
     CHECK(skew_placement_score(&s, p, &calls, &links, NULL) == 0 &&
               near(s.time_s, 1 + 0.5 * 30 + 0.1 * 10) && s.clamped == 0,
