@@ -8,7 +8,6 @@
 #include "exchange_select.h"
 #include "option_values.h"
 #include "overlap.h"
-#include "rows.h"
 #include "term.h"
 #include "time_reading.h"
 
@@ -129,19 +128,6 @@ static int fit_kernels(struct skew_measured *m, const struct skew_reading *readi
     return m->from_kernels;
 }
 
-static bool has_kernels(const struct skew_reading *reading)
-{
-    struct skew_error error;
-    bool any = false;
-
-    for (size_t i = 0; i < reading->count && !any; i++) {
-        json_t *rows = skew_rows(reading->traces[i], "SELECT 1 FROM kernel LIMIT 1", &error);
-        any = json_array_size(rows) > 0;
-        json_decref(rows);
-    }
-    return any;
-}
-
 /* ---- together -------------------------------------------------------------------------------- */
 
 static int by_seq(const void *left, const void *right)
@@ -207,7 +193,7 @@ static int measure(struct skew_measured *m, const struct skew_reading *reading,
         return result;
     m->token_bytes = one_size(&labelling, SKEW_LABEL_DISPATCH);
     m->combine_token_bytes = one_size(&labelling, SKEW_LABEL_COMBINE);
-    int kernels = has_kernels(reading) ? fit_kernels(m, reading, comm_key, error) : 0;
+    int kernels = skew_reading_any(reading, "SELECT 1 FROM kernel LIMIT 1") ? fit_kernels(m, reading, comm_key, error) : 0;
     skew_labelling_close(&labelling, reading);
     if (kernels < 0)
         return kernels;
@@ -424,6 +410,26 @@ const char *skew_measured_no_pieces(const struct skew_time_fit *f)
     if (f->with_covariate && f->slope.value + f->covariate.value <= 0)
         return "by this fit a balanced exchange would take less time the larger it is";
     return NULL;
+}
+
+void skew_parameter_default(struct skew_parameter *p, double value, const char *what,
+                            const char *why)
+{
+    *p = (struct skew_parameter){
+        .value = value, .low = NAN, .high = NAN, .origin = SKEW_ORIGIN_DEFAULT};
+    snprintf(p->why, sizeof p->why, "%s%s%s", what, *why ? "; here: " : "", why);
+}
+
+void skew_parameter_given(struct skew_parameter *p)
+{
+    p->low = p->high = NAN;
+    p->origin = SKEW_ORIGIN_GIVEN;
+}
+
+int skew_parameter_refuse(const char *option, const char *why)
+{
+    skew_tell("--%s measured: %s; leave it out for the default, or say how much", option, why);
+    return -ENODATA;
 }
 
 json_t *skew_parameter_json(const struct skew_parameter *p)

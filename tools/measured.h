@@ -78,6 +78,14 @@ struct skew_line skew_measured_line(const struct skew_time_fit *fit);
 /** Why a fit that gives a rate may not be drawn out to sizes below those seen; NULL: it may. */
 const char *skew_measured_no_pieces(const struct skew_time_fit *fit);
 
+/** A default: what it is, and why nothing was measured (may be empty). */
+void skew_parameter_default(struct skew_parameter *parameter, double value, const char *what,
+                            const char *why);
+/** The value of an option, which is set already. */
+void skew_parameter_given(struct skew_parameter *parameter);
+/** Tells that --OPTION measured cannot be; -ENODATA. */
+int skew_parameter_refuse(const char *option, const char *why);
+
 /** {value, low, high, source, why} */
 json_t *skew_parameter_json(const struct skew_parameter *parameter);
 

@@ -67,14 +67,19 @@ static bool any_row(struct skew_trace *trace, const char *sql)
     return found;
 }
 
-bool skew_reading_standin(const struct skew_reading *reading)
+bool skew_reading_any(const struct skew_reading *reading, const char *sql)
 {
     bool found = false;
 
     for (size_t i = 0; i < reading->count && !found; i++)
-        found = any_row(reading->traces[i],
-                        "SELECT 1 FROM run_label WHERE key = 'standin' AND value = '1'");
+        found = any_row(reading->traces[i], sql);
     return found;
+}
+
+bool skew_reading_standin(const struct skew_reading *reading)
+{
+    return skew_reading_any(reading,
+                            "SELECT 1 FROM run_label WHERE key = 'standin' AND value = '1'");
 }
 
 bool skew_reading_imported(const struct skew_reading *reading)

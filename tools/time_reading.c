@@ -32,18 +32,6 @@ static int each_routing(void *context, skew_time_routing_fn *take, void *taker)
     return result;
 }
 
-static bool has_routing(const struct all_traces *all)
-{
-    struct skew_error error;
-    bool any = false;
-    for (size_t i = 0; i < all->reading->count && !any; i++) {
-        json_t *rows = skew_rows(all->reading->traces[i], "SELECT 1 FROM routing LIMIT 1", &error);
-        any = json_array_size(rows) > 0;
-        json_decref(rows);
-    }
-    return any;
-}
-
 /* Whether clocks of several databases were related before, and saved. */
 static bool has_clocks(const struct skew_reading *reading)
 {
@@ -107,7 +95,7 @@ int skew_time_of_reading(struct skew_time_result *out, const struct skew_reading
     if (result == 0)
         result = relate_clocks(times, reading, comm_key, error);
     if (result == 0)
-        result = skew_times_analyse(times, with_routing && has_routing(&all) ? &router : NULL, out);
+        result = skew_times_analyse(times, with_routing && skew_reading_any(reading, "SELECT 1 FROM routing LIMIT 1") ? &router : NULL, out);
     skew_times_free(&times);
     if (result == -ENODATA)
         snprintf(error->text, sizeof error->text, "there are no exchanges in this trace");

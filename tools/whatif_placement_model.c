@@ -11,13 +11,6 @@
 #include <math.h>
 #include <stdio.h>
 
-static void take_default(struct skew_parameter *p, double value, const char *what, const char *why)
-{
-    *p = (struct skew_parameter){
-        .value = value, .low = NAN, .high = NAN, .origin = SKEW_ORIGIN_DEFAULT};
-    snprintf(p->why, sizeof p->why, "%s%s%s", what, *why ? "; here: " : "", why);
-}
-
 /* Why the trace's times cannot price exchanges; NULL: they can. Where time does not depend on the
  * size they do as well: every exchange takes what it took. */
 static const char *no_fit(const struct skew_wp *wp)
@@ -53,12 +46,6 @@ static int measure(struct skew_wp *wp)
     return result;
 }
 
-static int refuse(const char *option, const char *why)
-{
-    skew_tell("--%s measured: %s; give a number, or leave it out for the default", option, why);
-    return -ENODATA;
-}
-
 int skew_wp_settle_model(struct skew_wp *wp)
 {
     struct skew_wp_model *m = &wp->model;
@@ -70,16 +57,15 @@ int skew_wp_settle_model(struct skew_wp *wp)
     if (result < 0)
         return result;
     if (m->bandwidth_wish == SKEW_WISH_MEASURED && !rate)
-        return refuse("bandwidth", why ? why : d->no_transfer);
+        return skew_parameter_refuse("bandwidth", why ? why : d->no_transfer);
     if (m->latency_wish == SKEW_WISH_MEASURED) {
         const char *no = why ? why : rate ? skew_measured_no_pieces(&d->transfer) : d->no_transfer;
         if (no)
-            return refuse("latency-us", no);
+            return skew_parameter_refuse("latency-us", no);
     }
     bool fitted = !why && m->bandwidth_wish != SKEW_WISH_GIVEN && !m->up_given;
     if (m->bandwidth_wish == SKEW_WISH_GIVEN) {
-        m->bandwidth.low = m->bandwidth.high = NAN;
-        m->bandwidth.origin = SKEW_ORIGIN_GIVEN;
+        skew_parameter_given(&m->bandwidth);
     } else if (fitted) {
         m->bandwidth = skew_measured_bandwidth(d);
         if (!rate) { /* the size does not matter: no rate */
@@ -87,15 +73,14 @@ int skew_wp_settle_model(struct skew_wp *wp)
             snprintf(m->bandwidth.why, sizeof m->bandwidth.why, "%s", d->no_transfer);
         }
     } else {
-        take_default(&m->bandwidth, 50e9, "assumed", why ? why : "--up-bandwidth is given");
+        skew_parameter_default(&m->bandwidth, 50e9, "assumed", why ? why : "--up-bandwidth is given");
     }
     if (m->latency_wish == SKEW_WISH_GIVEN) {
-        m->latency.low = m->latency.high = NAN;
-        m->latency.origin = SKEW_ORIGIN_GIVEN;
+        skew_parameter_given(&m->latency);
     } else if (fitted || m->latency_wish == SKEW_WISH_MEASURED) {
         m->latency = skew_measured_latency(d);
     } else {
-        take_default(&m->latency, 0, "assumed", "");
+        skew_parameter_default(&m->latency, 0, "assumed", "");
     }
     if (fitted) {
         m->fit = (struct skew_links_fit){.line = skew_measured_line(&d->transfer),

@@ -399,7 +399,7 @@ static int run_trace(struct arguments *a)
     int result = skew_reading_open(&reading, a->path);
     if (result < 0)
         return result;
-    if (!skew_whatif_has_exchanges(&reading)) {
+    if (!skew_reading_any(&reading, "SELECT 1 FROM exchange LIMIT 1")) {
         result = run_counts(a, &reading);
         skew_reading_close(&reading);
         return result;

@@ -90,7 +90,6 @@ json_t *skew_whatif_model_json(const struct skew_whatif *w);
 /* ---- whatif_schedule_counts.c -----------------------------------------------------------------
  */
 
-bool skew_whatif_has_exchanges(const struct skew_reading *reading);
 /** Takes one matrix, the ordinal-th call; anything but 0 ends the series. */
 typedef int skew_whatif_matrix_fn(void *context, const struct skew_matrix *matrix, int64_t ordinal);
 /** Matrices of the calls that pass `filter` (layer and step), in order of step and layer. 0, what

@@ -5,26 +5,12 @@
  */
 #include "whatif_schedule.h"
 #include "counts.h"
-#include "rows.h"
 #include "term.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-bool skew_whatif_has_exchanges(const struct skew_reading *reading)
-{
-    struct skew_error error;
-    bool any = false;
-
-    for (size_t i = 0; i < reading->count && !any; i++) {
-        json_t *rows = skew_rows(reading->traces[i], "SELECT 1 FROM exchange LIMIT 1", &error);
-        any = json_array_size(rows) > 0;
-        json_decref(rows);
-    }
-    return any;
-}
 
 static int refuse(const char *path, int result)
 {

@@ -105,25 +105,6 @@ void skew_whatif_model_defaults(struct skew_whatif *w)
 
 /* ---- where each number is from --------------------------------------------------------------- */
 
-static int refuse(const char *option, const char *why)
-{
-    skew_tell("--%s measured: %s; give a number, or leave it out for the default", option, why);
-    return -ENODATA;
-}
-
-static void take_default(struct skew_parameter *p, double value, const char *what, const char *why)
-{
-    *p = (struct skew_parameter){
-        .value = value, .low = NAN, .high = NAN, .origin = SKEW_ORIGIN_DEFAULT};
-    snprintf(p->why, sizeof p->why, "%s%s%s", what, *why ? "; here: " : "", why);
-}
-
-static void take_given(struct skew_parameter *p)
-{
-    p->low = p->high = NAN;
-    p->origin = SKEW_ORIGIN_GIVEN;
-}
-
 /* The line of a fit for pieces smaller than all that were seen: never below 0, never falling. */
 static struct skew_line drawn_out(const struct skew_time_fit *fit)
 {
@@ -160,11 +141,11 @@ static int settle_wire(struct skew_whatif *w, const char *why_not)
     bool tells = !*why_not;
 
     if (m->bandwidth_wish == SKEW_WISH_MEASURED && !tells)
-        return refuse("bandwidth", why_not);
+        return skew_parameter_refuse("bandwidth", why_not);
     if (m->fixed_wish == SKEW_WISH_MEASURED && !tells)
-        return refuse("fixed-us", why_not);
+        return skew_parameter_refuse("fixed-us", why_not);
     if (m->bandwidth_wish == SKEW_WISH_GIVEN) {
-        take_given(&m->bandwidth);
+        skew_parameter_given(&m->bandwidth);
         w->cost.wire = (struct skew_line){.above = 1 / m->bandwidth.value};
     } else if (tells) {
         m->bandwidth = skew_measured_bandwidth(&m->measured);
@@ -172,16 +153,16 @@ static int settle_wire(struct skew_whatif *w, const char *why_not)
         if (m->measured.transfer.with_covariate)
             w->cost.mean = 1e-9 * m->measured.transfer.covariate.value;
     } else {
-        take_default(&m->bandwidth, 50e9, "assumed", why_not);
+        skew_parameter_default(&m->bandwidth, 50e9, "assumed", why_not);
         w->cost.wire = (struct skew_line){.above = 1 / m->bandwidth.value};
     }
     if (m->fixed_wish == SKEW_WISH_GIVEN)
-        take_given(&m->fixed);
+        skew_parameter_given(&m->fixed);
     else if (tells &&
              (m->fixed_wish == SKEW_WISH_MEASURED || m->bandwidth.origin == SKEW_ORIGIN_MEASURED))
         m->fixed = measured_fixed(&m->measured);
     else
-        take_default(&m->fixed, 0, "none", "");
+        skew_parameter_default(&m->fixed, 0, "none", "");
     w->cost.wire.base = m->fixed.value;
     return 0;
 }
@@ -193,7 +174,7 @@ static int settle_compute(struct skew_whatif *w, const char *why_not)
 
     m->compute = m->compute_wish;
     if (m->compute == SKEW_COMPUTE_MEASURED && !tells)
-        return refuse("compute", why_not);
+        return skew_parameter_refuse("compute", why_not);
     if (m->compute == SKEW_COMPUTE_AUTO)
         m->compute = m->knee_given ? SKEW_COMPUTE_MODEL
                      : tells       ? SKEW_COMPUTE_MEASURED
