@@ -193,7 +193,9 @@ static int measure(struct skew_measured *m, const struct skew_reading *reading,
         return result;
     m->token_bytes = one_size(&labelling, SKEW_LABEL_DISPATCH);
     m->combine_token_bytes = one_size(&labelling, SKEW_LABEL_COMBINE);
-    int kernels = skew_reading_any(reading, "SELECT 1 FROM kernel LIMIT 1") ? fit_kernels(m, reading, comm_key, error) : 0;
+    int kernels = skew_reading_any(reading, "SELECT 1 FROM kernel LIMIT 1")
+                      ? fit_kernels(m, reading, comm_key, error)
+                      : 0;
     skew_labelling_close(&labelling, reading);
     if (kernels < 0)
         return kernels;

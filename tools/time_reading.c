@@ -95,7 +95,11 @@ int skew_time_of_reading(struct skew_time_result *out, const struct skew_reading
     if (result == 0)
         result = relate_clocks(times, reading, comm_key, error);
     if (result == 0)
-        result = skew_times_analyse(times, with_routing && skew_reading_any(reading, "SELECT 1 FROM routing LIMIT 1") ? &router : NULL, out);
+        result = skew_times_analyse(
+            times,
+            with_routing && skew_reading_any(reading, "SELECT 1 FROM routing LIMIT 1") ? &router
+                                                                                       : NULL,
+            out);
     skew_times_free(&times);
     if (result == -ENODATA)
         snprintf(error->text, sizeof error->text, "there are no exchanges in this trace");

@@ -46,6 +46,32 @@ static int measure(struct skew_wp *wp)
     return result;
 }
 
+/* What exchanges cost on the ranks that were measured, and on all others. */
+static void use_fit(struct skew_wp *wp, bool fitted)
+{
+    struct skew_wp_model *m = &wp->model;
+    const struct skew_measured *d = &m->measured;
+    bool given = m->latency.origin == SKEW_ORIGIN_GIVEN;
+
+    if (fitted) {
+        m->fit = (struct skew_links_fit){.line = skew_measured_line(&d->transfer),
+                                         .least = d->transfer.least,
+                                         .most = d->transfer.most,
+                                         .z_least = d->z_least,
+                                         .z_most = d->z_most};
+        if (d->transfer.with_covariate)
+            m->fit.z_s = 1e-9 * d->transfer.covariate.value;
+        if (given)
+            m->fit.line.base = m->latency.value;
+    } else {
+        m->fit_ranks = 0;
+    }
+    wp->links.bandwidth = fitted ? 50e9 : m->bandwidth.value;
+    wp->links.latency_s = fitted && !given ? 0 : m->latency.value;
+    if (wp->links.token_bytes <= 0)
+        wp->links.token_bytes = 1;
+}
+
 int skew_wp_settle_model(struct skew_wp *wp)
 {
     struct skew_wp_model *m = &wp->model;
@@ -73,7 +99,8 @@ int skew_wp_settle_model(struct skew_wp *wp)
             snprintf(m->bandwidth.why, sizeof m->bandwidth.why, "%s", d->no_transfer);
         }
     } else {
-        skew_parameter_default(&m->bandwidth, 50e9, "assumed", why ? why : "--up-bandwidth is given");
+        skew_parameter_default(&m->bandwidth, 50e9, "assumed",
+                               why ? why : "--up-bandwidth is given");
     }
     if (m->latency_wish == SKEW_WISH_GIVEN) {
         skew_parameter_given(&m->latency);
@@ -82,23 +109,7 @@ int skew_wp_settle_model(struct skew_wp *wp)
     } else {
         skew_parameter_default(&m->latency, 0, "assumed", "");
     }
-    if (fitted) {
-        m->fit = (struct skew_links_fit){.line = skew_measured_line(&d->transfer),
-                                         .least = d->transfer.least,
-                                         .most = d->transfer.most,
-                                         .z_least = d->z_least,
-                                         .z_most = d->z_most};
-        if (d->transfer.with_covariate)
-            m->fit.z_s = 1e-9 * d->transfer.covariate.value;
-        if (m->latency.origin == SKEW_ORIGIN_GIVEN)
-            m->fit.line.base = m->latency.value;
-    } else {
-        m->fit_ranks = 0;
-    }
-    wp->links.bandwidth = fitted ? 50e9 : m->bandwidth.value;
-    wp->links.latency_s = fitted ? 0 : m->latency.value;
-    if (wp->links.token_bytes <= 0)
-        wp->links.token_bytes = 1;
+    use_fit(wp, fitted);
     return 0;
 }
 

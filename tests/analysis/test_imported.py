@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -364,6 +365,35 @@ class Joined(unittest.TestCase):
         done = tool("time", trace)
         self.assertEqual(done.returncode, 1)
         self.assertIn("holds no all-to-all exchange", done.stderr)
+
+    def test_time_and_router_profit(self):
+        """A trace with times and without counts, joined to counts of the same job, tells what the trace with both tells."""
+        def synth(name, *more):
+            out = self.dir / name
+            self.assertEqual(tool("synth", "-q", "-o", out, "--ranks", 8, "--experts", 64, "--topk", 4, "--steps", 60,
+                                  "--layers", 2, "--routing", "zipf", *more).returncode, 0)
+            return out
+        whole, blind = synth("whole.db"), synth("blind.db", "--no-routing")
+        db = sqlite3.connect(whole)
+        rows = db.execute("SELECT step, layer, source_rank, expert, tokens FROM routing_cell").fetchall()
+        db.close()
+        path = self.dir / "counts.csv"
+        path.write_text("step,layer,rank,expert,count\n" + "".join("%d,%d,%d,%d,%d\n" % row for row in rows), encoding="utf-8")
+        joined = self.dir / "both.db"
+        self.assertEqual(tool("import", "counts", path, "--topk", 4, "--into", blind, "-o", joined).returncode, 0)
+        headline = {name: self.json("time", trace)["headline"] for name, trace in
+                    (("whole", whole), ("blind", blind), ("joined", joined))}
+        self.assertEqual([headline[n]["placement_known"] for n in ("whole", "blind", "joined")], [True, False, True])
+        self.assertEqual(headline["joined"], headline["whole"])
+        self.assertGreater(headline["joined"]["placement_saves_ns"]["low"], 0)
+        self.assertIn("no per-expert counts", tool("router", blind).stdout)
+        found = {name: self.json("router", trace)["layers"] for name, trace in (("whole", whole), ("joined", joined))}
+        for one, other in zip(found["joined"], found["whole"]):
+            self.assertEqual((one["expert"], one["rows_verified"]), (other["expert"], other["rows_verified"]))
+        placement = self.json("whatif", "placement", joined, "--layer", 0, "--methods", "current,lpt")
+        self.assertEqual(placement["model"]["bandwidth_bytes_per_s"]["source"], "measured")
+        current, lpt = (m["held_out"]["time_s"] for m in placement["layers"][0]["methods"])
+        self.assertLess(lpt, current)
 
     def test_no_relation_is_said(self):
         """Counts of another run do not explain these times."""
