@@ -66,11 +66,11 @@ static const struct argp_option options[] = {
      "default) or "
      "first",
      3},
+    {NULL, 0, NULL, 0, "Output:", 5},
     {"sweep", KEY_SWEEP, "A..B", 0,
      "batch sizes at which the order of schedules changes: the matrix times A to B (default "
      "0.015625..64); for one matrix",
-     4},
-    {NULL, 0, NULL, 0, "Output:", 5},
+     5},
     {"json", KEY_JSON, NULL, 0, "JSON; its keys are in docs/schedules.md", 5},
     {"gantt", KEY_GANTT, "FILE", 0,
      "the phases on the three machines: CSV, or JSON if FILE ends in .json", 5},

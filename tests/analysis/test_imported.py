@@ -253,6 +253,12 @@ class Imported(unittest.TestCase):
         for trace in self.each(self.WITH_RANKS + self.WITHOUT):
             self.refused("holds no all-to-all exchange", "time", trace)
 
+    def test_hang(self):
+        for trace in self.each(self.WITH_RANKS + self.WITHOUT):
+            self.assertEqual(tool("hang", trace).stdout, "nothing was captured that could meet or not\n")
+        for trace in self.each(self.MATRICES):
+            self.assertIn("every send met its receive", tool("hang", trace).stdout)
+
     def test_overlap(self):
         for trace in self.each(self.traces):
             done = tool("overlap", trace)
