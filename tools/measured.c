@@ -5,9 +5,10 @@
  */
 #include "measured.h"
 #include "analysis_output.h"
+#include "counts.h"
 #include "exchange_select.h"
 #include "option_values.h"
-#include "overlap.h"
+#include "overlap_join.h"
 #include "term.h"
 #include "time_reading.h"
 
@@ -128,7 +129,7 @@ static int fit_kernels(struct skew_measured *m, const struct skew_reading *readi
     return m->from_kernels;
 }
 
-/* ---- together -------------------------------------------------------------------------------- */
+/* ---- from exchanges -------------------------------------------------------------------------- */
 
 static int by_seq(const void *left, const void *right)
 {
@@ -181,6 +182,73 @@ static void take_gaps(struct skew_measured *m, const struct skew_time_result *t)
         snprintf(m->no_compute, sizeof m->no_compute, "%s", m->compute.why);
 }
 
+/* ---- a backend whose bytes nobody sees ------------------------------------------------------- */
+
+/* Its kernels against counts of experts, where both are here and meet. */
+static int fit_rounds(struct skew_measured *m, const struct skew_reading *reading,
+                      const char *comm_key, struct skew_error *error)
+{
+    const struct skew_counts_options options = {.filter = {.comm_key = comm_key},
+                                                .keep = SKEW_ROUTING_CUBE};
+    struct skew_overlap *all = calloc(reading->count, sizeof *all);
+    struct skew_overlap_joined *joined = NULL;
+    struct skew_routing *routing = NULL;
+    size_t count = 0;
+    int result = all ? skew_counts_read(&routing, reading, &options) : -ENOMEM;
+
+    for (size_t i = 0; i < reading->count && result == 0; i++)
+        result = skew_overlap_read(reading->traces[i], &all[i], error);
+    if (result == 0)
+        result = skew_overlap_join(all, reading->traces, reading->count, routing, &joined, &count,
+                                   error);
+    if (result == 0 && count == 1 && *joined->why) {
+        snprintf(m->no_transfer, sizeof m->no_transfer, "%s: %.150s", joined->backend, joined->why);
+        snprintf(m->no_compute, sizeof m->no_compute, "%s", m->no_transfer);
+    } else if (result == 0 && count == 1) {
+        m->backend = joined->backend;
+        m->transfer = joined->dispatch;
+        m->compute = joined->experts;
+        m->from_kernels = true;
+        say_no_rate(m);
+        snprintf(m->no_compute, sizeof m->no_compute, "%s",
+                 skew_measured_fits(&m->compute) ? "" : m->compute.why);
+    }
+    for (size_t i = 0; all && i < reading->count; i++)
+        skew_overlap_free(&all[i]);
+    skew_routing_free(&routing);
+    free(joined);
+    free(all);
+    return result;
+}
+
+static void scale_estimate(struct skew_time_estimate *e, double unit)
+{
+    e->value /= unit;
+    e->low /= unit;
+    e->high /= unit;
+    e->se /= unit;
+}
+
+static void scale_fit(struct skew_time_fit *f, double unit)
+{
+    scale_estimate(&f->slope, unit);
+    scale_estimate(&f->slope_below, unit);
+    f->trend /= unit;
+    f->knee *= unit;
+    f->least *= unit;
+    f->most *= unit;
+}
+
+void skew_measured_scale(struct skew_measured *m, double token_bytes)
+{
+    if (!m->backend)
+        return;
+    scale_fit(&m->transfer, token_bytes);
+    scale_fit(&m->compute, token_bytes);
+}
+
+/* ---- together -------------------------------------------------------------------------------- */
+
 static int measure(struct skew_measured *m, const struct skew_reading *reading,
                    const char *comm_key, uint32_t ranks, struct skew_error *error)
 {
@@ -203,7 +271,9 @@ static int measure(struct skew_measured *m, const struct skew_reading *reading,
     if (result == -ENODATA) {
         snprintf(m->no_transfer, sizeof m->no_transfer, "%s", error->text);
         snprintf(m->no_compute, sizeof m->no_compute, "%s", error->text);
-        return 0;
+        return skew_reading_any(reading, "SELECT 1 FROM kernel LIMIT 1")
+                   ? fit_rounds(m, reading, comm_key, error)
+                   : 0;
     }
     if (result < 0)
         return result;
@@ -360,8 +430,9 @@ static void say_seen(struct skew_parameter *p, const struct skew_measured *m)
     const struct skew_time_fit *f = &m->transfer;
     char least[SKEW_BYTES_TEXT], most[SKEW_BYTES_TEXT];
 
-    snprintf(p->why, sizeof p->why, "%zu exchanges in %zu steps, %s port %s to %s%s",
-             f->observations, f->clusters, m->domain_ranks ? "busiest outward" : "busiest",
+    snprintf(p->why, sizeof p->why, "%zu %s%s in %zu steps, %s port %s to %s%s", f->observations,
+             m->backend ? "dispatches of " : "exchanges", m->backend ? m->backend : "", f->clusters,
+             m->domain_ranks ? "busiest outward" : "busiest",
              skew_bytes_text(least, (uint64_t)f->least), skew_bytes_text(most, (uint64_t)f->most),
              m->standin ? ", TIMES OF STAND-INS" : "");
 }

@@ -19,8 +19,11 @@ struct skew_measured {
     double z_least, z_most;        /* of z that was seen */
     struct skew_time_fit compute;  /* ns; x: bytes that a rank received, its own included */
     bool from_kernels;             /* of kernels between dispatch and combine; else of the gaps */
-    double token_bytes;            /* of all dispatches; 0: not told, or not one size */
-    double combine_token_bytes;    /* … of all combines */
+    const char *backend;        /* static; both fits are of this device-initiated backend's kernels
+                                   against counts of experts, per token copy until
+                                   skew_measured_scale(); NULL: of exchanges */
+    double token_bytes;         /* of all dispatches; 0: not told, or not one size */
+    double combine_token_bytes; /* … of all combines */
     struct skew_time_exchange *exchanges; /* [exchange_count] by seq; owned */
     size_t exchange_count;
     uint32_t domain_ranks; /* of skew_measured_tiers(); 0: `transfer` is of all ports alike */
@@ -37,6 +40,9 @@ struct skew_measured {
 int skew_measured_read(struct skew_measured *out, const char *path, const char *comm_key,
                        uint32_t ranks);
 void skew_measured_free(struct skew_measured *measured);
+
+/** Fits of a backend's kernels become those of bytes, `token_bytes` a copy. */
+void skew_measured_scale(struct skew_measured *measured, double token_bytes);
 
 /**
  * Fits the transfer anew to the bytes of the busiest port between domains of `domain_ranks`

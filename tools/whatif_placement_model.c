@@ -21,7 +21,7 @@ static const char *no_fit(const struct skew_wp *wp)
         return m->no_transfer;
     if (!wp->model.fit_ranks)
         return "its routing belongs to no communicator with exchanges";
-    if (wp->links.token_bytes <= 0)
+    if (wp->links.token_bytes <= 0 && !m->backend)
         return "the size of a token is not known: --token-bytes";
     return NULL;
 }
@@ -39,6 +39,11 @@ static int measure(struct skew_wp *wp)
     if (result == 0 && domain > 1 && domain < of->ranks && of->ranks % domain == 0)
         result = skew_measured_tiers(&m->measured, t->path, of->comm_key, domain);
     m->fit_ranks = of->ranks;
+    if (m->measured.backend && domain > 1 && domain < of->ranks)
+        snprintf(m->measured.no_transfer, sizeof m->measured.no_transfer,
+                 "kernels of %s do not tell what they send to which domain", m->measured.backend);
+    if (wp->links.token_bytes > 0)
+        skew_measured_scale(&m->measured, wp->links.token_bytes);
     if (result == 0 && wp->links.token_bytes <= 0 && m->measured.token_bytes > 0) {
         wp->links.token_bytes = m->measured.token_bytes;
         m->token_origin = SKEW_ORIGIN_MEASURED;

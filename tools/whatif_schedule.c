@@ -372,7 +372,9 @@ static int run_counts(struct arguments *a, const struct skew_reading *reading)
     snprintf(a->whatif.source, sizeof a->whatif.source,
              "%s, made of per-expert counts: no exchange was captured", hows[a->how]);
     a->whatif.series = a->how == SKEW_HOW_EACH && !(f->by_seq && f->seq_from == f->seq_to);
-    int result = skew_whatif_model_settle(&a->whatif, NULL, NULL, 0);
+    char key[80];
+    uint32_t ranks = skew_whatif_counts_comm(reading, a->selection.comm, key);
+    int result = skew_whatif_model_settle(&a->whatif, a->path, ranks ? key : NULL, ranks);
     if (result == 0)
         result = skew_whatif_counts(reading, a->path, a->selection.comm, f,
                                     a->whatif.model.token_bytes, take_counted, &c);

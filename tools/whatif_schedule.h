@@ -90,6 +90,9 @@ json_t *skew_whatif_model_json(const struct skew_whatif *w);
 /* ---- whatif_schedule_counts.c -----------------------------------------------------------------
  */
 
+/** The communicator that counts belong to, `asked` or the first: its ranks, 0: none. */
+uint32_t skew_whatif_counts_comm(const struct skew_reading *reading, const char *asked,
+                                 char key[80]);
 /** Takes one matrix, the ordinal-th call; anything but 0 ends the series. */
 typedef int skew_whatif_matrix_fn(void *context, const struct skew_matrix *matrix, int64_t ordinal);
 /** Matrices of the calls that pass `filter` (layer and step), in order of step and layer. 0, what

@@ -5,12 +5,40 @@
  */
 #include "whatif_schedule.h"
 #include "counts.h"
+#include "rows.h"
 #include "term.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+uint32_t skew_whatif_counts_comm(const struct skew_reading *reading, const char *asked,
+                                 char key[80])
+{
+    struct skew_error error;
+    uint32_t ranks = 0;
+
+    for (size_t i = 0; i < reading->count && ranks == 0; i++) {
+        json_t *rows =
+                   skew_rows(reading->traces[i],
+                             "SELECT key, ranks FROM communicator WHERE ranks > 0 AND comm_id IN "
+                             "(SELECT DISTINCT comm_id FROM routing) ORDER BY comm_id",
+                             &error),
+               *row;
+        size_t r;
+        json_array_foreach(rows, r, row)
+        {
+            const char *found = skew_row_text(row, "key");
+            if (ranks || (asked && strcmp(asked, found) != 0))
+                continue;
+            snprintf(key, 80, "%s", found);
+            ranks = (uint32_t)skew_row_int(row, "ranks");
+        }
+        json_decref(rows);
+    }
+    return ranks;
+}
 
 static int refuse(const char *path, int result)
 {

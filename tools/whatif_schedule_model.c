@@ -217,6 +217,8 @@ int skew_whatif_model_settle(struct skew_whatif *w, const char *path, const char
         m->ratio_origin = SKEW_ORIGIN_MEASURED;
     }
     w->cost.up = 1 / m->up_bandwidth;
+    if (d->backend && m->token_bytes > 0)
+        skew_measured_scale(d, m->token_bytes);
     if (!comm_key) {
         snprintf(d->no_transfer, sizeof d->no_transfer, "nothing of this was timed");
         snprintf(d->no_compute, sizeof d->no_compute, "nothing of this was timed");

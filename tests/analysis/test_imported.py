@@ -364,10 +364,24 @@ class Joined(unittest.TestCase):
         layers = self.json("router", trace)["layers"]
         self.assertEqual([(one["layer"], one["ranks"], one["calls"]) for one in layers], [(0, 4, 60), (1, 4, 60)])
         loads = [self.received[call] for call in self.calls if call[1] == 0]
-        placement = self.json("whatif", "placement", trace, "--layer", 0, "--methods", "current")["layers"][0]
-        self.assertAlmostEqual(placement["methods"][0]["held_out"]["max_mean"], sum(map(max_mean, loads)) / 60, 9)
-        schedule = self.json("whatif", "schedule", trace, "--token-bytes", 100, "--seq", 5)["exchanges"][0]
-        self.assertEqual(schedule["bound_bytes"], 100 * self.busiest[self.calls[5]])
+        found = self.json("whatif", "placement", trace, "--layer", 0, "--methods", "current", "--token-bytes", 100)
+        current = found["layers"][0]["methods"][0]["held_out"]
+        self.assertAlmostEqual(current["max_mean"], sum(map(max_mean, loads)) / 60, 9)
+        # … at the price of these kernels
+        took = [12_000 + 3 * self.busiest[call] for call in self.calls if call[1] == 0]
+        self.assertAlmostEqual(current["time_s"], 1e-9 * sum(took) / 60, 9)
+        bandwidth = found["model"]["bandwidth_bytes_per_s"]
+        self.assertEqual(bandwidth["source"], "measured")
+        self.assertIn("dispatches of DeepEP V1", bandwidth["why"])
+        self.assertAlmostEqual(bandwidth["value"] / (100 / 3e-9), 1, 4)
+        apart = self.json("whatif", "placement", trace, "--domain-ranks", 2, "--methods", "current")["model"]
+        self.assertIn("do not tell what they send to which domain", apart["bandwidth_bytes_per_s"]["why"])
+        schedule = self.json("whatif", "schedule", trace, "--token-bytes", 100, "--seq", 5)
+        self.assertEqual(schedule["exchanges"][0]["bound_bytes"], 100 * self.busiest[self.calls[5]])
+        compute = schedule["model"]["compute"]
+        self.assertEqual(compute["source"], "kernels")
+        self.assertAlmostEqual(compute["line"]["s_per_byte"], 7e-11, 15)
+        self.assertAlmostEqual(schedule["model"]["fixed_s"]["value"], 12e-6, 8)
         done = tool("time", trace)
         self.assertEqual(done.returncode, 1)
         self.assertIn("holds no all-to-all exchange", done.stderr)
