@@ -87,6 +87,35 @@ static double busiest(const struct scoring *s, int tier)
     return most;
 }
 
+static double within(double value, double least, double most, bool *outside)
+{
+    *outside |= value < least || value > most;
+    return fmax(least, fmin(most, value));
+}
+
+/* Of one call, as exchanges of such sizes took when they were measured. */
+static double fitted_time(struct scoring *s)
+{
+    const struct skew_links_fit *fit = s->links->fit;
+    double token = s->links->token_bytes, x = 0, z = 0;
+    bool outside = false;
+
+    if (s->domain > 1 && s->domains > 1) {
+        x = busiest(s, 1);
+        z = busiest(s, 0);
+    } else {
+        for (uint32_t r = 0; r < s->ranks; r++) {
+            x = fmax(x, fmax(s->in[0][r] + s->in[1][r], s->out[0][r] + s->out[1][r]));
+            z += (s->in[0][r] + s->in[1][r]) / s->ranks;
+        }
+    }
+    double time = skew_line_at(&fit->line, within(token * x, fit->least, fit->most, &outside));
+    if (fit->z_s != 0)
+        time += fit->z_s * within(token * z, fit->z_least, fit->z_most, &outside);
+    s->score->clamped += outside;
+    return fmax(0, time);
+}
+
 /* Bytes and time of one call. */
 static void score_messages(struct scoring *s, size_t call)
 {
@@ -108,8 +137,10 @@ static void score_messages(struct scoring *s, size_t call)
         send(s, from, share, c->topk ? share * total / c->topk : INFINITY);
     }
     s->score->padded += s->ranks * s->largest * l->token_bytes;
-    s->score->time_s += l->latency_s + l->token_bytes * fmax(busiest(s, 0) / l->up_bandwidth,
-                                                             busiest(s, 1) / l->bandwidth);
+    s->score->time_s += l->fit
+                            ? fitted_time(s)
+                            : l->latency_s + l->token_bytes * fmax(busiest(s, 0) / l->up_bandwidth,
+                                                                   busiest(s, 1) / l->bandwidth);
 }
 
 /* ---- what single tokens say -------------------------------------------------------------------
@@ -239,6 +270,7 @@ static void finish(struct scoring *s)
     score->domain_once_low *= scale;
     score->domain_once_high *= scale;
     score->padded /= n;
+    score->clamped /= n;
     score->time_s /= n;
 }
 

@@ -8,6 +8,7 @@
 #ifndef SKEW_PLACEMENT_SCORE_H
 #define SKEW_PLACEMENT_SCORE_H
 
+#include "line.h"
 #include "placement.h"
 
 /**
@@ -32,6 +33,17 @@ struct skew_calls skew_calls_slice(const struct skew_calls *calls, size_t from, 
 /** load[experts]: their sum. */
 void skew_calls_sum(const struct skew_calls *calls, double *load);
 
+/**
+ * What was measured of exchanges: seconds by x, the bytes of the busiest port (with domains of
+ * several ranks: to other domains), + z_s × z, the bytes of the mean port (the busiest port within
+ * the domain). Nothing is evaluated outside x and z that were seen.
+ */
+struct skew_links_fit {
+    struct skew_line line;
+    double least, most;
+    double z_s, z_least, z_most; /* z_s 0: x tells all */
+};
+
 /** The machine of the model. Consecutive ranks share a domain. */
 struct skew_links {
     uint32_t domain_ranks; /* ranks in an NVLink domain; 0: every rank is its own */
@@ -39,6 +51,7 @@ struct skew_links {
     double bandwidth;      /* bytes a second and direction, of a rank's port between domains */
     double up_bandwidth;   /* … of its port inside the domain */
     double latency_s;      /* α of each exchange */
+    const struct skew_links_fit *fit; /* instead of the three; NULL: nothing was measured */
 };
 
 /** Where bytes go. */
@@ -61,7 +74,9 @@ struct skew_score {
     double rank_once_low[SKEW_TIERS], rank_once_high[SKEW_TIERS]; /* once a rank */
     double domain_once_low, domain_once_high;                     /* tier other, once a domain */
     double padded; /* R × the largest message, of one rank: what a pad-to-max kernel sends */
-    double time_s; /* the larger of busiest port / bandwidth, in the domain and out, + latency */
+    double time_s; /* as measured; else the larger of busiest port / bandwidth, in the domain and
+                      out, + latency */
+    double clamped; /* share of the calls whose sizes `fit` has never seen: the nearest count */
 };
 
 /**

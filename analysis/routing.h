@@ -205,4 +205,22 @@ void skew_slot_copies(const struct skew_slot *slots, size_t count, uint32_t expe
 void skew_slot_loads(const struct skew_slot *slots, size_t count, const uint32_t *copies,
                      const double *counts, uint32_t ranks, double *loads);
 
+/** One call of one layer. */
+struct skew_routing_at {
+    const struct skew_routing_layer *layer;
+    size_t call;
+};
+
+/** All calls of all layers by step, micro-batch and layer. 0 or -ENOMEM; the caller frees *out. */
+int skew_routing_in_time(const struct skew_routing *routing, struct skew_routing_at **out,
+                         size_t *count);
+
+/**
+ * Token copies from each rank to each, a rank's own included: copies[ranks][ranks], row the source.
+ * Needs SKEW_ROUTING_CUBE.
+ * @return 0; -ENODATA: rows of some sources are missing, or all ranks are put together; -EINVAL as
+ *         skew_routing_slots(); -ENOMEM.
+ */
+int skew_routing_matrix(const struct skew_routing_at *at, double *copies);
+
 #endif

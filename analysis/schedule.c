@@ -192,8 +192,12 @@ static int build(struct skew_builder *b)
     if (result < 0)
         return result;
     send_remainder(b);
-    for (size_t i = 0; i < s->phase_count; i++)
-        s->bottlenecks += s->phases[i].bottleneck;
+    for (size_t p = 0; p < s->phase_count; p++) {
+        struct skew_phase *phase = &s->phases[p];
+        s->bottlenecks += phase->bottleneck;
+        for (size_t i = 0; i < phase->count; i++)
+            phase->bytes += s->transfers[phase->first + i].bytes;
+    }
     return b->failed;
 }
 

@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "line.h"
+
 #define SKEW_SCHEDULE_RANKS_MAX 1024u
 
 /*
@@ -85,6 +87,7 @@ struct skew_phase {
     uint64_t bottleneck;     /* bytes that the busiest port or link carries */
     uint64_t up_bytes; /* tier only: bytes over the busiest scale-up port, before or after that */
     uint64_t receive_max;    /* the most that one rank receives, bytes */
+    uint64_t bytes;          /* of all its transfers */
     bool matching;           /* false: many to many (ring, tier's first, the remainder) */
     bool reconfigures;       /* pays the reconfiguration delay */
 };
@@ -160,20 +163,47 @@ void skew_assign_solve(struct skew_assign *assign);
 /* ---- cost ----------------------------------------------------------------------------------- */
 
 /**
- * Seconds of a phase: bottleneck / bandwidth + up_bytes / up_bandwidth + fixed + reconfiguration;
- * so T = Σ max_k / BW + M (d + f), science of [MW] §cost model. An expert's compute on t tokens
- * takes knee_s · max(1, t / knee_tokens), 0 for none: a floor, then linear ([MW]: 256 tokens, 250
- * µs).
+ * Seconds of a phase: base and slope of `wire` over the bytes of its busiest port, `mean` over
+ * those of the mean port, + up + reconfiguration; with a plain line T = Σ max_k / BW + M (d + f),
+ * the science of [MW] §cost model. An expert's compute is a line with a knee too; [MW] has a floor
+ * of 250 µs up to 256 tokens, then time in proportion: see skew_cost_floor().
  */
 struct skew_cost {
-    double bandwidth;     /* bytes a second and direction, each port */
-    double up_bandwidth;  /* the same of scale-up ports */
+    struct skew_line wire; /* seconds by bytes; `base` is the fixed cost of each phase */
+    double mean;           /* seconds a byte of the mean port, beside the busiest one's */
+    double up;             /* seconds a byte of scale-up ports */
     double reconfigure_s;
-    double fixed_s;       /* of each phase */
-    double token_bytes;   /* 0: no compute */
-    double knee_tokens, knee_s;
-    double combine_ratio; /* bytes of a token in the combine / in the dispatch */
+    bool computes;            /* false: no compute is modelled */
+    struct skew_line compute; /* seconds by bytes received; nothing received takes nothing */
+    double combine_ratio;     /* bytes of a token in the combine / in the dispatch */
 };
+
+/** knee_s up to `knee` bytes, in proportion to the bytes beyond. */
+static inline struct skew_line skew_cost_floor(double knee_s, double knee)
+{
+    return (struct skew_line){.base = knee_s, .knee = knee, .above = knee_s / knee};
+}
+
+/** Seconds that bytes of the busiest and of the mean port take, without the fixed cost. */
+static inline double skew_cost_bytes(const struct skew_cost *cost, double busiest, double mean)
+{
+    struct skew_line rate = cost->wire;
+    rate.base = 0;
+    double s = skew_line_at(&rate, busiest) + cost->mean * mean;
+    return s > 0 ? s : 0;
+}
+
+/** Seconds that a rank computes for what it received. */
+static inline double skew_cost_compute(const struct skew_cost *cost, double bytes)
+{
+    return cost->computes && bytes > 0 ? skew_line_at(&cost->compute, bytes) : 0;
+}
+
+/** The congestion-free ideal: the busiest port both ways, all computed at once, no overlap. */
+double skew_cost_ideal(const struct skew_cost *cost, const struct skew_demand *demand,
+                       double scale);
+/** Σ over phases of what their bytes take in the dispatch, fixed costs left out. */
+double skew_cost_transfer(const struct skew_cost *cost, const struct skew_schedule *schedule);
 
 /**
  * Phases as jobs of a three-machine flow shop: dispatch (the network), compute (a phase ends with
@@ -191,8 +221,8 @@ struct skew_timing {
     double makespan_s;    /* the lesser of the two */
     bool johnson;         /* which */
     double compute_idle_s;/* of makespan_s, the time in which nothing is computed */
-    double ideal_s; /* congestion-free: bound / BW, all computed at once, combine; no overlap */
-    double rest;          /* makespan / (Σ bottlenecks / BW, both ways): latency, compute, overlap;
+    double ideal_s;       /* skew_cost_ideal() */
+    double rest;          /* makespan / (what bytes take, both ways): latency, compute, overlap;
                              NaN without traffic */
 };
 

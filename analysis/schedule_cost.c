@@ -20,32 +20,29 @@ struct job {
     uint64_t bytes;
 };
 
-static double compute_seconds(const struct skew_cost *cost, double bytes)
+/* What the bytes of a phase take in one direction, `scale` times as many of them. */
+static double bytes_seconds(const struct skew_cost *cost, const struct skew_phase *phase,
+                            uint32_t ranks, double scale)
 {
-    if (cost->token_bytes <= 0 || bytes <= 0)
-        return 0;
-    return cost->knee_s * fmax(1, bytes / cost->token_bytes / cost->knee_tokens);
-}
+    /* What only scale-up links carry has its own price, and no port between domains is busy. */
+    double mean = phase->bottleneck ? (double)phase->bytes / ranks : 0;
 
-static double wire_seconds(const struct skew_cost *cost, const struct skew_phase *phase,
-                           double scale)
-{
-    return scale * ((double)phase->bottleneck / cost->bandwidth +
-                    (phase->up_bytes ? (double)phase->up_bytes / cost->up_bandwidth : 0));
+    return skew_cost_bytes(cost, scale * (double)phase->bottleneck, scale * mean) +
+           scale * (double)phase->up_bytes * cost->up;
 }
 
 static struct job job_of(const struct skew_schedule *s, size_t p, const struct skew_cost *cost,
                          double scale)
 {
     const struct skew_phase *phase = &s->phases[p];
-    double wire = wire_seconds(cost, phase, scale);
-    double once = cost->fixed_s + (phase->reconfigures ? cost->reconfigure_s : 0);
+    double once = cost->wire.base + (phase->reconfigures ? cost->reconfigure_s : 0);
 
-    return (struct job){.phase = (int64_t)p,
-                        .dispatch = wire + once,
-                        .compute = compute_seconds(cost, scale * (double)phase->receive_max),
-                        .combine = wire * cost->combine_ratio + once,
-                        .bytes = (uint64_t)(scale * (double)phase->bottleneck)};
+    return (struct job){
+        .phase = (int64_t)p,
+        .dispatch = bytes_seconds(cost, phase, s->ranks, scale) + once,
+        .compute = skew_cost_compute(cost, scale * (double)phase->receive_max),
+        .combine = bytes_seconds(cost, phase, s->ranks, scale * cost->combine_ratio) + once,
+        .bytes = (uint64_t)(scale * (double)phase->bottleneck)};
 }
 
 /* Johnson's rule on the two machines (dispatch + compute, compute + combine): jobs that are shorter
@@ -94,11 +91,33 @@ static double flow_shop(const struct job *jobs, size_t count, struct skew_bar *b
     return fmax(combined, computed);
 }
 
-static double ideal_seconds(const struct skew_demand *demand, const struct skew_cost *cost,
-                            double scale)
+double skew_cost_ideal(const struct skew_cost *cost, const struct skew_demand *demand, double scale)
 {
-    return scale * (double)demand->bound / cost->bandwidth * (1 + cost->combine_ratio) +
-           compute_seconds(cost, scale * (double)demand->receive_max);
+    double bound = scale * (double)demand->bound;
+    double mean = scale * (double)demand->total / demand->ranks;
+
+    return skew_cost_bytes(cost, bound, mean) +
+           skew_cost_bytes(cost, bound * cost->combine_ratio, mean * cost->combine_ratio) +
+           skew_cost_compute(cost, scale * (double)demand->receive_max);
+}
+
+/* What all phases' bytes take in one direction; scale-up links left out. */
+static double transfer_seconds(const struct skew_cost *cost, const struct skew_schedule *s,
+                               double scale)
+{
+    double sum = 0;
+
+    for (size_t p = 0; p < s->phase_count; p++) {
+        struct skew_phase phase = s->phases[p];
+        phase.up_bytes = 0;
+        sum += bytes_seconds(cost, &phase, s->ranks, scale);
+    }
+    return sum;
+}
+
+double skew_cost_transfer(const struct skew_cost *cost, const struct skew_schedule *schedule)
+{
+    return transfer_seconds(cost, schedule, 1);
 }
 
 static void sums(struct skew_timing *t, const struct job *jobs, size_t count)
@@ -121,7 +140,7 @@ int skew_schedule_time(const struct skew_schedule *s, const struct skew_demand *
         return -ENOMEM;
     struct job *sorted = jobs + count;
     jobs[0] = (struct job){.phase = -1,
-                           .compute = compute_seconds(cost, scale * (double)demand->local_max)};
+                           .compute = skew_cost_compute(cost, scale * (double)demand->local_max)};
     for (size_t p = 0; p < s->phase_count; p++)
         jobs[p + 1] = job_of(s, p, cost, scale);
     for (size_t i = 0; i < count; i++)
@@ -131,16 +150,16 @@ int skew_schedule_time(const struct skew_schedule *s, const struct skew_demand *
     *timing = (struct skew_timing){0};
     sums(timing, jobs, count);
     timing->sequential_s = timing->dispatch_s + timing->combine_s +
-                           compute_seconds(cost, scale * (double)demand->receive_max);
+                           skew_cost_compute(cost, scale * (double)demand->receive_max);
     timing->natural_s = flow_shop(jobs, count, NULL, NULL);
     timing->johnson_s = flow_shop(sorted, count, NULL, NULL);
     timing->johnson = timing->johnson_s < timing->natural_s;
     timing->makespan_s = fmin(timing->natural_s, timing->johnson_s);
     timing->compute_idle_s = timing->makespan_s - timing->compute_s;
-    timing->ideal_s = ideal_seconds(demand, cost, scale);
-    timing->rest = s->bottlenecks ? timing->makespan_s * cost->bandwidth /
-                                        (scale * (double)s->bottlenecks * (1 + cost->combine_ratio))
-                                  : NAN;
+    timing->ideal_s = skew_cost_ideal(cost, demand, scale);
+    double transfer =
+        transfer_seconds(cost, s, scale) + transfer_seconds(cost, s, scale * cost->combine_ratio);
+    timing->rest = s->bottlenecks && transfer > 0 ? timing->makespan_s / transfer : NAN;
     if (bars) {
         *bar_count = 0;
         flow_shop(timing->johnson ? sorted : jobs, count, bars, bar_count);
@@ -166,7 +185,7 @@ static double makespan(struct sweep *w, size_t which, double scale)
     struct skew_timing timing = {0};
 
     if (which == w->count)
-        return ideal_seconds(w->demand, w->cost, scale);
+        return skew_cost_ideal(w->cost, w->demand, scale);
     int result =
         skew_schedule_time(w->schedules[which], w->demand, w->cost, scale, &timing, NULL, NULL);
     if (result < 0)

@@ -187,7 +187,9 @@ static void print_run(const json_t *facts)
     puts("\nmeasured here");
     if (json_is_true(json_object_get(facts, "standin")))
         puts("  on the stand-in for NCCL and CUDA: no GPU, and times of a model");
-    if (json_integer_value(json_object_get(facts, "comms")) == 0)
+    if (json_is_true(json_object_get(facts, "imported")))
+        puts("  nothing: the trace is imported; no dispatcher ran here");
+    else if (json_integer_value(json_object_get(facts, "comms")) == 0)
         puts("  nothing: no communicator was made");
     print_states(facts);
     print_time(facts);

@@ -291,7 +291,9 @@ int skew_cmd_hang(int argc, char **argv)
     } else {
         for (size_t i = 0; i < hang.count; i++)
             print_finding(&hang.findings[i], &reading);
-        if (!hang.count)
+        if (!skew_reading_any(&reading, "SELECT 1 FROM exchange UNION ALL SELECT 1 FROM operation"))
+            puts("nothing was captured that could meet or not");
+        else if (!hang.count)
             puts("every send met its receive, and every rank came to every collective that was "
                  "called");
     }

@@ -352,6 +352,23 @@ static int output_path(const char *output, char *path, size_t size)
     return 0;
 }
 
+/* Requests of several files, in order, as many from each rank: how many there are must be known
+ * before the first is taken. */
+static int count_requests(struct arguments *a, struct skew_import *import)
+{
+    bool of_ids = a->format->read == skew_import_vllm || a->format->read == skew_import_topk;
+    int result = 0;
+
+    if (!of_ids || a->file_count < 2 || import->options.ranks == 0 ||
+        import->options.assign != SKEW_ASSIGN_CONTIGUOUS)
+        return 0;
+    import->counting = true;
+    for (size_t i = 0; i < a->file_count && result == 0; i++)
+        result = a->format->read(import, a->files[i]);
+    import->counting = false;
+    return result;
+}
+
 static int run(struct arguments *a, struct skew_import *import)
 {
     char path[4096];
@@ -360,7 +377,7 @@ static int run(struct arguments *a, struct skew_import *import)
                                         .label_count = a->label_count,
                                         .argc = a->argc,
                                         .argv = a->argv};
-    int result = 0;
+    int result = count_requests(a, import);
 
     for (size_t i = 0; i < a->file_count && result == 0; i++)
         result = a->format->read(import, a->files[i]);

@@ -5,6 +5,7 @@
  */
 #include "analysis_output.h"
 #include "command.h"
+#include "counts.h"
 #include "option_values.h"
 #include "overlap_output.h"
 #include "term.h"
@@ -97,6 +98,35 @@ static int show(const struct arguments *a, const struct skew_reading *reading, j
     return result;
 }
 
+/* Kernels of backends whose bytes nobody sees, against counts of experts, where both are here. */
+static int join(const struct arguments *a, const struct skew_reading *reading,
+                const struct skew_overlap *all, json_t *root)
+{
+    const struct skew_counts_options options = {.labels = a->labels, .keep = SKEW_ROUTING_CUBE};
+    struct skew_overlap_joined *joined = NULL;
+    struct skew_routing *routing = NULL;
+    struct skew_error error = {""};
+    size_t rounds = 0, layers = 0, count = 0;
+    int result = 0;
+
+    for (size_t i = 0; i < reading->count; i++)
+        rounds += all[i].round_count;
+    if (rounds)
+        result = skew_counts_read(&routing, reading, &options);
+    if (result < 0)
+        return result;
+    if (routing)
+        skew_routing_layers(routing, &layers);
+    if (layers && (result = skew_overlap_join(all, reading->traces, reading->count, routing,
+                                              &joined, &count, &error)) < 0)
+        skew_tell("%s", error.text);
+    if (result == 0)
+        skew_overlap_json_join(root, joined, count);
+    skew_routing_free(&routing);
+    free(joined);
+    return result;
+}
+
 static int overlap(const struct arguments *a, const struct skew_reading *reading)
 {
     struct skew_error error;
@@ -118,7 +148,9 @@ static int overlap(const struct arguments *a, const struct skew_reading *reading
         json_t *root = skew_overlap_json(all, reading->count, (size_t)a->rows);
         if (!root)
             skew_tell("out of memory");
-        result = root ? show(a, reading, root) : -ENOMEM;
+        result = root ? join(a, reading, all, root) : -ENOMEM;
+        if (result == 0)
+            result = show(a, reading, root);
         json_decref(root);
     }
     for (size_t i = 0; i < reading->count; i++)

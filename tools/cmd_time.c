@@ -4,13 +4,12 @@
  * analysis/time_analysis.h's, the looks are time_output.c's.
  */
 #include "analysis_output.h"
-#include "clock.h"
 #include "command.h"
 #include "matrix_select.h"
 #include "option_values.h"
-#include "rows.h"
 #include "term.h"
 #include "time_output.h"
+#include "time_reading.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -88,103 +87,23 @@ const struct argp *skew_argp_time(void)
     return &argp;
 }
 
-/* ---- reading --------------------------------------------------------------------------------- */
-
-struct all_traces {
-    const struct skew_reading *reading;
-    const char *comm_key;
-    struct skew_error *error;
-};
-
-static int each_routing(void *context, skew_time_routing_fn *take, void *taker)
-{
-    const struct all_traces *all = context;
-    int result = 0;
-
-    for (size_t i = 0; i < all->reading->count && result == 0; i++)
-        result =
-            skew_time_routing_each(all->reading->traces[i], all->comm_key, take, taker, all->error);
-    return result;
-}
-
-static bool has_routing(const struct all_traces *all)
-{
-    struct skew_error error;
-    bool any = false;
-    for (size_t i = 0; i < all->reading->count && !any; i++) {
-        json_t *rows = skew_rows(all->reading->traces[i], "SELECT 1 FROM routing LIMIT 1", &error);
-        any = json_array_size(rows) > 0;
-        json_decref(rows);
-    }
-    return any;
-}
-
-/* Whether clocks of several databases were related before, and saved. */
-static bool has_clocks(const struct skew_reading *reading)
-{
-    struct skew_error error;
-    bool all = true;
-    for (size_t i = 0; i < reading->count && all; i++) {
-        json_t *rows = skew_rows(reading->traces[i],
-                                 "SELECT 1 FROM process LEFT JOIN clock_fit f USING (process_id)"
-                                 " WHERE f.process_id IS NULL LIMIT 1",
-                                 &error);
-        all = rows && json_array_size(rows) == 0;
-        json_decref(rows);
-    }
-    return all;
-}
-
-/* Relates the clocks of several databases, where no `skewscope clocks --save` has. */
-static int relate_clocks(struct skew_times *times, const struct skew_reading *reading,
-                         const char *comm_key, struct skew_error *error)
-{
-    struct skew_clocks *clocks = NULL;
-    int result = 0;
-
-    if (reading->count < 2 || has_clocks(reading))
-        return 0;
-    result = skew_clocks_fit(reading->traces, reading->count, NULL, &clocks, error);
-    for (uint32_t t = 0; t < reading->count && result == 0; t++) {
-        const struct skew_member *members;
-        size_t count;
-        result = skew_trace_members(reading->traces[t], &members, &count, error);
-        for (size_t i = 0; i < count && result == 0; i++) {
-            const struct skew_clock *k = skew_clocks_of(clocks, t, members[i].process);
-            if (k && skew_clock_tied(k) && members[i].rank >= 0 &&
-                strcmp(members[i].comm->key, comm_key) == 0)
-                skew_times_clock_fit(times, (uint32_t)members[i].rank, k->at_ns, k->offset_ns,
-                                     (double)k->drift_ppb, k->residual_ns);
-        }
-    }
-    skew_clocks_free(&clocks);
-    return result;
-}
-
 static int analyse(struct arguments *a, const struct skew_reading *reading,
                    const struct skew_candidate *chosen, struct skew_time_result *out)
 {
-    struct skew_error error = {"out of memory"};
-    struct skew_labelling labelling;
-    struct skew_times *times;
-    struct all_traces all = {reading, chosen->comm.key, &error};
-    struct skew_time_router router = {each_routing, &all};
-    int result = skew_labelling_if_needed(&labelling, reading, &a->labels);
+    struct skew_error error = {""};
+    int result = skew_time_of_reading(out, reading, chosen->comm.key, chosen->comm.ranks,
+                                      &a->labels, true, &error);
 
-    if (result < 0)
-        return result;
-    result = skew_times_create(&times, chosen->comm.ranks);
-    for (size_t i = 0; i < reading->count && result == 0; i++)
-        result = skew_times_read(times, reading->traces[i], chosen->comm.key, (uint32_t)i, &error);
-    skew_labelling_close(&labelling, reading);
-    if (result == 0)
-        result = relate_clocks(times, reading, chosen->comm.key, &error);
-    if (result == 0)
-        result = skew_times_analyse(times, has_routing(&all) ? &router : NULL, out);
-    skew_times_free(&times);
+    if (result == 0 && out->timed_rows == 0 && skew_reading_imported(reading)) {
+        skew_tell(
+            "%s: is imported: its matrices have no times, only an order; skewscope import --into "
+            "joins counts to a trace with times",
+            a->paths[0]);
+        return -ENODATA;
+    }
     if (result == -ENODATA)
-        skew_tell("%s: there are no exchanges in this trace", a->paths[0]);
-    else if (result < 0)
+        skew_tell("%s: %s", a->paths[0], error.text);
+    else if (result < 0 && *error.text)
         skew_tell("%s", error.text);
     return result;
 }

@@ -116,10 +116,10 @@ int skew_counts_read(struct skew_routing **out, const struct skew_reading *readi
 
     if (result < 0)
         return result;
-    result = skew_routing_create(out, SKEW_ROUTING_CALLS);
+    result = skew_routing_create(out, a->keep);
     for (size_t i = 0; i < reading->count && result == 0; i++) {
         struct skew_routing *one;
-        result = skew_routing_create(&one, SKEW_ROUTING_CALLS);
+        result = skew_routing_create(&one, a->keep);
         if (result == 0)
             result = read_one(a, reading->traces[i], labelling.count ? labelling.labels[i] : NULL,
                               one, &error);

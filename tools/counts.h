@@ -13,6 +13,7 @@ struct skew_counts_options {
     struct skew_routing_filter filter;
     struct skew_label_options labels;
     uint32_t experts; /* where taps do not say; 0: not known */
+    unsigned keep;    /* enum skew_routing_keep */
 };
 
 /**

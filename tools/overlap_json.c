@@ -3,6 +3,7 @@
 #include "overlap_output.h"
 
 #include "label.h"
+#include "time_output.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -258,6 +259,33 @@ json_t *skew_overlap_json(const struct skew_overlap *all, size_t count, size_t r
         add_database(root, &all[i], &left);
     free(x);
     return root;
+}
+
+void skew_overlap_json_join(json_t *root, const struct skew_overlap_joined *joined, size_t count)
+{
+    json_t *all = json_array();
+
+    for (size_t i = 0; i < count; i++) {
+        const struct skew_overlap_joined *j = &joined[i];
+        json_t *one = json_pack("{s:s, s:I, s:I}", "backend", j->backend, "rounds",
+                                (json_int_t)j->rounds, "calls", (json_int_t)j->calls);
+        json_object_set_new(one, "why", *j->why ? json_string(j->why) : json_null());
+        if (!*j->why) {
+            json_object_set_new(one, "one_clock", json_boolean(j->one_clock));
+            json_object_set_new(one, "busiest_copies", json_real(j->busiest));
+            json_object_set_new(one, "received_copies", json_real(j->received));
+            json_object_set_new(
+                one, "dispatch",
+                skew_time_fit_json(&j->dispatch, "token copies of the busiest port"));
+            json_object_set_new(
+                one, "combine",
+                skew_time_fit_json(&j->combine, "token copies of the busiest port"));
+            json_object_set_new(one, "experts",
+                                skew_time_fit_json(&j->experts, "token copies received"));
+        }
+        json_array_append_new(all, one);
+    }
+    json_object_set_new(root, "joined", all);
 }
 
 json_t *skew_overlap_saved(const json_t *root)

@@ -139,6 +139,56 @@ static void print_backends(const json_t *root)
         put_clean("  sounds like communication, not known: %s\n", json_string_value(one));
 }
 
+static void print_fit(const char *what, const json_t *fit, const char *x)
+{
+    const json_t *slope = json_object_get(fit, "slope_ns");
+    const char *model = skew_row_text(fit, "model");
+
+    printf("    %-9s ", what);
+    if (strcmp(model, "linear") != 0 && strcmp(model, "piecewise") != 0) {
+        printf("%s\n", skew_row_text(fit, "why"));
+        return;
+    }
+    printf("%.1f µs + %.3f [%.3f, %.3f] ns a copy %s",
+           json_number_value(json_object_get(json_object_get(fit, "intercept_ns"), "value")) / 1e3,
+           json_number_value(json_object_get(slope, "value")),
+           json_number_value(json_object_get(slope, "low")),
+           json_number_value(json_object_get(slope, "high")), x);
+    if (strcmp(model, "piecewise") == 0)
+        printf(" beyond %.0f", json_number_value(json_object_get(fit, "knee")));
+    printf(" (%.0f to %.0f seen)\n", json_number_value(json_object_get(fit, "least")),
+           json_number_value(json_object_get(fit, "most")));
+}
+
+/* What counts of experts, imported or tapped, add to kernels whose bytes nobody sees. */
+static void print_joined(const json_t *joined)
+{
+    const json_t *one;
+    size_t i;
+
+    if (json_array_size(joined))
+        puts("\nwith the counts of experts in this trace, a round of each rank a call");
+    json_array_foreach(joined, i, one)
+    {
+        if (*skew_row_text(one, "why")) {
+            printf("  %s: not joined: %s\n", skew_row_text(one, "backend"),
+                   skew_row_text(one, "why"));
+            continue;
+        }
+        printf("  %s: %" PRId64 " calls, token copies on average %.0f of the busiest port, %.0f "
+               "received by a rank%s\n",
+               skew_row_text(one, "backend"), skew_row_int(one, "calls"),
+               json_number_value(json_object_get(one, "busiest_copies")),
+               json_number_value(json_object_get(one, "received_copies")),
+               json_is_true(json_object_get(one, "one_clock"))
+                   ? ""
+                   : "; on several clocks a transfer is the shortest duration");
+        print_fit("dispatch", json_object_get(one, "dispatch"), "of the busiest port");
+        print_fit("combine", json_object_get(one, "combine"), "of the busiest port");
+        print_fit("experts", json_object_get(one, "experts"), "received");
+    }
+}
+
 void skew_overlap_print(const json_t *root)
 {
     const json_t *roles = json_object_get(root, "roles");
@@ -149,6 +199,7 @@ void skew_overlap_print(const json_t *root)
         puts("no exchange has a time on the device");
     }
     print_backends(root);
+    print_joined(json_object_get(root, "joined"));
     if (skew_row_int(root, "kernel_rows") == 0)
         puts("\nno kernels are recorded, so what they hide is not known: SKEWSCOPE_TIMING=cupti "
              "records them");

@@ -56,18 +56,40 @@ int skew_reading_open(struct skew_reading *reading, const char *path)
     return result;
 }
 
-bool skew_reading_standin(const struct skew_reading *reading)
+/* Whether a query of one database has any row. */
+static bool any_row(struct skew_trace *trace, const char *sql)
+{
+    sqlite3_stmt *s = NULL;
+    bool found = sqlite3_prepare_v2(skew_trace_db(trace), sql, -1, &s, NULL) == SQLITE_OK &&
+                 sqlite3_step(s) == SQLITE_ROW;
+
+    sqlite3_finalize(s);
+    return found;
+}
+
+bool skew_reading_any(const struct skew_reading *reading, const char *sql)
 {
     bool found = false;
-    for (size_t i = 0; i < reading->count && !found; i++) {
-        sqlite3_stmt *s = NULL;
-        if (sqlite3_prepare_v2(skew_trace_db(reading->traces[i]),
-                               "SELECT 1 FROM run_label WHERE key = 'standin' AND value = '1'", -1,
-                               &s, NULL) == SQLITE_OK)
-            found = sqlite3_step(s) == SQLITE_ROW;
-        sqlite3_finalize(s);
-    }
+
+    for (size_t i = 0; i < reading->count && !found; i++)
+        found = any_row(reading->traces[i], sql);
     return found;
+}
+
+bool skew_reading_standin(const struct skew_reading *reading)
+{
+    return skew_reading_any(reading,
+                            "SELECT 1 FROM run_label WHERE key = 'standin' AND value = '1'");
+}
+
+bool skew_reading_imported(const struct skew_reading *reading)
+{
+    bool all = reading->count > 0;
+
+    for (size_t i = 0; i < reading->count && all; i++)
+        all = any_row(reading->traces[i],
+                      "SELECT 1 FROM meta WHERE key = 'origin' AND value LIKE 'import %'");
+    return all;
 }
 
 void skew_reading_close(struct skew_reading *reading)

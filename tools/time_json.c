@@ -15,7 +15,7 @@ static json_t *estimate(const struct skew_time_estimate *e)
                      skew_json_real(e->se), "effective_n", skew_json_real(e->effective));
 }
 
-static json_t *fit_json(const struct skew_time_fit *f, const char *x)
+json_t *skew_time_fit_json(const struct skew_time_fit *f, const char *x)
 {
     static const char *const models[] = {"not told", "no relation", "linear", "piecewise"};
     json_t *o = json_pack(
@@ -142,16 +142,17 @@ json_t *skew_time_json(const struct skew_time_shown *s)
     for (int role = 0; role < SKEW_TIME_ROLES; role++)
         if (r->load[role].observations)
             json_object_set_new(loads, skew_time_role_name[role],
-                                fit_json(&r->load[role], "bytes received before"));
+                                skew_time_fit_json(&r->load[role], "bytes received before"));
     json_t *o = json_pack(
         "{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "comm",
         s->comm_key, "ranks", (int)r->ranks, "ranks_seen", (int)r->ranks_seen, "rows",
         (json_int_t)r->rows, "timed_rows", (json_int_t)r->timed_rows, "exchanges",
         (json_int_t)r->all, "complete", (json_int_t)r->complete, "clocks", clocks[r->clocks],
         "clock_residual_ns", r->clock_residual_ns, "coverage", skew_json_coverage(&s->coverage),
-        "roles", roles_json(r), "transfer", fit_json(&r->transfer, "bytes of the busiest port"),
-        "load", loads, "stragglers", stragglers_json(r), "ledger", ledger_json(r, s->rows),
-        "headline", headline_json(&r->headline));
+        "roles", roles_json(r), "transfer",
+        skew_time_fit_json(&r->transfer, "bytes of the busiest port"), "load", loads, "stragglers",
+        stragglers_json(r), "ledger", ledger_json(r, s->rows), "headline",
+        headline_json(&r->headline));
     if (r->host_last)
         json_object_set_new(o, "host", host_json(r));
     return o;
@@ -170,8 +171,9 @@ json_t *skew_time_saved(const struct skew_time_shown *s)
             json_array_append_new(all, json_pack("{s:s, s:s, s:o}", "comm", s->comm_key, "role",
                                                  skew_time_role_name[role], "parts",
                                                  parts_json(&parts)));
-    json_array_append_new(all, json_pack("{s:s, s:o, s:o}", "comm", s->comm_key, "transfer",
-                                         fit_json(&r->transfer, "bytes of the busiest port"),
-                                         "headline", headline_json(&r->headline)));
+    json_array_append_new(all,
+                          json_pack("{s:s, s:o, s:o}", "comm", s->comm_key, "transfer",
+                                    skew_time_fit_json(&r->transfer, "bytes of the busiest port"),
+                                    "headline", headline_json(&r->headline)));
     return all;
 }

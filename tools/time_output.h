@@ -21,6 +21,8 @@ struct skew_time_shown {
 void skew_time_print(const struct skew_time_shown *shown);
 /** The whole answer. New reference. */
 json_t *skew_time_json(const struct skew_time_shown *shown);
+/** One fit; `x` says what its sizes are. New reference. */
+json_t *skew_time_fit_json(const struct skew_time_fit *fit, const char *x);
 /** Its numbers for table metric: an array of objects. New reference. */
 json_t *skew_time_saved(const struct skew_time_shown *shown);
 

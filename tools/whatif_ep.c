@@ -6,6 +6,7 @@
  */
 #include "analysis_output.h"
 #include "command.h"
+#include "counts.h"
 #include "option_values.h"
 #include "router.h"
 #include "term.h"
@@ -256,12 +257,12 @@ static int show_json(const struct arguments *a, const struct row *rows, size_t c
 
 static void show_text(const struct arguments *a, const struct row *rows, size_t count)
 {
-    printf("max/mean of ranks, mean over layers; per call: as placed now (contiguous on other R), "
-           "chance, best "
-           "placement held out; pooled over calls: random placement, bound\n"
-           "    R  layers  per call  chance  held-out   pooled  random   bound   domain  same rank "
-           " same domain "
-           " other\n");
+    printf(
+        "max/mean of ranks, mean over layers. Of each call: as placed now (contiguous on other R), "
+        "by chance,\nbest placement held out. Of all calls together: as placed, random placement, "
+        "bound. Then copies by tier.\n"
+        "    R  layers  per call  chance  held-out   pooled  random   bound  domain  same rank "
+        " same domain    other\n");
     for (size_t i = 0; i < count; i++) {
         const struct row *r = &rows[i];
         printf("%5u  %6zu  %8.3f  %6s  %8s  %7.3f  %6.3f  %6.3f", r->ranks, r->layers,
@@ -270,7 +271,7 @@ static void show_text(const struct arguments *a, const struct row *rows, size_t 
         for (size_t d = 0; d < a->domain_count; d++) {
             const double *t = r->tier[d];
             char bytes[SKEW_BYTES_TEXT];
-            printf("%*s%6u  %7s %%  %9s %%  %4s %%", d ? 67 : 3, "", a->domains[d],
+            printf("%*s%6u  %7s %%  %9s %%  %5s %%", d ? 65 : 2, "", a->domains[d],
                    N(100 * t[0], 1), N(100 * t[1], 1), N(100 * t[2], 1));
             if (a->token_bytes > 0 && isfinite(t[2]))
                 printf("  %s a call",
@@ -278,47 +279,28 @@ static void show_text(const struct arguments *a, const struct row *rows, size_t 
             printf("\n");
         }
     }
-    printf("\nThe same tokens and the same router; sources are put together or spread evenly. A "
-           "token that goes to "
-           "several experts of one rank counts as often.\n");
+    printf(
+        "\nThe same tokens and the same router; sources are put together or spread evenly. A token "
+        "that goes to\nseveral experts of one rank counts as often.\n");
 }
 
 static int read_counts(const struct arguments *a, const struct skew_reading *reading,
                        struct skew_routing **out)
 {
-    struct skew_error error = {"out of memory"};
-    struct skew_label_options no_options = {0};
-    struct skew_labelling labelling;
+    const struct skew_counts_options options = {.filter = a->filter};
     size_t layers = 0;
-    int result = skew_labelling_if_needed(&labelling, reading, &no_options);
+    int result = skew_counts_read(out, reading, &options);
 
     if (result < 0)
         return result;
-    result = skew_routing_create(out, SKEW_ROUTING_CALLS);
-    for (size_t i = 0; i < reading->count && result == 0; i++) {
-        struct skew_routing *one;
-        result = skew_routing_create(&one, SKEW_ROUTING_CALLS);
-        if (result == 0)
-            result = skew_routing_read(one, reading->traces[i], &a->filter, 0, &error);
-        if (result == 0)
-            result = skew_routing_merge(*out, one);
-        skew_routing_free(&one);
-    }
-    if (result == 0)
-        result = skew_routing_finish(*out);
-    skew_labelling_close(&labelling, reading);
-    if (result == 0)
-        skew_routing_layers(*out, &layers);
-    if (result == 0 && layers == 0) {
-        skew_tell("%s: there are no per-expert counts in table routing; skewscope routing --save "
-                  "makes them from "
-                  "taps, skewscope import from files",
-                  a->paths[0]);
-        return -ENOENT;
-    }
-    if (result < 0)
-        skew_tell("%s", error.text);
-    return result;
+    skew_routing_layers(*out, &layers);
+    if (layers)
+        return 0;
+    skew_tell(
+        "%s: there are no per-expert counts%s: they come from the tap (skewscope run), or from "
+        "skewscope import",
+        a->paths[0], a->filter.by_layer || a->filter.stage ? " that are selected" : "");
+    return -ENOENT;
 }
 
 int skew_whatif_ep(int argc, char **argv)

@@ -14,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <sqlite3.h>
-
 enum {
     KEY_RANKS = 0x100,
     KEY_METHODS,
@@ -69,9 +67,9 @@ static const struct argp_option options[] = {
     {"seed", KEY_SEED, "N", 0, "of all that is random (default 1)", 3},
     {NULL, 0, NULL, 0, "Cost model:", 4},
     {"token-bytes", KEY_TOKEN, "N", 0, "size of a token (default: of the labelled dispatches, else 1: bytes are copies)", 4},
-    {"bandwidth", KEY_BANDWIDTH, "GB/S", 0, "of a rank's port, each direction (default 50)", 4},
-    {"up-bandwidth", KEY_UP, "GB/S", 0, "of its port inside the domain (default 450)", 4},
-    {"latency-us", KEY_LATENCY, "US", 0, "of an exchange, whatever it carries (default 0)", 4},
+    {"bandwidth", KEY_BANDWIDTH, "GB/S|measured", 0, "of a rank's port, each direction (default: as the trace's exchanges took, where it tells, else 50)", 4},
+    {"up-bandwidth", KEY_UP, "GB/S", 0, "of its port inside the domain (default: as measured, else 450)", 4},
+    {"latency-us", KEY_LATENCY, "US|measured", 0, "of an exchange, whatever it carries (default: measured where the bandwidth is, else 0)", 4},
     {NULL, 0, NULL, 0, "Requests:", 5},
     {"request-groups", KEY_REQUEST_GROUPS, "K", 0, "groups of requests (default: the domains, else 2)", 5},
     {"early-steps", KEY_EARLY, "N", 0,
@@ -154,15 +152,19 @@ static bool parse_fit(int key, const char *text, struct argp_state *state, struc
         return true;
     case KEY_TOKEN:
         wp->links.token_bytes = (double)skew_option_integer(state, "token-bytes", text, 1, 1 << 24);
+        wp->model.token_origin = SKEW_ORIGIN_GIVEN;
         return true;
     case KEY_BANDWIDTH:
-        wp->links.bandwidth = 1e9 * skew_option_real(state, "bandwidth", text, 1e-6, 1e9);
+        wp->model.bandwidth.value = skew_option_measured(state, "bandwidth", text, 1e-6, 1e9, 1e9,
+                                                         &wp->model.bandwidth_wish);
         return true;
     case KEY_UP:
         wp->links.up_bandwidth = 1e9 * skew_option_real(state, "up-bandwidth", text, 1e-6, 1e9);
+        wp->model.up_given = true;
         return true;
     case KEY_LATENCY:
-        wp->links.latency_s = 1e-6 * skew_option_real(state, "latency-us", text, 0, 1e12);
+        wp->model.latency.value =
+            skew_option_measured(state, "latency-us", text, 0, 1e12, 1e-6, &wp->model.latency_wish);
         return true;
     default:
         return false;
@@ -176,6 +178,9 @@ static void check(struct argp_state *state, struct skew_wp *wp)
     if (wp->json && wp->csv)
         argp_error(state, "choose one of --json and --csv");
     wp->links.domain_ranks = wp->fit.domain_ranks;
+    if (wp->model.up_given && wp->model.bandwidth_wish == SKEW_WISH_MEASURED)
+        argp_error(state, "--bandwidth measured prices ports inside the domain as well: leave out "
+                          "--up-bandwidth");
     if (wp->write_file && wp->rank_count > 1)
         argp_error(state, "--write holds one placement: give one number to --ranks");
 }
@@ -300,17 +305,6 @@ static json_t *cross_total(const json_t *cross)
     return all;
 }
 
-static json_t *model_json(const struct skew_wp *wp)
-{
-    return json_pack("{s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:i, s:i, s:I}", "token_bytes",
-                     wp->links.token_bytes, "bandwidth_bytes_per_s", wp->links.bandwidth,
-                     "up_bandwidth_bytes_per_s", wp->links.up_bandwidth, "latency_s",
-                     wp->links.latency_s, "domain_ranks", (int)wp->links.domain_ranks, "redundant",
-                     (int)wp->fit.redundant, "groups", (int)wp->fit.groups, "nodes",
-                     (int)wp->fit.nodes, "random_draws", (int)wp->random_draws, "seed",
-                     (json_int_t)wp->fit.seed);
-}
-
 static json_t *everything(struct skew_wp *wp)
 {
     json_t *layers = json_array(), *cross = json_array(), *skipped = json_array();
@@ -331,29 +325,9 @@ static json_t *everything(struct skew_wp *wp)
     if (wp->traces == 1)
         requests = skew_wp_requests(wp, &wp->trace[0], wp->ranks[0]);
     json_t *total = cross_total(cross);
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "model", model_json(wp), "layers", layers,
-                     "cross", cross, "cross_total", total, "requests", requests, "skipped",
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "model", skew_wp_model_json(wp), "layers",
+                     layers, "cross", cross, "cross_total", total, "requests", requests, "skipped",
                      skipped);
-}
-
-/* The size of a token where all labelled dispatches agree on it; 0: they do not, or there are none.
- */
-static double labelled_token(const struct skew_reading *reading)
-{
-    static const char sql[] = "SELECT min(token_bytes), max(token_bytes) FROM exchange_label WHERE "
-                              "role = 'dispatch'";
-    double size = 0;
-
-    for (size_t i = 0; i < reading->count; i++) {
-        sqlite3_stmt *stmt = NULL;
-        if (sqlite3_prepare_v2(skew_trace_db(reading->traces[i]), sql, -1, &stmt, NULL) ==
-                SQLITE_OK &&
-            sqlite3_step(stmt) == SQLITE_ROW &&
-            sqlite3_column_int64(stmt, 0) == sqlite3_column_int64(stmt, 1))
-            size = (double)sqlite3_column_int64(stmt, 0);
-        sqlite3_finalize(stmt);
-    }
-    return size;
 }
 
 /* What depends on the trace: its ranks, and that they fit. */
@@ -362,10 +336,6 @@ static int settle(struct skew_wp *wp)
     const struct skew_routing_layer *of = wp->trace[0].layer[0].of;
     uint32_t domain = wp->fit.domain_ranks;
 
-    if (wp->links.token_bytes <= 0)
-        wp->links.token_bytes = labelled_token(&wp->trace[0].reading);
-    if (wp->links.token_bytes <= 0)
-        wp->links.token_bytes = 1;
     if (wp->rank_count == 0) {
         if (of->ranks == 0) {
             skew_tell("%s: its routing names no ranks: say how many with --ranks R",
@@ -398,6 +368,8 @@ static int run(struct skew_wp *wp)
 
     if (result == 0)
         result = settle(wp);
+    if (result == 0)
+        result = skew_wp_settle_model(wp);
     json_t *all = result == 0 ? everything(wp) : NULL;
     if (result == 0 && !all) {
         skew_tell("out of memory");
@@ -426,7 +398,7 @@ static int run(struct skew_wp *wp)
 
 int skew_whatif_placement(int argc, char **argv)
 {
-    struct skew_wp wp = {.links = {.bandwidth = 50e9, .up_bandwidth = 450e9},
+    struct skew_wp wp = {.links = {.up_bandwidth = 450e9},
                          .fit = {.seed = 1},
                          .early_steps = -1,
                          .paths = calloc((size_t)argc, sizeof *wp.paths)};

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "measured.h"
 #include "placement_score.h"
 #include "reading.h"
 #include "routing.h"
@@ -49,7 +50,16 @@ struct skew_wp {
     bool by_layer;
     int64_t layer;
     bool methods[SKEW_PLACE_COUNT];
-    struct skew_links links;
+    struct skew_links links; /* without its fit: skew_wp_links() */
+    struct skew_wp_model {
+        enum skew_wish bandwidth_wish, latency_wish;
+        bool up_given;
+        struct skew_parameter bandwidth, latency;
+        enum skew_origin token_origin;
+        uint32_t fit_ranks; /* the fit is of so many ranks, and counts for these alone; 0: no fit */
+        struct skew_links_fit fit;
+        struct skew_measured measured;
+    } model;
     struct skew_fit_options fit;
     uint32_t random_draws;   /* 0: 32, and 2000 where few calls make them cheap */
     uint32_t request_groups; /* 0: as many as there are domains, else 2 */
@@ -74,6 +84,17 @@ void skew_wp_unload(struct skew_wp *wp);
 const struct skew_wp_layer *skew_wp_find(const struct skew_wp_trace *trace, int64_t layer,
                                          uint32_t experts);
 
+/* ---- whatif_placement_model.c -----------------------------------------------------------------
+ */
+
+/** The prices of exchanges: measured where the trace tells and nothing else was asked for. After
+ * skew_wp_load(). 0 or a negative errno, told. */
+int skew_wp_settle_model(struct skew_wp *wp);
+/** What an exchange of so many ranks costs. */
+struct skew_links skew_wp_links(const struct skew_wp *wp, uint32_t ranks);
+json_t *skew_wp_model_json(const struct skew_wp *wp);
+void skew_wp_model_print(const struct skew_wp *wp);
+
 /* ---- whatif_placement_study.c -----------------------------------------------------------------
  */
 
@@ -81,9 +102,11 @@ const struct skew_wp_layer *skew_wp_find(const struct skew_wp_trace *trace, int6
  * other. NULL: out of memory, or *why is set. */
 json_t *skew_wp_study(const struct skew_wp *wp, const struct skew_wp_layer *layer, uint32_t ranks,
                       const char **why);
-/** One layer over all traces: fitted on each train trace, scored on each test trace. */
-json_t *skew_wp_cross(const struct skew_wp *wp, int64_t layer, uint32_t experts, uint32_t ranks,
-                      const char **why);
+/** to += weight × one, for the means of several scores. */
+void skew_wp_score_add(struct skew_score *to, const struct skew_score *one, double weight);
+/** null for a score of no calls. */
+json_t *skew_wp_score_json(const struct skew_score *score);
+
 /** Options of a fit on that many ranks. */
 struct skew_fit_options skew_wp_fit(const struct skew_wp *wp, const struct skew_wp_layer *layer,
                                     uint32_t ranks);
@@ -91,6 +114,13 @@ struct skew_fit_options skew_wp_fit(const struct skew_wp *wp, const struct skew_
 bool skew_wp_fitted(enum skew_placement_method method);
 /** NaN becomes null. */
 json_t *skew_wp_real(double value);
+
+/* ---- whatif_placement_cross.c -----------------------------------------------------------------
+ */
+
+/** One layer over all traces: fitted on each train trace, scored on each test trace. */
+json_t *skew_wp_cross(const struct skew_wp *wp, int64_t layer, uint32_t experts, uint32_t ranks,
+                      const char **why);
 
 /* ---- whatif_placement_requests.c --------------------------------------------------------------
  */

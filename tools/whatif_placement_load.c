@@ -4,6 +4,7 @@
  * ids of single tokens where an import kept them.
  */
 #include "whatif_placement.h"
+#include "counts.h"
 #include "term.h"
 
 #include <errno.h>
@@ -258,23 +259,13 @@ static int take_layer(struct skew_wp_layer *l, const struct skew_routing_layer *
 
 static int read_routing(struct skew_wp *wp, struct skew_wp_trace *t)
 {
-    struct skew_routing_filter filter = {
-        .stage = wp->stage, .comm_key = wp->comm, .by_layer = wp->by_layer, .layer = wp->layer};
-    struct skew_error error = {""};
-    int result = skew_routing_create(&t->routing, SKEW_ROUTING_CUBE);
+    const struct skew_counts_options options = {.filter = {.stage = wp->stage,
+                                                           .comm_key = wp->comm,
+                                                           .by_layer = wp->by_layer,
+                                                           .layer = wp->layer},
+                                                .keep = SKEW_ROUTING_CUBE};
 
-    for (size_t i = 0; i < t->reading.count && result == 0; i++) {
-        struct skew_routing *one;
-        result = skew_routing_create(&one, SKEW_ROUTING_CUBE);
-        if (result == 0)
-            result = skew_routing_read(one, t->reading.traces[i], &filter, 1, &error);
-        if (result == 0)
-            result = skew_routing_merge(t->routing, one);
-        skew_routing_free(&one);
-    }
-    if (result == 0)
-        result = skew_routing_finish(t->routing);
-    return result < 0 ? told(t->path, &error, result) : 0;
+    return skew_counts_read(&t->routing, &t->reading, &options);
 }
 
 static int load_one(struct skew_wp *wp, struct skew_wp_trace *t)
@@ -367,6 +358,7 @@ void skew_wp_unload(struct skew_wp *wp)
         skew_routing_free(&t->routing);
         skew_reading_close(&t->reading);
     }
+    skew_measured_free(&wp->model.measured);
     free(wp->trace);
     wp->trace = NULL;
     wp->traces = 0;

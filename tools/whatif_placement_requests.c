@@ -200,8 +200,9 @@ json_t *skew_wp_requests(const struct skew_wp *wp, struct skew_wp_trace *t, uint
 
     if (t->layer[0].of->requests == 0)
         return json_pack("{s:s}", "note",
-                         "no routing of single requests here: NCCL carries no request ids; "
-                         "skewscope import brings it from vLLM's routed experts or top-k ids");
+                         "NCCL carries no request ids;\n  skewscope import brings routing of "
+                         "single requests from "
+                         "vLLM's routed experts or top-k ids");
     int result = read_part(&early, wp, t, "prefill", 0, -1);
     if (result == 0)
         result = read_part(&decode, wp, t, "decode", 0, -1);

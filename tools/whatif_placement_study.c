@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Placements of one layer, always scored on calls that they were not found from: halves of the
- * calls in time, or other traces. What no held-out data supports is not called a gain.
+ * Placements of one layer of one trace, always scored on calls that they were not found from:
+ * halves of the calls in time. What no held-out data supports is not called a gain.
  */
 #include "whatif_placement.h"
 
@@ -37,8 +37,7 @@ struct skew_fit_options skew_wp_fit(const struct skew_wp *wp, const struct skew_
 /* ---- scores -----------------------------------------------------------------------------------
  */
 
-/* to += weight × one, for the means of several scores. */
-static void accumulate(struct skew_score *to, const struct skew_score *one, double weight)
+void skew_wp_score_add(struct skew_score *to, const struct skew_score *one, double weight)
 {
     to->calls += one->calls;
     to->max_mean += weight * one->max_mean;
@@ -55,6 +54,7 @@ static void accumulate(struct skew_score *to, const struct skew_score *one, doub
     to->domain_once_high += weight * one->domain_once_high;
     to->padded += weight * one->padded;
     to->time_s += weight * one->time_s;
+    to->clamped += weight * one->clamped;
 }
 
 static json_t *range(double low, double high)
@@ -62,24 +62,24 @@ static json_t *range(double low, double high)
     return json_pack("[o, o]", skew_wp_real(low), skew_wp_real(high));
 }
 
-static json_t *score_json(const struct skew_score *s)
+json_t *skew_wp_score_json(const struct skew_score *s)
 {
     if (s->calls == 0)
         return json_null();
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}",
-                     "max_mean", skew_wp_real(s->max_mean), "worst", skew_wp_real(s->worst),
-                     "persistent", skew_wp_real(s->persistent), "rank_bytes",
-                     skew_wp_real(s->bytes[SKEW_TIER_RANK]), "domain_bytes",
-                     skew_wp_real(s->bytes[SKEW_TIER_DOMAIN]), "other_bytes",
-                     skew_wp_real(s->bytes[SKEW_TIER_OTHER]), "rank_bytes_once",
-                     range(s->rank_once_low[SKEW_TIER_RANK], s->rank_once_high[SKEW_TIER_RANK]),
-                     "domain_bytes_once",
-                     range(s->rank_once_low[SKEW_TIER_DOMAIN], s->rank_once_high[SKEW_TIER_DOMAIN]),
-                     "other_bytes_once",
-                     range(s->rank_once_low[SKEW_TIER_OTHER], s->rank_once_high[SKEW_TIER_OTHER]),
-                     "other_bytes_once_a_domain", range(s->domain_once_low, s->domain_once_high),
-                     "padded_bytes", skew_wp_real(s->padded), "time_s", skew_wp_real(s->time_s),
-                     "sources_known", s->sources_known, "ids_known", s->ids_known);
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b}", "max_mean",
+        skew_wp_real(s->max_mean), "worst", skew_wp_real(s->worst), "persistent",
+        skew_wp_real(s->persistent), "rank_bytes", skew_wp_real(s->bytes[SKEW_TIER_RANK]),
+        "domain_bytes", skew_wp_real(s->bytes[SKEW_TIER_DOMAIN]), "other_bytes",
+        skew_wp_real(s->bytes[SKEW_TIER_OTHER]), "rank_bytes_once",
+        range(s->rank_once_low[SKEW_TIER_RANK], s->rank_once_high[SKEW_TIER_RANK]),
+        "domain_bytes_once",
+        range(s->rank_once_low[SKEW_TIER_DOMAIN], s->rank_once_high[SKEW_TIER_DOMAIN]),
+        "other_bytes_once",
+        range(s->rank_once_low[SKEW_TIER_OTHER], s->rank_once_high[SKEW_TIER_OTHER]),
+        "other_bytes_once_a_domain", range(s->domain_once_low, s->domain_once_high), "padded_bytes",
+        skew_wp_real(s->padded), "time_s", skew_wp_real(s->time_s), "clamped",
+        skew_wp_real(s->clamped), "sources_known", s->sources_known, "ids_known", s->ids_known);
 }
 
 /* ---- halves -----------------------------------------------------------------------------------
@@ -89,6 +89,7 @@ struct studying {
     const struct skew_wp *wp;
     const struct skew_calls *calls; /* what is split */
     struct skew_fit_options fit;
+    struct skew_links links;
     double *current, *random, *held; /* [calls] max/mean */
 };
 
@@ -102,9 +103,9 @@ static int fit_and_score(const struct studying *s, enum skew_placement_method me
     int result = skew_placement_fit(&p, method, on, &s->fit);
 
     if (result == 0)
-        result = skew_placement_score(&one, p, scored, &s->wp->links, per_call);
+        result = skew_placement_score(&one, p, scored, &s->links, per_call);
     if (result == 0)
-        accumulate(score, &one, weight);
+        skew_wp_score_add(score, &one, weight);
     skew_placement_free(&p);
     return result;
 }
@@ -199,10 +200,10 @@ static json_t *method_json(struct studying *s, enum skew_placement_method method
                                     : "needs --groups and --nodes")
                              : "the ranks, slots, groups and nodes do not divide each other");
     return json_pack("{s:s, s:b, s:o, s:o, s:o, s:o}", "method", name, "fitted", fitted,
-                     "in_sample", score_json(&all), "held_out",
-                     fitted ? score_json(&held) : score_json(&all), "gain_over_current",
-                     fitted && split ? gain_json(s, s->current) : json_null(), "gain_over_random",
-                     fitted && split ? gain_json(s, s->random) : json_null());
+                     "in_sample", skew_wp_score_json(&all), "held_out",
+                     fitted ? skew_wp_score_json(&held) : skew_wp_score_json(&all),
+                     "gain_over_current", fitted && split ? gain_json(s, s->current) : json_null(),
+                     "gain_over_random", fitted && split ? gain_json(s, s->random) : json_null());
 }
 
 /* ---- one layer --------------------------------------------------------------------------------
@@ -271,7 +272,10 @@ static int begin(struct studying *s, const struct skew_wp *wp, const struct skew
     size_t n = calls->calls + 1;
     struct skew_score ignored = {0};
 
-    *s = (struct studying){.wp = wp, .calls = calls, .fit = skew_wp_fit(wp, layer, ranks)};
+    *s = (struct studying){.wp = wp,
+                           .calls = calls,
+                           .fit = skew_wp_fit(wp, layer, ranks),
+                           .links = skew_wp_links(wp, ranks)};
     s->current = calloc(3 * n, sizeof *s->current);
     if (!s->current)
         return -ENOMEM;
@@ -323,122 +327,4 @@ json_t *skew_wp_study(const struct skew_wp *wp, const struct skew_wp_layer *laye
     if (!one)
         *why = "out of memory";
     return one;
-}
-
-/* ---- over traces ------------------------------------------------------------------------------
- */
-
-enum { FEW = 8 }; /* calls */
-
-struct crossing {
-    const struct skew_wp *wp;
-    const struct skew_wp_layer **layer; /* [traces], NULL: not there */
-    uint32_t ranks;
-    double *current, *random; /* [traces] */
-};
-
-static double mean_max(const struct crossing *x, enum skew_placement_method method,
-                       const struct skew_wp_layer *on, const struct skew_wp_layer *scored,
-                       uint64_t seed)
-{
-    struct skew_fit_options o = skew_wp_fit(x->wp, on, x->ranks);
-    struct skew_placement *p;
-    double value = NAN;
-
-    o.seed += seed;
-    if (skew_placement_fit(&p, method, &on->calls, &o) == 0)
-        value = skew_placement_mean_max(p, scored->calls.counts, scored->calls.calls);
-    skew_placement_free(&p);
-    return value;
-}
-
-static json_t *cross_method(const struct crossing *x, enum skew_placement_method method)
-{
-    const struct skew_wp *wp = x->wp;
-    json_t *rows = json_array();
-    int off = 0, worse = 0, worse_random = 0;
-
-    for (size_t a = 0; a < wp->traces; a++) {
-        json_t *row = json_array();
-        for (size_t b = 0; b < wp->traces; b++) {
-            if (!wp->trace[a].train || !wp->trace[b].test || !x->layer[a] || !x->layer[b])
-                continue;
-            double value = mean_max(x, method, x->layer[a], x->layer[b], 0);
-            json_array_append_new(row, skew_wp_real(value));
-            if (a == b || isnan(value))
-                continue;
-            off++;
-            worse += value > x->current[b];
-            worse_random += value > x->random[b];
-        }
-        if (wp->trace[a].train && x->layer[a])
-            json_array_append(rows, row);
-        json_decref(row);
-    }
-    return json_pack("{s:s, s:o, s:i, s:i, s:i, s:s}", "method", skew_placement_method_name(method),
-                     "max_mean", rows, "off_diagonal", off, "worse_than_current", worse,
-                     "worse_than_random", worse_random, "verdict",
-                     off == 0          ? "not scored"
-                     : 2 * worse > off ? "does not pay on other data"
-                     : worse           ? "does not always pay on other data"
-                                       : "pays on all of the other data");
-}
-
-static json_t *names_json(const struct crossing *x, bool train)
-{
-    json_t *names = json_array();
-
-    for (size_t i = 0; i < x->wp->traces; i++)
-        if (x->layer[i] && (train ? x->wp->trace[i].train : x->wp->trace[i].test))
-            json_array_append_new(names, json_string(x->wp->trace[i].name));
-    return names;
-}
-
-json_t *skew_wp_cross(const struct skew_wp *wp, int64_t layer, uint32_t experts, uint32_t ranks,
-                      const char **why)
-{
-    struct crossing x = {.wp = wp, .ranks = ranks};
-    json_t *methods = json_array(), *current = json_array(), *random = json_array();
-
-    *why = "out of memory";
-    x.layer = calloc(wp->traces, sizeof *x.layer);
-    x.current = calloc(2 * wp->traces, sizeof *x.current);
-    if (!x.layer || !x.current)
-        goto out;
-    x.random = x.current + wp->traces;
-    for (size_t i = 0; i < wp->traces; i++) {
-        x.layer[i] = skew_wp_find(&wp->trace[i], layer, experts);
-        if (!x.layer[i])
-            continue;
-        x.current[i] = mean_max(&x, SKEW_PLACE_CURRENT, x.layer[i], x.layer[i], 0);
-        uint32_t draws = wp->random_draws                 ? wp->random_draws
-                         : x.layer[i]->calls.calls <= FEW ? 2000
-                                                          : 32;
-        for (uint32_t d = 0; d < draws; d++)
-            x.random[i] += mean_max(&x, SKEW_PLACE_RANDOM, x.layer[i], x.layer[i], d) / draws;
-        if (!wp->trace[i].test)
-            continue;
-        json_array_append_new(current, skew_wp_real(x.current[i]));
-        json_array_append_new(random, skew_wp_real(x.random[i]));
-    }
-    for (int m = 0; m < SKEW_PLACE_COUNT; m++)
-        if (wp->methods[m] && skew_wp_fitted(m))
-            json_array_append_new(methods, cross_method(&x, m));
-    json_t *one =
-        json_pack("{s:I, s:i, s:i, s:o, s:o, s:O, s:O, s:O}", "layer", (json_int_t)layer, "experts",
-                  (int)experts, "ranks", (int)ranks, "train", names_json(&x, true), "test",
-                  names_json(&x, false), "current", current, "random", random, "methods", methods);
-    free(x.layer);
-    free(x.current);
-    json_decref(methods);
-    json_decref(current);
-    json_decref(random);
-    return one;
-out:
-    free(x.layer);
-    free(x.current);
-    json_decref(methods);
-    json_decref(current);
-    json_decref(random);
-    return NULL;
 }

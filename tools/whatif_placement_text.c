@@ -56,53 +56,86 @@ static struct cell seconds(double value)
 /* ---- one trace --------------------------------------------------------------------------------
  */
 
+/* max/mean, bytes by tier, padded bytes and time of a score; "*": sizes that were never seen. */
+static void print_score(const json_t *s, const char *itself)
+{
+    printf(" %8s %8s %10s", number(real(s, "max_mean"), "%.3f").text, itself,
+           bytes(real(s, "rank_bytes")).text);
+    printf(" %10s %10s %10s %10s%c", bytes(real(s, "domain_bytes")).text,
+           bytes(real(s, "other_bytes")).text, bytes(real(s, "padded_bytes")).text,
+           seconds(real(s, "time_s")).text, real(s, "clamped") > 0 ? '*' : ' ');
+}
+
+/* Without sources the tiers say nothing of placements. */
+static void print_sources(const json_t *score)
+{
+    if (json_is_object(score) && !json_is_true(json_object_get(score, "sources_known")))
+        printf("  source ranks are not known: taken to be spread evenly, so that placements do not "
+               "change tiers\n");
+}
+
 static void print_method(const json_t *m)
 {
     const json_t *held = json_object_get(m, "held_out"), *in = json_object_get(m, "in_sample");
     const json_t *gain = json_object_get(m, "gain_over_current");
     const json_t *random = json_object_get(m, "gain_over_random");
-    struct cell interval = {""};
+    bool fitted = json_is_true(json_object_get(m, "fitted"));
 
-    printf("  %-12s ", text(m, "method"));
-    if (*text(m, "not_possible")) {
-        printf("not possible: %s\n", text(m, "not_possible"));
+    if (*text(m, "not_possible"))
         return;
-    }
+    printf("  %-11s", text(m, "method"));
+    print_score(held, fitted ? number(real(in, "max_mean"), "%.3f").text : "");
+    if (fitted)
+        printf(" %s", json_is_object(gain) ? text(gain, "verdict") : "not scored");
     if (isfinite(real(gain, "low")))
-        snprintf(interval.text, sizeof interval.text, " [%.3f, %.3f]", real(gain, "low"),
-                 real(gain, "high"));
-    printf(
-        "%8s %8s %10s %10s %10s %10s %10s  %s%s%s\n", number(real(held, "max_mean"), "%.3f").text,
-        json_is_true(json_object_get(m, "fitted")) ? number(real(in, "max_mean"), "%.3f").text : "",
-        bytes(real(held, "rank_bytes")).text, bytes(real(held, "domain_bytes")).text,
-        bytes(real(held, "other_bytes")).text, bytes(real(held, "padded_bytes")).text,
-        seconds(real(held, "time_s")).text,
-        json_is_true(json_object_get(m, "fitted"))
-            ? (json_is_object(gain) ? text(gain, "verdict") : "not scored: nothing held out")
-            : "",
-        interval.text,
-        json_is_object(random) && real(random, "mean") <= 0 ? ", no better than random" : "");
+        printf(" [%.3f, %.3f]", real(gain, "low"), real(gain, "high"));
+    printf("%s\n",
+           json_is_object(random) && real(random, "mean") <= 0 ? ", no better than random" : "");
 }
 
-static void print_once(const json_t *m)
+/* Those that cannot be had, by reason. */
+static void print_not_possible(const json_t *methods)
 {
+    size_t i, j;
+    json_t *m, *other;
+
+    json_array_foreach(methods, i, m)
+    {
+        const char *why = text(m, "not_possible");
+        bool told = !*why;
+        json_array_foreach(methods, j, other) told |=
+            j < i && strcmp(text(other, "not_possible"), why) == 0;
+        if (told)
+            continue;
+        printf("  not possible: ");
+        const char *comma = "";
+        json_array_foreach(methods, j, other)
+        {
+            if (strcmp(text(other, "not_possible"), why) != 0)
+                continue;
+            printf("%s%s", comma, text(other, "method"));
+            comma = ", ";
+        }
+        printf(" (%s)\n", why);
+    }
+}
+
+static void print_once(const json_t *m, bool domains)
+{
+    static const char *const keys[] = {"other_bytes_once", "other_bytes_once_a_domain"};
     const json_t *held = json_object_get(m, "held_out");
-    const json_t *rank = json_object_get(held, "other_bytes_once");
-    const json_t *domain = json_object_get(held, "other_bytes_once_a_domain");
     bool exact = json_is_true(json_object_get(held, "ids_known"));
-    const json_t *ranges[] = {rank, domain};
 
     if (!json_is_object(held) || *text(m, "not_possible"))
         return;
-    printf("  %-12s ", text(m, "method"));
-    for (int i = 0; i < 2; i++) {
-        double low = json_number_value(json_array_get(ranges[i], 0));
-        double high = json_number_value(json_array_get(ranges[i], 1));
-        if (exact)
-            printf("  once a %s %s", i ? "domain" : "rank", bytes(low).text);
-        else
-            printf("  once a %s %s to %s", i ? "domain" : "rank", bytes(low).text,
-                   bytes(high).text);
+    printf("  %-11s", text(m, "method"));
+    for (int i = 0; i < 1 + domains; i++) {
+        const json_t *range = json_object_get(held, keys[i]);
+        double low = json_number_value(json_array_get(range, 0));
+        double high = json_number_value(json_array_get(range, 1));
+        printf("  once a %s %s", i ? "domain" : "rank", bytes(low).text);
+        if (!exact)
+            printf(" to %s", bytes(high).text);
     }
     putchar('\n');
 }
@@ -113,20 +146,22 @@ static void print_age(const json_t *age)
     json_t *lag;
 
     if (!json_is_object(age)) {
-        printf("  age of the profile: not scored, fewer than 8 calls\n");
+        printf("  age of the profile: fewer than 8 calls\n");
         return;
     }
-    printf("  age of the profile (lpt; calls later: max/mean, current there):");
+    printf("  age of the profile, lpt: max/mean so many calls later (current there)\n   ");
     json_array_foreach(json_object_get(age, "lags"), i, lag)
     {
         if (i == 1 || i == 2 || i == 4 || i == 8)
-            printf("  %.0f: %.3f, %.3f", real(lag, "lag_calls"), real(lag, "max_mean"),
+            printf("  %.0f: %.3f (%.3f)", real(lag, "lag_calls"), real(lag, "max_mean"),
                    real(lag, "current"));
     }
     double half = real(age, "half_gain_lag_calls");
-    printf("\n  half of the gain is gone after: %s calls; drift: p = %.3f (%.0f blocks of %.0f "
-           "calls permuted)\n",
-           isfinite(half) ? number(half, "%.0f").text : "no number of", real(age, "p_no_drift"),
+    if (isfinite(half))
+        printf("\n    half of the gain is gone after %.0f calls", half);
+    else
+        printf("\n    half of the gain is still there at the largest age");
+    printf("; drift: p = %.3f (%.0f blocks of %.0f calls permuted)\n", real(age, "p_no_drift"),
            real(age, "blocks"), real(age, "calls_a_block"));
 }
 
@@ -135,7 +170,7 @@ static void print_layer(const json_t *one)
     const json_t *bounds = json_object_get(one, "bounds");
     size_t i;
     json_t *m;
-    bool domains = false;
+    bool others = false, domains = false;
 
     printf("\nLayer %.0f on %.0f ranks: %.0f experts, %.0f calls (%s)%s%s\n", real(one, "layer"),
            real(one, "ranks"), real(one, "experts"), real(one, "calls"),
@@ -147,16 +182,20 @@ static void print_layer(const json_t *one)
     printf("  bound (no replicas): %s of the sum, %s a call on average\n",
            number(real(bounds, "of_sum"), "%.3f").text,
            number(real(bounds, "mean_of_calls"), "%.3f").text);
-    printf("  %-12s %8s %8s %10s %10s %10s %10s %10s  %s\n", "placement", "held out", "itself",
-           "same rank", "domain", "other", "padded", "exchange", "gain over current, held out");
+    printf("  %-11s %8s %8s %10s %10s %10s %10s %10s  %s\n", "placement", "held out", "itself",
+           "same rank", "domain", "other", "padded", "exchange", "max/mean gained");
     json_array_foreach(json_object_get(one, "methods"), i, m)
     {
         print_method(m);
-        domains |= real(json_object_get(m, "held_out"), "other_bytes") > 0;
+        others |= real(json_object_get(m, "held_out"), "other_bytes") > 0;
+        domains |= real(json_object_get(m, "held_out"), "domain_bytes") > 0;
     }
-    if (domains) {
-        printf("  bytes to other domains, copies of a token sent once:\n");
-        json_array_foreach(json_object_get(one, "methods"), i, m) print_once(m);
+    print_sources(json_object_get(json_array_get(json_object_get(one, "methods"), 0), "in_sample"));
+    print_not_possible(json_object_get(one, "methods"));
+    if (others) {
+        printf("  bytes to %s, copies of a token sent once:\n",
+               domains ? "other domains" : "other ranks");
+        json_array_foreach(json_object_get(one, "methods"), i, m) print_once(m, domains);
     }
     print_age(json_object_get(one, "age"));
 }
@@ -175,28 +214,80 @@ static void print_row(const char *name, const json_t *values)
     putchar('\n');
 }
 
-static void print_cross(const json_t *one)
+/* Mean of a number of scores. */
+static json_t *mean_of(const json_t *scores)
+{
+    json_t *mean = json_object(), *score, *value;
+    double n = (double)json_array_size(scores);
+    size_t i;
+    const char *key;
+
+    json_array_foreach(scores, i, score) json_object_foreach(score, key, value)
+    {
+        double so_far = i ? real(mean, key) : 0;
+        if (json_is_number(value))
+            json_object_set_new(mean, key, skew_wp_real(so_far + json_number_value(value) / n));
+    }
+    return mean;
+}
+
+/* Bytes and time on other data, beside current and random there. */
+static void print_cross_scores(const json_t *one)
+{
+    static const char *const keys[] = {"current_scores", "random_scores"};
+    size_t i;
+    json_t *m;
+
+    printf("  means on other data\n  %-11s %8s %8s %10s %10s %10s %10s %10s\n", "placement",
+           "max/mean", "", "same rank", "domain", "other", "padded", "exchange");
+    for (i = 0; i < 2; i++) {
+        json_t *mean = mean_of(json_object_get(one, keys[i]));
+        printf("  %-11s", i ? "random" : "current");
+        print_score(mean, "");
+        putchar('\n');
+        json_decref(mean);
+    }
+    json_array_foreach(json_object_get(one, "methods"), i, m)
+    {
+        if (!json_is_object(json_object_get(m, "mean_off_diagonal")))
+            continue;
+        printf("  %-11s", text(m, "method"));
+        print_score(json_object_get(m, "mean_off_diagonal"), "");
+        putchar('\n');
+    }
+    print_sources(json_array_get(json_object_get(one, "current_scores"), 0));
+}
+
+static void print_cross_method(const json_t *one, const json_t *m)
 {
     const json_t *train = json_object_get(one, "train");
-    size_t i, a;
-    json_t *m, *row, *name;
+    size_t a;
+    json_t *row, *name;
+
+    if (json_integer_value(json_object_get(m, "off_diagonal")) == 0)
+        return;
+    printf("  %-16s", text(m, "method"));
+    json_array_foreach(json_object_get(one, "test"), a, name)
+        printf(" %10.10s", json_string_value(name));
+    putchar('\n');
+    json_array_foreach(json_object_get(m, "max_mean"), a, row)
+        print_row(json_string_value(json_array_get(train, a)), row);
+    print_row("(current)", json_object_get(one, "current"));
+    print_row("(random, mean)", json_object_get(one, "random"));
+    printf("  %s: of %.0f on other data %.0f are worse than current, %.0f worse than random\n",
+           text(m, "verdict"), real(m, "off_diagonal"), real(m, "worse_than_current"),
+           real(m, "worse_than_random"));
+}
+
+static void print_cross(const json_t *one)
+{
+    size_t i;
+    json_t *m;
 
     printf("\nLayer %.0f on %.0f ranks: max/mean, found on the row, scored on the column\n",
            real(one, "layer"), real(one, "ranks"));
-    json_array_foreach(json_object_get(one, "methods"), i, m)
-    {
-        printf("  %-16s", text(m, "method"));
-        json_array_foreach(json_object_get(one, "test"), a, name)
-            printf(" %10.10s", json_string_value(name));
-        putchar('\n');
-        json_array_foreach(json_object_get(m, "max_mean"), a, row)
-            print_row(json_string_value(json_array_get(train, a)), row);
-        print_row("(current)", json_object_get(one, "current"));
-        print_row("(random, mean)", json_object_get(one, "random"));
-        printf("  %s: of %.0f on other data %.0f are worse than current, %.0f worse than random\n",
-               text(m, "verdict"), real(m, "off_diagonal"), real(m, "worse_than_current"),
-               real(m, "worse_than_random"));
-    }
+    json_array_foreach(json_object_get(one, "methods"), i, m) print_cross_method(one, m);
+    print_cross_scores(one);
 }
 
 /* ---- requests ---------------------------------------------------------------------------------
@@ -211,10 +302,10 @@ static void print_requests(const json_t *r)
     if (!json_is_object(r))
         return;
     if (*text(r, "note")) {
-        printf("\nRequests: %s\n", text(r, "note"));
+        printf("\nRequests\n  not looked at: %s\n", text(r, "note"));
         return;
     }
-    printf("\nRequests: %.0f; a new one is classified by its %s\n", real(r, "requests"),
+    printf("\nRequests\n  %.0f requests; a new one is classified by its %s\n", real(r, "requests"),
            text(r, "classified_by"));
     printf("  correlation of %s and the rest of decode, by layer (95 %%, over requests):\n",
            text(r, "classified_by"));
@@ -236,8 +327,9 @@ static void print_requests(const json_t *r)
            100 * json_number_value(json_array_get(json_object_get(g, "leaving_random_range"), 0)),
            100 * json_number_value(json_array_get(json_object_get(g, "leaving_random_range"), 1)),
            100 * real(g, "leaving_by_chance"));
-    printf("  %s; better than random in %.0f %% of splits; tokens of groups max/mean %.2f, random "
-           "groups %.2f\n",
+    printf("  %s;\n  better than random in %.0f %% of splits; tokens of groups max/mean %.2f, "
+           "random groups "
+           "%.2f\n",
            text(g, "verdict"), 100 * real(g, "splits_won"), real(g, "max_mean_of_groups"),
            real(g, "max_mean_of_random_groups"));
 }
@@ -249,10 +341,7 @@ void skew_wp_text(const struct skew_wp *wp, const json_t *all)
 
     printf("A model over recorded counts; nothing here was timed. A placement counts by what it "
            "does on calls\nthat it was not found from.\n");
-    if (wp->links.token_bytes > 1)
-        printf("A token has %.0f bytes.\n", wp->links.token_bytes);
-    else
-        printf("Without --token-bytes a token is one byte: bytes are copies of tokens.\n");
+    skew_wp_model_print(wp);
     json_array_foreach(json_object_get(all, "layers"), i, one) print_layer(one);
     json_array_foreach(json_object_get(all, "cross"), i, one) print_cross(one);
     const json_t *total = json_object_get(all, "cross_total");
@@ -287,27 +376,24 @@ static void csv_score(const json_t *layer, const char *train, const char *test, 
 
 static void csv_cross(const json_t *one)
 {
+    static const char *const unfitted[] = {"current", "random"};
     const json_t *train = json_object_get(one, "train"), *test = json_object_get(one, "test");
+    char key[24];
     size_t i, a, b;
-    json_t *m, *row, *value;
+    json_t *m, *row, *score;
 
     json_array_foreach(json_object_get(one, "methods"), i, m)
-        json_array_foreach(json_object_get(m, "max_mean"), a, row) json_array_foreach(row, b, value)
+        json_array_foreach(json_object_get(m, "scores"), a, row) json_array_foreach(row, b, score)
     {
         const char *from = json_string_value(json_array_get(train, a));
         const char *to = json_string_value(json_array_get(test, b));
-        json_t *score = json_pack("{s:O}", "max_mean", value);
         csv_score(one, from, to, text(m, "method"),
                   strcmp(from, to) == 0 ? "in_sample" : "held_out", score);
-        json_decref(score);
     }
-    json_array_foreach(test, b, value) for (i = 0; i < 2; i++)
-    {
-        const char *what = i ? "random" : "current";
-        json_t *score =
-            json_pack("{s:O}", "max_mean", json_array_get(json_object_get(one, what), b));
-        csv_score(one, "", json_string_value(value), what, "not_fitted", score);
-        json_decref(score);
+    for (i = 0; i < 2; i++) {
+        snprintf(key, sizeof key, "%s_scores", unfitted[i]);
+        json_array_foreach(json_object_get(one, key), b, score) csv_score(
+            one, "", json_string_value(json_array_get(test, b)), unfitted[i], "not_fitted", score);
     }
 }
 

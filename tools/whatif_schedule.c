@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,14 +39,6 @@ enum {
     KEY_MAX,
     KEY_DOMAIN,
     KEY_PICK,
-    KEY_BANDWIDTH,
-    KEY_UP,
-    KEY_RECONFIGURE,
-    KEY_FIXED,
-    KEY_TOKEN,
-    KEY_KNEE_TOKENS,
-    KEY_KNEE,
-    KEY_RATIO,
     KEY_SWEEP,
     KEY_JSON,
     KEY_GANTT
@@ -73,22 +66,11 @@ static const struct argp_option options[] = {
      "default) or "
      "first",
      3},
-    {NULL, 0, NULL, 0, "Cost model:", 4},
-    {"bandwidth", KEY_BANDWIDTH, "GB/S", 0, "of a rank's port, each direction (default 50)", 4},
-    {"up-bandwidth", KEY_UP, "GB/S", 0, "of a rank's scale-up port, for tier (default 450)", 4},
-    {"reconfigure-us", KEY_RECONFIGURE, "US", 0, "delay before each matching (default 0.01)", 4},
-    {"fixed-us", KEY_FIXED, "US", 0, "fixed cost of each phase (default 0)", 4},
-    {"token-bytes", KEY_TOKEN, "N", 0, "size of a token; without it no expert compute is modelled",
-     4},
-    {"knee-tokens", KEY_KNEE_TOKENS, "N", 0, "expert compute is flat up to this (default 256)", 4},
-    {"knee-us", KEY_KNEE, "US", 0, "and takes this long there (default 250)", 4},
-    {"combine-ratio", KEY_RATIO, "X", 0,
-     "bytes of a token in the combine / in the dispatch (default 1)", 4},
+    {NULL, 0, NULL, 0, "Output:", 5},
     {"sweep", KEY_SWEEP, "A..B", 0,
      "batch sizes at which the order of schedules changes: the matrix times A to B (default "
      "0.015625..64); for one matrix",
-     4},
-    {NULL, 0, NULL, 0, "Output:", 5},
+     5},
     {"json", KEY_JSON, NULL, 0, "JSON; its keys are in docs/schedules.md", 5},
     {"gantt", KEY_GANTT, "FILE", 0,
      "the phases on the three machines: CSV, or JSON if FILE ends in .json", 5},
@@ -152,48 +134,17 @@ static void check(struct argp_state *state, struct arguments *a)
         w->methods[SKEW_SCHEDULE_TIER] = false;
 }
 
-/* The numbers of the model; false for another key. */
-static bool parse_cost(int key, const char *text, struct argp_state *state, struct skew_cost *c)
-{
-    switch (key) {
-    case KEY_BANDWIDTH:
-        c->bandwidth = 1e9 * skew_option_real(state, "bandwidth", text, 1e-6, 1e9);
-        return true;
-    case KEY_UP:
-        c->up_bandwidth = 1e9 * skew_option_real(state, "up-bandwidth", text, 1e-6, 1e9);
-        return true;
-    case KEY_RECONFIGURE:
-        c->reconfigure_s = 1e-6 * skew_option_real(state, "reconfigure-us", text, 0, 1e12);
-        return true;
-    case KEY_FIXED:
-        c->fixed_s = 1e-6 * skew_option_real(state, "fixed-us", text, 0, 1e12);
-        return true;
-    case KEY_TOKEN:
-        c->token_bytes = (double)skew_option_integer(state, "token-bytes", text, 1, INT32_MAX);
-        return true;
-    case KEY_KNEE_TOKENS:
-        c->knee_tokens = skew_option_real(state, "knee-tokens", text, 1, 1e12);
-        return true;
-    case KEY_KNEE:
-        c->knee_s = 1e-6 * skew_option_real(state, "knee-us", text, 0, 1e12);
-        return true;
-    case KEY_RATIO:
-        c->combine_ratio = skew_option_real(state, "combine-ratio", text, 0, 1e6);
-        return true;
-    default: return false;
-    }
-}
-
 static error_t parse(int key, char *text, struct argp_state *state)
 {
     static const char *const picks[] = {"largest", "first", NULL};
     struct arguments *a = state->input;
     struct skew_schedule_options *o = &a->whatif.options;
 
-    if (parse_cost(key, text, state, &a->whatif.cost))
-        return 0;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &a->selection; return 0;
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->selection;
+        state->child_inputs[1] = &a->whatif;
+        return 0;
     case KEY_MATRIX: a->matrix = text; return 0;
     case KEY_EACH: set_how(state, a, SKEW_HOW_EACH); return 0;
     case KEY_SUM: set_how(state, a, SKEW_HOW_SUM); return 0;
@@ -228,7 +179,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 const struct argp *skew_whatif_argp_schedule(void)
 {
-    static const struct argp_child children[] = {{&skew_selection_argp, 0, NULL, 1}, {0}};
+    static const struct argp_child children[] = {
+        {&skew_selection_argp, 0, NULL, 1}, {&skew_whatif_model_argp, 0, NULL, 4}, {0}};
     static const struct argp argp = {
         options,
         parse,
@@ -306,11 +258,28 @@ static int compute(const struct skew_whatif *w, const struct skew_matrix *m,
     return result;
 }
 
+/* Phases that are smaller than any exchange that the transfer was fitted to. */
+static void count_below(struct skew_whatif *w, const struct skew_whatif_result *r)
+{
+    for (int k = 0; k < SKEW_SCHEDULE_METHOD_COUNT; k++)
+        for (size_t p = 0; r->schedules[k] && p < r->schedules[k]->phase_count; p++) {
+            w->model.phases++;
+            w->model.phases_below +=
+                w->model.bandwidth.origin == SKEW_ORIGIN_MEASURED &&
+                (double)r->schedules[k]->phases[p].bottleneck < w->model.measured.transfer.least;
+        }
+}
+
 static int take_matrix(struct skew_whatif *w, const struct skew_matrix *m, int64_t seq,
                        bool incomplete)
 {
-    struct skew_whatif_result r = {.seq = seq, .incomplete = incomplete};
+    struct skew_whatif_result r = {
+        .seq = seq,
+        .incomplete = incomplete,
+        .transfer_s = seq < 0 ? NAN : 1e-9 * skew_measured_transfer(&w->model.measured, seq)};
     int result = compute(w, m, &r);
+
+    count_below(w, &r);
 
     if (result < 0)
         tell_failure(result, m, w);
@@ -364,6 +333,64 @@ static int take_together(struct arguments *a, const struct skew_reading *reading
     return result;
 }
 
+/* ---- from counts ------------------------------------------------------------------------------
+ */
+
+struct counted {
+    struct arguments *a;
+    struct skew_matrix *all; /* of --sum and --mean; NULL so far */
+    uint64_t calls;
+};
+
+static int take_counted(void *context, const struct skew_matrix *matrix, int64_t ordinal)
+{
+    struct counted *c = context;
+    size_t cells = (size_t)matrix->ranks * matrix->ranks;
+
+    c->calls++;
+    if (c->a->how == SKEW_HOW_EACH && c->a->whatif.count >= c->a->limit) {
+        c->a->whatif.skipped++;
+        return 0;
+    }
+    if (c->a->how == SKEW_HOW_EACH)
+        return take_matrix(&c->a->whatif, matrix, ordinal, false);
+    int result = c->all ? 0 : skew_matrix_create(&c->all, matrix->ranks);
+    for (size_t i = 0; i < cells && result == 0; i++)
+        c->all->bytes[i] += matrix->bytes[i];
+    return result;
+}
+
+/* No exchange was captured, but counts of experts may be here: imported ones. */
+static int run_counts(struct arguments *a, const struct skew_reading *reading)
+{
+    static const char *const hows[] = {[SKEW_HOW_SUM] = "sum of the calls",
+                                       [SKEW_HOW_MEAN] = "mean of the calls",
+                                       [SKEW_HOW_EACH] = "calls"};
+    const struct skew_filter *f = &a->selection.filter;
+    struct counted c = {.a = a};
+
+    snprintf(a->whatif.source, sizeof a->whatif.source,
+             "%s, made of per-expert counts: no exchange was captured", hows[a->how]);
+    a->whatif.series = a->how == SKEW_HOW_EACH && !(f->by_seq && f->seq_from == f->seq_to);
+    char key[80];
+    uint32_t ranks = skew_whatif_counts_comm(reading, a->selection.comm, key);
+    int result = skew_whatif_model_settle(&a->whatif, a->path, ranks ? key : NULL, ranks);
+    if (result == 0)
+        result = skew_whatif_counts(reading, a->path, a->selection.comm, f,
+                                    a->whatif.model.token_bytes, take_counted, &c);
+    if (result == 0 && c.calls == 0) {
+        skew_tell("%s: no call of its counts is selected", a->path);
+        result = -ENOENT;
+    }
+    if (result == 0 && a->how == SKEW_HOW_MEAN)
+        for (size_t i = 0; i < (size_t)c.all->ranks * c.all->ranks; i++)
+            c.all->bytes[i] = (c.all->bytes[i] + c.calls / 2) / c.calls;
+    if (result == 0 && c.all)
+        result = take_matrix(&a->whatif, c.all, -1, false);
+    skew_matrix_free(&c.all);
+    return result;
+}
+
 static int run_trace(struct arguments *a)
 {
     static const char *const hows[] = {
@@ -374,7 +401,15 @@ static int run_trace(struct arguments *a)
     int result = skew_reading_open(&reading, a->path);
     if (result < 0)
         return result;
+    if (!skew_reading_any(&reading, "SELECT 1 FROM exchange LIMIT 1")) {
+        result = run_counts(a, &reading);
+        skew_reading_close(&reading);
+        return result;
+    }
     result = skew_selection_resolve(&a->selection, a->path, &reading);
+    if (result == 0)
+        result = skew_whatif_model_settle(&a->whatif, a->path, a->selection.chosen->comm.key,
+                                          a->selection.chosen->comm.ranks);
     if (result == 0) {
         const struct skew_filter *f = &a->selection.filter;
         const struct skew_comm *comm = &a->selection.chosen->comm;
@@ -399,7 +434,9 @@ static int run_file(struct arguments *a)
     if (result < 0)
         return result;
     snprintf(a->whatif.source, sizeof a->whatif.source, "matrix %.256s", a->matrix);
-    result = take_matrix(&a->whatif, matrix, -1, false);
+    result = skew_whatif_model_settle(&a->whatif, NULL, NULL, 0);
+    if (result == 0)
+        result = take_matrix(&a->whatif, matrix, -1, false);
     skew_matrix_free(&matrix);
     return result;
 }
@@ -426,18 +463,18 @@ static void free_tallies(struct skew_whatif *w)
     free(w->imbalances);
     json_decref(w->exchanges);
     json_decref(w->bars);
+    skew_measured_free(&w->model.measured);
 }
 
 int skew_whatif_schedule(int argc, char **argv)
 {
-    struct arguments a = {
-        .how = SKEW_HOW_EACH,
-        .limit = 256,
-        .whatif = {.methods = {true, true, true, true, true, true},
-                   .cost = {.bandwidth = 50e9, .up_bandwidth = 450e9, .reconfigure_s = 10e-9,
-                            .knee_tokens = 256, .knee_s = 250e-6, .combine_ratio = 1},
-                   .sweep_least = 1.0 / 64, .sweep_most = 64}};
+    struct arguments a = {.how = SKEW_HOW_EACH,
+                          .limit = 256,
+                          .whatif = {.methods = {true, true, true, true, true, true},
+                                     .sweep_least = 1.0 / 64,
+                                     .sweep_most = 64}};
 
+    skew_whatif_model_defaults(&a.whatif);
     argp_parse(skew_whatif_argp_schedule(), argc, argv, 0, NULL, &a);
     int result = a.gantt ? open_gantt(&a.whatif, a.gantt) : 0;
     if (result == 0)

@@ -48,8 +48,8 @@ static json_t *crossings_json(const struct skew_whatif *w, const struct skew_wha
         json_t *one = json_pack(
             "{s:f, s:f, s:o, s:s, s:s, s:b}", "scale", x->scale, "bytes_per_rank", bytes,
             "tokens_per_rank",
-            w->cost.token_bytes > 0 ? json_real(bytes / w->cost.token_bytes) : json_null(), "below",
-            name_of(x->below), "above", name_of(x->above), "fastest", x->fastest);
+            w->model.token_bytes > 0 ? json_real(bytes / w->model.token_bytes) : json_null(),
+            "below", name_of(x->below), "above", name_of(x->above), "fastest", x->fastest);
         if (json_array_append_new(all, one) < 0) {
             json_decref(all);
             return NULL;
@@ -62,8 +62,7 @@ int skew_whatif_json_add(struct skew_whatif *w, const struct skew_whatif_result 
 {
     const struct skew_demand *d = &r->demand;
     json_t *schedules = json_array();
-    double ideal = (double)d->bound / w->cost.bandwidth * (1 + w->cost.combine_ratio) +
-                   skew_whatif_ideal_compute(w, d);
+    double ideal = skew_cost_ideal(&w->cost, d, 1);
 
     if (!w->exchanges)
         w->exchanges = json_array();
@@ -73,38 +72,23 @@ int skew_whatif_json_add(struct skew_whatif *w, const struct skew_whatif_result 
             json_decref(schedules);
             return -ENOMEM;
         }
-    json_t *one = json_pack("{s:o, s:i, s:b, s:I, s:I, s:I, s:o, s:f, s:o, s:f, s:o, s:o}", "seq",
-                            r->seq < 0 ? json_null() : json_integer(r->seq), "ranks", (int)d->ranks,
-                            "complete", !r->incomplete, "total_bytes", (json_int_t)d->total,
-                            "local_bytes", (json_int_t)(d->receive_sum - d->total), "bound_bytes",
-                            (json_int_t)d->bound, "endpoint_imbalance", real(d->imbalance),
-                            "batch_bytes_per_rank", skew_whatif_batch(d), "break_even_s",
-                            real(skew_whatif_break_even(w, r)), "ideal_s", ideal, "schedules",
-                            schedules, "crossings", w->series ? json_null() : crossings_json(w, r));
+    json_t *one =
+        json_pack("{s:o, s:i, s:b, s:I, s:I, s:I, s:o, s:f, s:o, s:f, s:o, s:o, s:o}", "seq",
+                  r->seq < 0 ? json_null() : json_integer(r->seq), "ranks", (int)d->ranks,
+                  "complete", !r->incomplete, "total_bytes", (json_int_t)d->total, "local_bytes",
+                  (json_int_t)(d->receive_sum - d->total), "bound_bytes", (json_int_t)d->bound,
+                  "endpoint_imbalance", real(d->imbalance), "batch_bytes_per_rank",
+                  skew_whatif_batch(d), "break_even_s", real(skew_whatif_break_even(w, r)),
+                  "ideal_s", ideal, "as_it_ran_s", real(r->transfer_s), "schedules", schedules,
+                  "crossings", w->series ? json_null() : crossings_json(w, r));
     return json_array_append_new(w->exchanges, one) < 0 ? -ENOMEM : 0;
-}
-
-static json_t *model_json(const struct skew_whatif *w)
-{
-    const struct skew_cost *c = &w->cost;
-
-    return json_pack(
-        "{s:f, s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:o, s:o, s:s}", "bandwidth_bytes_per_s",
-        c->bandwidth, "up_bandwidth_bytes_per_s", c->up_bandwidth, "reconfigure_s",
-        c->reconfigure_s, "fixed_s", c->fixed_s, "token_bytes",
-        c->token_bytes > 0 ? json_real(c->token_bytes) : json_null(), "knee_tokens", c->knee_tokens,
-        "knee_s", c->knee_s, "combine_ratio", c->combine_ratio, "domain_ranks",
-        w->options.domain_ranks ? json_integer(w->options.domain_ranks) : json_null(),
-        "max_matchings",
-        w->options.max_matchings ? json_integer(w->options.max_matchings) : json_null(), "pick",
-        w->options.pick == SKEW_PICK_FIRST ? "first" : "largest");
 }
 
 int skew_whatif_json_write(struct skew_whatif *w)
 {
     json_t *all =
-        json_pack("{s:s, s:o, s:I, s:o, s:O}", "source", w->source, "model", model_json(w),
-                  "not_looked_at", (json_int_t)w->skipped, "sweep",
+        json_pack("{s:s, s:o, s:I, s:o, s:O}", "source", w->source, "model",
+                  skew_whatif_model_json(w), "not_looked_at", (json_int_t)w->skipped, "sweep",
                   json_pack("[f, f]", w->sweep_least, w->sweep_most), "exchanges", w->exchanges);
 
     if (!all)

@@ -13,21 +13,18 @@
 int skew_whatif_json_add(struct skew_whatif *w, const struct skew_whatif_result *result);
 int skew_whatif_json_write(struct skew_whatif *w);
 
-/** Seconds that the busiest rank computes for, all its tokens at once. */
-static inline double skew_whatif_ideal_compute(const struct skew_whatif *w,
-                                               const struct skew_demand *d)
-{
-    const struct skew_cost *c = &w->cost;
+struct skew_whatif_text {
+    char text[24];
+};
 
-    if (c->token_bytes <= 0 || d->receive_max == 0)
-        return 0;
-    return c->knee_s * fmax(1, (double)d->receive_max / c->token_bytes / c->knee_tokens);
-}
+/** "1.234 ms"; "-" for NaN. */
+struct skew_whatif_text skew_whatif_seconds(double s);
 
 /**
  * The cost of a matching (d + f, seconds of dispatch) at which stuffed and greedy take the same
- * time to transfer: (M_stuffed − M_greedy)(d + f) = (Σ_greedy − LB) / BW. NaN where one is not
- * there, or stuffed does not trade matchings for transfer.
+ * time to transfer: (M_stuffed − M_greedy)(d + f) = Σ_greedy − Σ_stuffed of what bytes take, which
+ * is (Σ_greedy − LB) / BW on a plain line. NaN where one is not there, or stuffed does not trade
+ * matchings for transfer.
  */
 static inline double skew_whatif_break_even(const struct skew_whatif *w,
                                             const struct skew_whatif_result *r)
@@ -38,8 +35,8 @@ static inline double skew_whatif_break_even(const struct skew_whatif *w,
     if (!greedy || !stuffed || stuffed->matchings <= greedy->matchings ||
         stuffed->bottlenecks >= greedy->bottlenecks)
         return NAN;
-    return (double)(greedy->bottlenecks - stuffed->bottlenecks) / w->cost.bandwidth /
-           (double)(stuffed->matchings - greedy->matchings);
+    double saved = skew_cost_transfer(&w->cost, greedy) - skew_cost_transfer(&w->cost, stuffed);
+    return saved > 0 ? saved / (double)(stuffed->matchings - greedy->matchings) : NAN;
 }
 
 #endif

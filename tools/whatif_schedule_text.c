@@ -13,26 +13,27 @@
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
-struct short_text {
-    char text[24];
-};
+#define short_text skew_whatif_text
 
-static struct short_text seconds(double s)
+struct skew_whatif_text skew_whatif_seconds(double s)
 {
-    struct short_text t;
+    struct skew_whatif_text t;
 
     if (isnan(s))
         snprintf(t.text, sizeof t.text, "-");
-    else if (s >= 1)
+    else if (fabs(s) >= 1)
         snprintf(t.text, sizeof t.text, "%.4g s", s);
-    else if (s >= 1e-3)
+    else if (fabs(s) >= 1e-3)
         snprintf(t.text, sizeof t.text, "%.4g ms", s * 1e3);
-    else if (s > 0)
+    else if (fabs(s) >= 1e-6)
         snprintf(t.text, sizeof t.text, "%.4g us", s * 1e6);
+    else if (s != 0)
+        snprintf(t.text, sizeof t.text, "%.4g ns", s * 1e9);
     else
         snprintf(t.text, sizeof t.text, "0");
     return t;
 }
+#define seconds skew_whatif_seconds
 
 static struct short_text ratio(double x, const char *format)
 {
@@ -59,38 +60,16 @@ static struct short_text batch(const struct skew_whatif *w, const struct skew_de
     struct short_text t;
     double mean = scale * skew_whatif_batch(d);
 
-    if (w->cost.token_bytes > 0)
-        snprintf(t.text, sizeof t.text, "%.4g tokens", mean / w->cost.token_bytes);
+    if (w->model.token_bytes > 0)
+        snprintf(t.text, sizeof t.text,
+                 mean / w->model.token_bytes < 10 ? "%.3g tokens" : "%.0f tokens",
+                 mean / w->model.token_bytes);
     else
         skew_bytes_text(t.text, (uint64_t)mean);
     return t;
 }
 
 /* ---- one matrix ------------------------------------------------------------------------------ */
-
-static void print_model(const struct skew_whatif *w)
-{
-    const struct skew_cost *c = &w->cost;
-
-    printf("Model    %.4g GB/s a port", c->bandwidth / 1e9);
-    if (w->options.domain_ranks)
-        printf(", %.4g GB/s scale-up in domains of %u ranks", c->up_bandwidth / 1e9,
-               w->options.domain_ranks);
-    printf(", reconfiguration %s", seconds(c->reconfigure_s).text);
-    printf(", fixed %s a phase, combine %.4g x dispatch\n", seconds(c->fixed_s).text,
-           c->combine_ratio);
-    if (c->token_bytes > 0)
-        printf("         tokens of %.0f bytes, expert compute %s up to %.4g tokens, then linear; "
-               "dispatch and "
-               "combine do not contend\n",
-               c->token_bytes, seconds(c->knee_s).text, c->knee_tokens);
-    else
-        printf("         no expert compute: give --token-bytes to model it\n");
-    if (w->options.max_matchings)
-        printf(
-            "         not more than %u matchings, the remainder in one phase at its port bound\n",
-            w->options.max_matchings);
-}
 
 static void print_row(const struct skew_whatif_result *r, size_t m)
 {
@@ -166,19 +145,20 @@ static void print_one(const struct skew_whatif *w, const struct skew_whatif_resu
                bytes(d->bound).text, d->imbalance);
     else
         printf("Bound    nothing to schedule: no rank sends to another\n");
-    print_model(w);
+    skew_whatif_model_print(w);
     printf("\n%-9s %9s  %7s  %6s  %10s  %10s %-8s %10s  %6s  %7s\n", "schedule", "matchings",
            "loss", "idle", "dispatch", "overlapped", "order", "sequential", "/ideal", "rest");
     for (size_t m = 0; m < SKEW_SCHEDULE_METHOD_COUNT; m++)
         if (r->schedules[m])
             print_row(r, m);
     printf("%-9s %9s  %7s  %6s  %10s  %10s %-8s %10s  %6s\n", "ideal", "-",
-           d->total ? "1.0000" : "-", "", seconds((double)d->bound / w->cost.bandwidth).text, "",
-           "",
-           seconds((double)d->bound / w->cost.bandwidth * (1 + w->cost.combine_ratio) +
-                   skew_whatif_ideal_compute(w, d))
-               .text,
-           "1.000");
+           d->total ? "1.0000" : "-", "",
+           seconds(skew_cost_bytes(&w->cost, (double)d->bound, (double)d->total / d->ranks)).text,
+           "", "", seconds(skew_cost_ideal(&w->cost, d, 1)).text, "1.000");
+    if (isfinite(r->transfer_s))
+        printf("%-9s %9s  %7s  %6s  %10s  (measured, unscheduled%s)\n", "as it ran", "-", "", "",
+               seconds(r->transfer_s).text,
+               w->model.measured.standin ? "; on stand-ins, no GPU" : "");
     print_break_even(w, r);
     if (d->receive_sum)
         print_crossings(w, r);
@@ -215,7 +195,7 @@ static void print_series(struct skew_whatif *w)
     printf("Bound    endpoint imbalance, which no schedule changes: median %s, ",
            quantile(w->imbalances, w->imbalance_count, 0.5).text);
     printf("largest %s\n", quantile(w->imbalances, w->imbalance_count, 1).text);
-    print_model(w);
+    skew_whatif_model_print(w);
     printf("\n%-9s %9s  %8s  %8s  %6s  %10s  %10s  %10s  %6s\n", "schedule", "matchings", "loss",
            "largest", "idle", "dispatch", "overlapped", "sequential", "/ideal");
     printf("%-9s %9s  %8s  %8s  %6s  %10s  %10s  %10s  %6s\n", "", "mean", "median", "", "mean",
@@ -232,6 +212,10 @@ static void print_series(struct skew_whatif *w)
                seconds(t->makespan_s).text, seconds(t->sequential_s).text,
                ratio(t->makespan_s / t->ideal_s, "%.3f").text);
     }
+    if (w->timed == w->count)
+        printf("%-9s %9s  %8s  %8s  %6s  %10s  (measured, unscheduled%s)\n", "as it ran", "-", "",
+               "", "", seconds(w->transfer_s).text,
+               w->model.measured.standin ? "; on stand-ins, no GPU" : "");
     printf("\nBatch sizes at which the order changes are found for one matrix: --seq N, --mean or "
            "--sum.\n");
 }
@@ -259,6 +243,10 @@ static int tally(struct skew_whatif *w, const struct skew_whatif_result *r)
     w->count++;
     w->empty += r->demand.total == 0;
     w->incomplete += r->incomplete;
+    if (isfinite(r->transfer_s)) {
+        w->timed++;
+        w->transfer_s += r->transfer_s;
+    }
     for (size_t m = 0; m < SKEW_SCHEDULE_METHOD_COUNT && result == 0; m++) {
         struct skew_whatif_tally *t = &w->tally[m];
         const struct skew_schedule *s = r->schedules[m];

@@ -73,6 +73,25 @@ static void test_by_hand(void)
           s.domain_once_high);
     CHECK(s.sources_known && !s.ids_known, "known");
 
+    /* as measured: 30 bytes out of domains, 10 within; then at the largest size that was seen */
+    struct skew_links_fit fit = {
+        .line = {.base = 1, .above = 0.5}, .most = 100, .z_s = 0.1, .z_most = 100};
+    links.fit = &fit;
+    CHECK(skew_placement_score(&s, p, &calls, &links, NULL) == 0 &&
+              near(s.time_s, 1 + 0.5 * 30 + 0.1 * 10) && s.clamped == 0,
+          "%g", s.time_s);
+    fit.most = 20;
+    CHECK(skew_placement_score(&s, p, &calls, &links, NULL) == 0 &&
+              near(s.time_s, 1 + 0.5 * 20 + 0.1 * 10) && s.clamped == 1,
+          "%g", s.time_s);
+    /* without domains all ports count alike: rank 1 sends 4, a port has 7 / 4 on average */
+    fit.most = 100;
+    links.domain_ranks = 0;
+    CHECK(skew_placement_score(&s, p, &calls, &links, NULL) == 0 &&
+              near(s.time_s, 1 + 0.5 * 40 + 0.1 * 17.5),
+          "%g", s.time_s);
+    links.fit = NULL;
+
     /* one domain of two experts a rank: {0,1} on rank 0, and so on */
     struct skew_placement *two;
     CHECK(skew_placement_create(&two, 4, 2, 4) == 0, "create");

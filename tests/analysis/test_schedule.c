@@ -247,12 +247,14 @@ static void test_assignment(void)
 
 /* ---- the flow shop --------------------------------------------------------------------------- */
 
-static const struct skew_cost plain = {.bandwidth = 1,
-                                       .up_bandwidth = 1,
-                                       .token_bytes = 1,
-                                       .knee_tokens = 4,
-                                       .knee_s = 8,
-                                       .combine_ratio = 1};
+/* A second a byte; compute is 8 up to 4 bytes, then in proportion. */
+static const struct skew_cost plain = {
+    .wire = {.above = 1},
+    .up = 1,
+    .computes = true,
+    .compute = {.base = 8, .knee = 4, .above = 2},
+    .combine_ratio = 1,
+};
 
 static void test_flow_shop(void)
 {
@@ -281,6 +283,38 @@ static void test_flow_shop(void)
     CHECK(count == 4 && bars[0].machine == 1 && bars[0].phase == -1 && bars[0].end_s == 8 &&
               bars[3].machine == 2 && bars[3].end_s == 40, "%zu bars", count);
     CHECK(skew_schedule_idle(s) == 1 - 13 / 20.0, "idle");
+    skew_schedule_free(&s);
+}
+
+/* A knee, a price of the mean port, and nothing below 0. */
+static void test_lines(void)
+{
+    const uint64_t bytes[4] = {0, 10, 4, 0};
+    const struct skew_line falling = {.base = 1, .above = -1};
+    struct skew_cost cost = {.wire = {.base = 5, .below = 1, .knee = 6, .above = 3},
+                             .mean = 2,
+                             .computes = true,
+                             .compute = skew_cost_floor(8, 4),
+                             .combine_ratio = 0.5};
+    struct skew_schedule_options options = {0};
+    struct skew_schedule *s;
+    struct skew_demand d;
+    struct skew_timing t;
+
+    CHECK(skew_line_at(&cost.wire, 6) == 11 && skew_line_at(&cost.wire, 8) == 17, "knee");
+    CHECK(skew_line_at(&falling, 3) == 0, "below 0");
+    CHECK(skew_cost_compute(&cost, 4) == 8 && skew_cost_compute(&cost, 6) == 12 &&
+              skew_cost_compute(&cost, 0) == 0,
+          "floor");
+    CHECK(skew_demand_measure(&d, bytes, 2) == 0, "demand");
+    CHECK(skew_schedule_make(&s, SKEW_SCHEDULE_GREEDY, bytes, 2, &options) == 0, "made");
+    CHECK(s->phase_count == 1 && s->phases[0].bytes == 14, "%zu phases", s->phase_count);
+    CHECK(skew_schedule_time(s, &d, &cost, 1, &t, NULL, NULL) == 0, "timed");
+    /* 6 + 12 for the busiest port, 2 × 7 for the mean one, 5 on top; half of the bytes back. */
+    CHECK(t.dispatch_s == 37 && t.combine_s == 5 + 5 + 7, "%g %g", t.dispatch_s, t.combine_s);
+    CHECK(t.compute_s == 20 && t.ideal_s == 32 + 12 + 20, "%g %g", t.compute_s, t.ideal_s);
+    CHECK(skew_cost_transfer(&cost, s) == 32, "%g", skew_cost_transfer(&cost, s));
+    CHECK(fabs(t.rest - t.makespan_s / (32 + 12)) < 1e-12, "%g", t.rest);
     skew_schedule_free(&s);
 }
 
@@ -316,9 +350,9 @@ static void test_johnson(void)
         struct skew_demand d = {.ranks = 2};
         struct skew_cost cost = plain;
         struct skew_timing t;
-        cost.token_bytes = 0;
+        cost.computes = false;
         cost.combine_ratio = 0.25 + (double)random_below(8) / 4;
-        cost.fixed_s = trial % 2 ? 5 : 0;
+        cost.wire.base = trial % 2 ? 5 : 0;
         for (int p = 0; p < 6; p++)
             phases[p].bottleneck = 1 + random_below(50);
         CHECK(skew_schedule_time(&s, &d, &cost, 1, &t, NULL, NULL) == 0, "timed");
@@ -336,7 +370,7 @@ static void test_crossing(void)
     struct skew_schedule b = {.phases = &once, .phase_count = 1, .ranks = 2, .bottlenecks = 100};
     const struct skew_schedule *both[] = {&a, &b};
     struct skew_demand d = {.ranks = 2, .bound = 70, .total = 140, .receive_sum = 140};
-    struct skew_cost cost = {.bandwidth = 1, .up_bandwidth = 1, .fixed_s = 30, .combine_ratio = 0};
+    struct skew_cost cost = {.wire = {.base = 30, .above = 1}, .up = 1, .combine_ratio = 0};
     struct skew_crossing *found;
     size_t count, pairs = 0;
 
@@ -363,6 +397,7 @@ int main(void)
     test_refused();
     test_assignment();
     test_flow_shop();
+    test_lines();
     test_johnson();
     test_crossing();
     if (failures)

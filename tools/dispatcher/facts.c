@@ -251,6 +251,14 @@ static int add_trace(json_t *facts, struct skew_trace *trace)
         error = add_libraries(facts, trace);
     if (!error)
         error = add_kernels(facts, trace);
+    /* What was imported has processes and exchanges that nobody ran. */
+    if (!error && json_is_true(json_object_get(facts, "imported"))) {
+        static const char *const made_up[] = {"processes", "exchanges", "enqueue_ns", "span_ns"};
+        for (size_t i = 0; i < sizeof made_up / sizeof *made_up; i++)
+            json_object_set_new(facts, made_up[i], json_integer(0));
+        json_array_clear(json_object_get(facts, "hosts"));
+        return 0;
+    }
     return error ? error : add_traffic(facts, trace);
 }
 
@@ -266,6 +274,7 @@ json_t *skew_dispatcher_facts(const struct skew_reading *reading)
     json_object_set_new(facts, "libraries", json_object());
     json_object_set_new(facts, "nccl", json_object());
     json_object_set_new(facts, "trace", json_string(skew_trace_path(reading->traces[0])));
+    json_object_set_new(facts, "imported", json_boolean(skew_reading_imported(reading)));
     json_object_set_new(facts, "standin", json_boolean(skew_reading_standin(reading)));
     for (size_t i = 0; i < reading->count; i++)
         if (add_trace(facts, reading->traces[i])) {

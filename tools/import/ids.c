@@ -131,7 +131,9 @@ static void key_of(const struct skew_import *import, const struct array *a, cons
         key->source = (int32_t)at[AXIS_RANK];
     else if (a->has[AXIS_REQUEST])
         key->source = skew_import_source(o, import->request_base + at[AXIS_REQUEST],
-                                         import->request_base + a->size[AXIS_REQUEST]);
+                                         import->request_total
+                                             ? import->request_total
+                                             : import->request_base + a->size[AXIS_REQUEST]);
     else if (by_token && !a->has[AXIS_STEP])
         key->source = skew_import_source(o, (size_t)(token % size), (size_t)size);
     else
@@ -269,6 +271,10 @@ int skew_import_ids(struct skew_import *import, const struct skew_npy *npy, cons
     size_t at[AXES] = {0};
     int result = arrange(&a, npy, axes, file);
 
+    if (import->counting) {
+        import->request_total += a.has[AXIS_REQUEST] ? a.size[AXIS_REQUEST] : 0;
+        return result;
+    }
     if (result == 0 && a.has[AXIS_RANK] && import->options.ranks &&
         import->options.ranks != a.size[AXIS_RANK]) {
         skew_tell("%s: %zu ranks, where --ranks says %u; leave --ranks out", file,

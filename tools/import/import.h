@@ -102,6 +102,8 @@ struct skew_import {
     struct skew_import_note *notes;
     size_t note_count;
     uint32_t request_base; /* requests of files read before this one */
+    bool counting;         /* skew_import_ids() only adds up request_total */
+    size_t request_total;  /* of all files; 0: of the one that is read */
 };
 
 /** Finds or adds; *index of the row. −ENOMEM is told. */
