@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "coverage.h"
 #include "labelling.h"
 #include "matrix_output.h"
 #include "metrics_level.h"
@@ -39,8 +40,6 @@ json_t *skew_json_estimate(const struct skew_estimate *estimate);
 /** Metrics, CV² parts, tests and hottest items of one set of items. */
 json_t *skew_json_level(const struct skew_level *level);
 
-json_t *skew_json_coverage(const struct skew_coverage *coverage);
-
 /** Prints and frees; 0, or -ENOMEM when there is nothing to print. */
 int skew_json_print(json_t *root);
 
@@ -63,8 +62,5 @@ char *skew_estimate_text(char text[SKEW_ESTIMATE_TEXT], const struct skew_estima
 
 /** "1.234" or "–". Returns `text`. */
 char *skew_number_text(char text[SKEW_ESTIMATE_TEXT], double value, int digits);
-
-/** "captured N of M groups", with what is lost. */
-void skew_coverage_print(const struct skew_coverage *coverage);
 
 #endif

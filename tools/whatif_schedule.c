@@ -374,7 +374,10 @@ static int run_trace(struct arguments *a)
     int result = skew_reading_open(&reading, a->path);
     if (result < 0)
         return result;
-    result = skew_selection_resolve(&a->selection, a->path, &reading);
+    a->whatif.traced = true;
+    result = skew_coverage_read(&a->whatif.coverage, &reading);
+    if (result == 0)
+        result = skew_selection_resolve(&a->selection, a->path, &reading);
     if (result == 0) {
         const struct skew_filter *f = &a->selection.filter;
         const struct skew_comm *comm = &a->selection.chosen->comm;
