@@ -3,9 +3,9 @@
 import json
 import os
 import platform
-import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +22,7 @@ ONE_GPU = {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1", "NCCL_NET": "Socket
            "NCCL_MNNVL_ENABLE": "0", "NCCL_NVLS_ENABLE": "0", "NCCL_MAX_CTAS": "2", "NCCL_MAX_P2P_NCHANNELS": "1",
            "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
 FOREIGN = ("SKEWSCOPE_", "NCCL_", "TORCH_NCCL_", "CUDA_DEVICE_MAX", "CUDA_LAUNCH", "LD_PRELOAD", "RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_")
+SHARED_SIZE = {"rows": 1024, "calls": 6}  # of ranks that share a GPU, and talk through sockets
 DRY_SIZE = {"tokens": 256, "hidden": 64, "ffn": 64, "layers": 2, "steps": 3, "rows": 64, "replays": 5, "calls": 3, "small": 16}
 PROBE = """import json, torch
 assert torch.cuda.is_available(), "torch sees no GPU"
@@ -97,7 +98,6 @@ class Bench:
         self.build, self.dry, self.seed = build, dry, seed
         self.skewscope = build / "tools" / "skewscope"
         self.top = Path(tempfile.mkdtemp(prefix="skewscope-gpu-"))
-        self.port = 20000 + random.randrange(20000)
         self.shared = {}
 
     def close(self):
@@ -115,13 +115,15 @@ class Bench:
         return {**json.loads(done.stdout), "driver": "stand-in" if self.dry else driver(), "skewscope": version, "cores": os.cpu_count(),
                 "machine": platform.machine(), "python": platform.python_version(), "standin": self.dry}
 
-    def environment(self, **more):
+    def environment(self, ranks=1, **more):
         env = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
-        self.port += 1
-        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(self.port), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", TMPDIR=str(self.top))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", TMPDIR=str(self.top))
         if self.dry:
-            env.update(PYTHONPATH=str(HERE / "dry"), LD_LIBRARY_PATH=str(self.build / "tests" / "standin" / "lib"),
-                       JOB_SIZE=json.dumps(DRY_SIZE))
+            env.update(PYTHONPATH=str(HERE / "dry"), LD_LIBRARY_PATH=str(self.build / "tests" / "standin" / "lib"))
+        env["JOB_SIZE"] = json.dumps(DRY_SIZE if self.dry else SHARED_SIZE if ranks > 1 else {})
         env.update({k: str(v) for k, v in more.items()})
         return env
 
@@ -136,7 +138,7 @@ class Bench:
     def job(self, works, timing=None, ranks=1, seconds=150, **env):
         """Runs it to its end. Returns a Result."""
         out = Path(tempfile.mkdtemp(dir=self.top))
-        processes, base = [], self.environment(JOB_DIR=out, WORLD_SIZE=ranks, **(ONE_GPU if ranks > 1 else {}), **env)
+        processes, base = [], self.environment(ranks, JOB_DIR=out, WORLD_SIZE=ranks, **(ONE_GPU if ranks > 1 else {}), **env)
         for rank in range(ranks):
             mine = dict(base, RANK=str(rank), **({"NCCL_HOSTID": f"host{rank}"} if ranks > 1 else {}))
             with open(out / f"log.{rank}", "w", encoding="utf-8") as log:
