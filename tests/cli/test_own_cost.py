@@ -56,6 +56,14 @@ class OwnCost(CliTest):
         trace.close()
         return str(path)
 
+    def change(self, path, *statements):
+        db = sqlite3.connect(path)
+        for sql in statements:
+            db.execute(sql)
+        db.commit()
+        db.close()
+        return path
+
     def ask(self, command, path, *more):
         done = self.skewscope(*command.split(), path, *more)
         # dispatcher: 1, since no dispatcher was selected
@@ -100,12 +108,9 @@ class OwnCost(CliTest):
         both.mkdir()
         for i, row in enumerate([(10, 1000, 0, 0, None, 0, 0), (10, 3000, 0, 0, None, 0, 0)]):
             shutil.move(self.trace(f"n{i}", overhead=[row]), both / f"trace-n{i}.db")
-        db = sqlite3.connect(both / "trace-n0.db")
-        db.execute("UPDATE process SET stored_groups = stored_groups - 30 WHERE world_rank = 0")
-        db.execute("INSERT INTO loss (process_id, reason, groups, exchanges, operations, cells) SELECT process_id, 'full', 20,"
-                   " 20, 0, 40 FROM process WHERE world_rank = 0")
-        db.commit()
-        db.close()
+        self.change(both / "trace-n0.db", "UPDATE process SET stored_groups = stored_groups - 30 WHERE world_rank = 0",
+                    "INSERT INTO loss (process_id, reason, groups, exchanges, operations, cells) SELECT process_id, 'full', 20,"
+                    " 20, 0, 40 FROM process WHERE world_rank = 0")
         self.assertIn("captured 370 of 400 groups: what is missing can look like imbalance; own cost: 200 ns of the host an"
                       " exchange, at the end of its group (20 measured), 0.0030 % of wall time\n", self.ask("label", both))
         answer = json.loads(self.ask("label", both, "--json"))
@@ -116,20 +121,12 @@ class OwnCost(CliTest):
         self.assertEqual([i["own_cost"]["host_ns_per_group"] for i in each], [100.0, 300.0])
 
     def test_a_trace_of_before_the_table(self):
-        path = self.trace()
-        db = sqlite3.connect(path)
-        db.execute("DROP TABLE overhead")
-        db.commit()
-        db.close()
+        path = self.change(self.trace(), "DROP TABLE overhead")
         self.assertIn("own cost: not measured\n", self.ask("hang", path))
         self.assertEqual(json.loads(self.ask("info", path, "--json"))[0]["own_cost"], NOTHING)
 
     def test_what_was_not_captured(self):
-        path = self.trace()
-        db = sqlite3.connect(path)
-        db.execute("UPDATE process SET returned_groups = 0, stored_groups = 0")
-        db.commit()
-        db.close()
+        path = self.change(self.trace(), "UPDATE process SET returned_groups = 0, stored_groups = 0")
         self.assertIn("no capture stands behind this trace (imported or synthetic)\n", self.ask("skew", path))
         self.assertNotIn("own cost", self.ask("info", path))
         self.assertEqual(json.loads(self.ask("skew", path, "--json"))["own_cost"], NOTHING)
@@ -143,6 +140,17 @@ class OwnCost(CliTest):
         self.assertEqual(cost["measured_groups"], groups)
         self.assertAlmostEqual(cost["host_ns_per_group"], ns / groups, places=6)
         self.assertGreater(cost["host_ns_per_group"], 0)
+
+    def test_the_first_group_is_setting_up(self):
+        """It finds all cold: it must not be in a mean that is multiplied by all groups."""
+        for exchanges, measured in ((1, 0), (2, 1)):
+            out = str(self.dir / str(exchanges))
+            done = self.skewscope("run", "-o", out, "--", EXCHANGES, "1", exchanges, env=self.nccl_env())
+            self.assertEqual(done.returncode, 0, done.stderr)
+            [(groups, setup)] = self.query("SELECT measured_groups, setup_ns FROM overhead", out=out)
+            self.assertEqual(groups, measured)
+            self.assertGreater(setup, 0)
+            self.assertEqual(json.loads(self.ask("hang", out, "--json"))["own_cost"]["measured"], bool(measured))
 
 
 if __name__ == "__main__":
