@@ -143,6 +143,7 @@ struct skew_thread {
     uint64_t cost_ns;        /* skew_time_before(): so far; 0: this group is not measured */
     const struct skew_rec_group *cost_rec; /* … and where its record is */
     uint64_t cost_stored;    /* groups stored before it */
+    uint64_t cost_setup;     /* … and what had been set up then, in ns */
     struct skew_tap_group *tap; /* tap.c: what the open group holds for the tap; NULL: never any */
     uint32_t tap_calls;      /* how much that is */
     struct skew_lane_key lane[SKEW_LANES_MAX];

@@ -278,8 +278,10 @@ void skew_time_before(struct skew_thread *t, ncclComm_t handle, cudaStream_t str
     bool measure = t->watch & SKEW_WATCH_MEASURE;
     if (timer && !measure)
         measure = timer->measured-- == 0;
-    if (measure && !handle && skew_record_is_open(t))
+    if (measure && !handle && skew_record_is_open(t)) {
         from = skew_now();
+        t->cost_setup = __atomic_load_n(&skew_proc->head->time.setup_ns, __ATOMIC_RELAXED);
+    }
     if (t->watch & SKEW_WATCH_TIME)
         before(t, handle, stream);
     if (timer && measure)
@@ -292,16 +294,27 @@ void skew_time_before(struct skew_thread *t, ncclComm_t handle, cudaStream_t str
     errno = saved;
 }
 
-/* What this group's end cost the host: before the real call, and since it returned. */
+/* What this group's end cost the host: before the real call, and since it returned; without what
+ * was set up in it, which is counted as that. A thread's first group is all setting up: its pages,
+ * its call sites and our code are cold, and a mean that is multiplied by all groups must not have
+ * it. */
 static void add_cost(struct skew_thread *t)
 {
     struct skew_time_totals *totals = &skew_proc->head->time;
     if (t->groups - t->unstored != t->cost_stored + 1)
         return;
     uint64_t cost = t->cost_ns + skew_now() - t->cost_rec->return_ns;
-    t->watch &= ~(uint32_t)SKEW_WATCH_MEASURE;
-    if (cost > COST_MOST_NS)
+    uint64_t setup = __atomic_load_n(&totals->setup_ns, __ATOMIC_RELAXED) - t->cost_setup;
+    cost -= setup < cost ? setup : cost; /* other threads set up, too */
+    if (cost > COST_MOST_NS) {
+        t->watch &= ~(uint32_t)SKEW_WATCH_MEASURE;
         return;
+    }
+    if (t->cost_stored == 0) { /* the next one is measured */
+        __atomic_fetch_add(&totals->setup_ns, cost, __ATOMIC_RELAXED);
+        return;
+    }
+    t->watch &= ~(uint32_t)SKEW_WATCH_MEASURE;
     __atomic_fetch_add(&totals->cost_ns, cost, __ATOMIC_RELAXED);
     __atomic_fetch_add(&totals->cost_groups, 1, __ATOMIC_RELAXED);
 }

@@ -149,7 +149,8 @@ struct skew_time_totals {
     uint64_t untimed[SKEW_UNTIMED_SLOTS]; /* by enum skew_untimed */
     uint64_t cost_groups;                 /* groups whose end was measured: what the library itself took there … */
     uint64_t cost_ns;                     /* … on the host, real calls left out */
-    uint64_t setup_ns;                    /* making events, opening CUPTI: once each, not in cost_ns */
+    uint64_t setup_ns; /* making events, opening CUPTI, a thread's first group: once each, not in
+                          cost_ns */
     uint64_t events;                      /* CUDA events recorded on streams of the application */
     uint64_t event_ns;                    /* device time of one, at most: the least seen between two in a row; 0: unknown */
     uint64_t records;                     /* CUPTI activity records read */

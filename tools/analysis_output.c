@@ -118,12 +118,6 @@ json_t *skew_json_level(const struct skew_level *l)
     return object;
 }
 
-json_t *skew_json_coverage(const struct skew_coverage *c)
-{
-    return json_pack("{s:I, s:I, s:I}", "captured", (json_int_t)c->stored, "of",
-                     (json_int_t)c->returned, "lost", (json_int_t)c->lost);
-}
-
 int skew_json_print(json_t *root)
 {
     if (!root) {
@@ -313,17 +307,4 @@ void skew_notes_explain(const struct skew_notes *notes)
 {
     for (size_t i = 0; i < notes->count; i++)
         printf("%c: %s\n", (char)('a' + i), notes->text[i]);
-}
-
-void skew_coverage_print(const struct skew_coverage *c)
-{
-    char stored[SKEW_COUNT_TEXT], returned[SKEW_COUNT_TEXT];
-
-    if (c->returned == 0) {
-        printf("no capture stands behind this trace (imported or synthetic)\n");
-        return;
-    }
-    printf("captured %s of %s groups%s\n", skew_count_text(stored, c->stored),
-           skew_count_text(returned, c->returned),
-           c->stored < c->returned ? ": what is missing can look like imbalance" : "");
 }

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "coverage.h"
 #include "labelling.h"
 #include "matrix_output.h"
 #include "metrics_level.h"
@@ -38,8 +39,6 @@ json_t *skew_json_estimate(const struct skew_estimate *estimate);
 
 /** Metrics, CV² parts, tests and hottest items of one set of items. */
 json_t *skew_json_level(const struct skew_level *level);
-
-json_t *skew_json_coverage(const struct skew_coverage *coverage);
 
 /** Prints and frees; 0, or -ENOMEM when there is nothing to print. */
 int skew_json_print(json_t *root);
@@ -75,8 +74,5 @@ struct skew_notes {
 void skew_note_print(struct skew_notes *notes, const char *text);
 /** Prints "  a: text" for each. */
 void skew_notes_explain(const struct skew_notes *notes);
-
-/** "captured N of M groups", with what is lost. */
-void skew_coverage_print(const struct skew_coverage *coverage);
 
 #endif

@@ -124,7 +124,8 @@ static json_t *clock_json(const struct skew_clock *k, const struct skew_reading 
     return j;
 }
 
-int skew_clocks_json(const struct skew_clocks *clocks, const struct skew_reading *reading)
+int skew_clocks_json(const struct skew_clocks *clocks, const struct skew_reading *reading,
+                     const struct skew_coverage *coverage)
 {
     size_t count, missing;
     const struct skew_clock *all = skew_clocks_all(clocks, &count);
@@ -146,11 +147,12 @@ int skew_clocks_json(const struct skew_clocks *clocks, const struct skew_reading
                               json_pack("{s:s, s:I, s:o}", "comm", lacking[i].comm_key, "of",
                                         (json_int_t)lacking[i].ranks, "ranks", ranks));
     }
-    return skew_json_print(json_pack(
+    json_t *root = json_pack(
         "{s:o, s:I, s:I, s:I, s:o, s:o}", "reference",
         skew_clocks_reference(clocks) ? json_string(skew_clocks_reference(clocks)) : json_null(),
         "clocks", (json_int_t)skew_clocks_nodes(clocks), "residual_ns", (json_int_t)worst,
-        "not_tied", untied, "processes", processes, "missing", absent));
+        "not_tied", untied, "processes", processes, "missing", absent);
+    return skew_json_print(skew_json_with_coverage(root, coverage));
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */

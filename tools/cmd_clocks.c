@@ -77,6 +77,7 @@ int skew_cmd_clocks(int argc, char **argv)
     struct arguments a = {0};
     struct skew_reading reading;
     struct skew_clocks *clocks = NULL;
+    struct skew_coverage coverage = {0};
     struct skew_error error;
 
     argp_parse(skew_argp_clocks(), argc, argv, 0, NULL, &a);
@@ -91,10 +92,14 @@ int skew_cmd_clocks(int argc, char **argv)
     }
     if (result == 0 && a.save)
         result = skew_clocks_save(clocks, &reading);
-    if (result == 0 && a.json)
-        result = skew_clocks_json(clocks, &reading);
-    else if (result == 0)
+    if (result == 0)
+        result = skew_coverage_read(&coverage, &reading);
+    if (result == 0 && a.json) {
+        result = skew_clocks_json(clocks, &reading, &coverage);
+    } else if (result == 0) {
         skew_clocks_print(clocks, &reading);
+        skew_coverage_print(&coverage);
+    }
     skew_clocks_free(&clocks);
     skew_reading_close(&reading);
     return result < 0 ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;

@@ -4,6 +4,7 @@
  * be, and what others advise; or two runs beside each other.
  */
 #include "command.h"
+#include "coverage.h"
 #include "dispatcher/dispatcher.h"
 #include "reading.h"
 #include "rows.h"
@@ -164,7 +165,7 @@ static void print_selected(const json_t *facts)
     }
 }
 
-static void print_run(const json_t *facts)
+static void print_run(const json_t *facts, const struct skew_coverage *coverage)
 {
     const json_t *one;
     size_t i;
@@ -184,6 +185,7 @@ static void print_run(const json_t *facts)
         skew_dispatcher_label(facts, "hardware") ? skew_dispatcher_label(facts, "hardware") : "not known (--label hardware=)",
         "\n");
 
+    skew_coverage_print(coverage);
     puts("\nmeasured here");
     if (json_is_true(json_object_get(facts, "standin")))
         puts("  on the stand-in for NCCL and CUDA: no GPU, and times of a model");
@@ -237,19 +239,20 @@ static void print_comparison(const json_t *c)
 /* ---- the command --------------------------------------------------------------------------------
  */
 
-static json_t *judged(const char *path, const json_t *table)
+static json_t *judged(const char *path, const json_t *table, struct skew_coverage *coverage)
 {
     struct skew_reading reading;
     if (skew_reading_open(&reading, path) < 0)
         return NULL;
-    json_t *facts = skew_dispatcher_facts(&reading);
+    json_t *facts =
+        skew_coverage_read(coverage, &reading) == 0 ? skew_dispatcher_facts(&reading) : NULL;
     skew_reading_close(&reading);
     if (facts && skew_dispatcher_judge(facts, table) < 0) {
         skew_tell("out of memory");
         json_decref(facts);
         facts = NULL;
     }
-    return facts;
+    return skew_json_with_coverage(facts, coverage);
 }
 
 static int print_json(json_t *a, json_t *b, json_t *comparison)
@@ -270,10 +273,11 @@ static bool worked(const json_t *facts)
 int skew_cmd_dispatcher(int argc, char **argv)
 {
     struct arguments a = {0};
+    struct skew_coverage coverage[2] = {{0}, {0}};
     argp_parse(skew_argp_dispatcher(), argc, argv, 0, NULL, &a);
     json_t *table = skew_dispatcher_table();
-    json_t *first = table ? judged(a.path[0], table) : NULL,
-           *second = first && a.path[1] ? judged(a.path[1], table) : NULL;
+    json_t *first = table ? judged(a.path[0], table, &coverage[0]) : NULL,
+           *second = first && a.path[1] ? judged(a.path[1], table, &coverage[1]) : NULL;
     json_t *comparison = second ? skew_dispatcher_compare(first, second) : NULL;
     int status = SKEW_EXIT_FAILURE;
     if (first && (!a.path[1] || comparison)) {
@@ -282,10 +286,10 @@ int skew_cmd_dispatcher(int argc, char **argv)
         if (a.json) {
             status |= print_json(first, second, comparison) != 0;
         } else {
-            print_run(first);
+            print_run(first, &coverage[0]);
             if (second) {
                 putchar('\n');
-                print_run(second);
+                print_run(second, &coverage[1]);
                 print_comparison(comparison);
             }
         }

@@ -3,6 +3,7 @@
  * skewscope hang: which rank never came, which sizes disagree, and where both sides called.
  */
 #include "command.h"
+#include "coverage.h"
 #include "hang.h"
 #include "reading.h"
 #include "term.h"
@@ -239,7 +240,8 @@ static json_t *call_json(const struct skew_reading *reading, const struct skew_h
                      text_json(stack_of(reading, call)));
 }
 
-static int print_json(const struct skew_hang *h, const struct skew_reading *reading)
+static int print_json(const struct skew_hang *h, const struct skew_reading *reading,
+                      const struct skew_coverage *coverage)
 {
     static const char *const kinds[] = {"size", "absent", "behind", "differs"};
     json_t *all = json_array();
@@ -261,6 +263,7 @@ static int print_json(const struct skew_hang *h, const struct skew_reading *read
     }
     json_t *root = json_pack("{s:o, s:I}", "findings", all, "mismatched_edges",
                              (json_int_t)h->mismatched_edges);
+    skew_json_with_coverage(root, coverage);
     int result = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
     putchar('\n');
     json_decref(root);
@@ -276,6 +279,7 @@ int skew_cmd_hang(int argc, char **argv)
     struct skew_reading reading;
     struct skew_error error;
     struct skew_hang hang;
+    struct skew_coverage coverage = {0};
 
     argp_parse(skew_argp_hang(), argc, argv, 0, NULL, &a);
     if (skew_reading_open(&reading, a.path) < 0)
@@ -286,9 +290,10 @@ int skew_cmd_hang(int argc, char **argv)
         skew_reading_close(&reading);
         return SKEW_EXIT_FAILURE;
     }
-    if (a.json) {
-        result = print_json(&hang, &reading);
-    } else {
+    result = skew_coverage_read(&coverage, &reading);
+    if (result == 0 && a.json) {
+        result = print_json(&hang, &reading, &coverage);
+    } else if (result == 0) {
         for (size_t i = 0; i < hang.count; i++)
             print_finding(&hang.findings[i], &reading);
         if (!skew_reading_any(&reading, "SELECT 1 FROM exchange UNION ALL SELECT 1 FROM operation"))
@@ -296,6 +301,7 @@ int skew_cmd_hang(int argc, char **argv)
         else if (!hang.count)
             puts("every send met its receive, and every rank came to every collective that was "
                  "called");
+        skew_coverage_print(&coverage);
     }
     bool clean = result == 0 && hang.count == 0;
     skew_hang_free(&hang);

@@ -4,6 +4,7 @@
  * Everything is gathered as JSON first; the text is a rendering of that.
  */
 #include "command.h"
+#include "coverage.h"
 #include "info_timing.h"
 #include "reading.h"
 #include "rows.h"
@@ -140,7 +141,7 @@ static const struct {
     {"timing", skew_info_timing_sql, "time_coverage"},
     {"tiers", skew_info_tiers_sql, "timing"},
     {"untimed", skew_info_untimed_sql, "untimed"},
-    {"overhead", skew_info_overhead_sql, "overhead"},
+    {"overhead", skew_own_cost_sql, "overhead"},
     {"device_backends", skew_info_backends_sql, "backend_time"},
 };
 
@@ -155,7 +156,8 @@ static bool has(struct skew_trace *trace, const char *name)
     return found;
 }
 
-static json_t *gather(struct skew_trace *trace, struct skew_error *error)
+static json_t *gather(struct skew_trace *trace, const struct skew_coverage *coverage,
+                      struct skew_error *error)
 {
     json_t *info = json_object();
     struct stat file;
@@ -172,7 +174,7 @@ static json_t *gather(struct skew_trace *trace, struct skew_error *error)
         }
         json_object_set_new(info, sections[i].key, rows);
     }
-    return info;
+    return skew_json_with_coverage(info, coverage);
 }
 
 static int64_t sum_of(const json_t *rows, const char *key)
@@ -411,7 +413,8 @@ static void print_diagnostics(const json_t *info, bool colour)
     }
 }
 
-static void print_text(const json_t *info, const struct arguments *a, bool colour)
+static void print_text(const json_t *info, const struct skew_coverage *coverage,
+                       const struct arguments *a, bool colour)
 {
     char bytes[SKEW_BYTES_TEXT], count[SKEW_COUNT_TEXT];
     const json_t *graphs = json_array_get(json_object_get(info, "graphs"), 0);
@@ -437,6 +440,10 @@ static void print_text(const json_t *info, const struct arguments *a, bool colou
     putchar('\n');
     print_coverage(info, colour);
     skew_info_timing_print(info);
+    if (coverage->returned) {
+        skew_own_cost_print(coverage);
+        putchar('\n');
+    }
     skew_info_backends_print(info);
     print_diagnostics(info, colour);
 }
@@ -444,17 +451,26 @@ static void print_text(const json_t *info, const struct arguments *a, bool colou
 static int show(struct arguments *a, const struct skew_reading *reading)
 {
     bool colour = skew_colour(stdout, SKEW_COLOUR_AUTO);
+    struct skew_coverage *coverage = calloc(reading->count, sizeof *coverage);
     json_t *all = json_array();
-    struct skew_error error;
+    int result = coverage ? 0 : -ENOMEM;
 
-    for (size_t t = 0; t < reading->count; t++) {
-        json_t *info = gather(reading->traces[t], &error);
-        if (!info) {
+    if (!coverage)
+        skew_tell("out of memory");
+    for (size_t t = 0; t < reading->count && result == 0; t++) {
+        struct skew_error error;
+        json_t *info = NULL;
+        result = skew_coverage_read(&coverage[t], &(struct skew_reading){&reading->traces[t], 1});
+        if (result == 0 && !(info = gather(reading->traces[t], &coverage[t], &error))) {
             skew_tell("%s", error.text);
-            json_decref(all);
-            return -EBADMSG;
+            result = -EBADMSG;
         }
         json_array_append_new(all, info);
+    }
+    if (result < 0) {
+        json_decref(all);
+        free(coverage);
+        return result;
     }
     if (a->json) {
         json_dumpf(all, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
@@ -463,9 +479,10 @@ static int show(struct arguments *a, const struct skew_reading *reading)
     for (size_t i = 0; i < json_array_size(all) && !a->json; i++) {
         if (i)
             putchar('\n');
-        print_text(json_array_get(all, i), a, colour);
+        print_text(json_array_get(all, i), &coverage[i], a, colour);
     }
     json_decref(all);
+    free(coverage);
     return 0;
 }
 

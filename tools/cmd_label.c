@@ -4,6 +4,7 @@
  * told.
  */
 #include "command.h"
+#include "coverage.h"
 #include "labelling.h"
 #include "term.h"
 
@@ -110,7 +111,8 @@ static json_t *comm_json(const struct skew_label_comm *c)
         (double)c->confidence, "note", *c->note ? json_string(c->note) : json_null());
 }
 
-static int print_json(const struct skew_reading *reading, const struct skew_labelling *l)
+static int print_json(const struct skew_reading *reading, const struct skew_labelling *l,
+                      const struct skew_coverage *coverage)
 {
     json_t *traces = json_array();
 
@@ -124,7 +126,7 @@ static int print_json(const struct skew_reading *reading, const struct skew_labe
                               json_pack("{s:s, s:o}", "trace", skew_trace_path(reading->traces[i]),
                                         "communicators", all));
     }
-    json_t *root = json_pack("{s:o}", "traces", traces);
+    json_t *root = skew_json_with_coverage(json_pack("{s:o}", "traces", traces), coverage);
     int result = root ? json_dumpf(root, stdout, JSON_INDENT(2)) : -1;
     putchar('\n');
     json_decref(root);
@@ -233,15 +235,20 @@ int skew_cmd_label(int argc, char **argv)
     struct arguments a = {0};
     struct skew_reading reading;
     struct skew_labelling labelling;
+    struct skew_coverage coverage = {0};
 
     argp_parse(skew_argp_label(), argc, argv, 0, NULL, &a);
     if (skew_reading_open(&reading, a.path) < 0)
         return SKEW_EXIT_FAILURE;
     int result = label_all(&labelling, &reading, &a.options);
-    if (result == 0 && a.json)
-        result = print_json(&reading, &labelling);
-    else if (result == 0)
+    if (result == 0)
+        result = skew_coverage_read(&coverage, &reading);
+    if (result == 0 && a.json) {
+        result = print_json(&reading, &labelling, &coverage);
+    } else if (result == 0) {
         print_text(&reading, &labelling);
+        skew_coverage_print(&coverage);
+    }
     for (size_t i = 0; result == 0 && a.save && i < labelling.count; i++)
         result = skew_labels_save(skew_trace_path(reading.traces[i]), labelling.labels[i]);
     skew_labelling_close(&labelling, &reading);

@@ -294,7 +294,8 @@ static int add_views(const struct arguments *a, struct skew_observe *observe, co
     return result;
 }
 
-static int add_trace(const struct arguments *a, struct skew_observe *observe, const char *path)
+static int add_trace(const struct arguments *a, struct skew_observe *observe, const char *path,
+                     struct skew_coverage *coverage)
 {
     const char *values[SKEW_OBSERVE_KEYS_MAX] = {0};
     struct skew_routing *routing = NULL;
@@ -306,7 +307,9 @@ static int add_trace(const struct arguments *a, struct skew_observe *observe, co
         json_decref(rows);
         return result;
     }
-    result = read_labels(a, &reading, path, rows, values);
+    result = skew_coverage_read(coverage, &reading);
+    if (result == 0)
+        result = read_labels(a, &reading, path, rows, values);
     if (result == 0)
         result = skew_counts_read(&routing, &reading, &a->counts);
     if (result == 0)
@@ -337,19 +340,24 @@ static int save(const struct arguments *a, const struct skew_observe *observe)
     return result;
 }
 
-static int show(const struct arguments *a, const struct skew_observe *observe)
+static int show(const struct arguments *a, const struct skew_observe *observe,
+                const struct skew_coverage *coverage)
 {
     int result = a->save ? save(a, observe) : 0;
     size_t usable = 0;
 
     for (size_t i = 0; i < observe->runs; i++)
         usable += observe->run[i].why == NULL;
-    if (a->json && skew_json_print(skew_observe_json(observe)) < 0)
+    if (a->json &&
+        skew_json_print(skew_json_with_coverage(skew_observe_json(observe), coverage)) < 0)
         result = -ENOMEM;
     else if (a->csv)
         skew_observe_csv(observe);
-    else if (!a->json)
+    else if (!a->json) {
         skew_observe_print(observe);
+        putchar('\n');
+        skew_coverage_print(coverage);
+    }
     if (!usable) {
         skew_tell("%s: no trace has per-expert counts; skewscope routing --save finds those that "
                   "were tapped, import reads those of others",
@@ -364,6 +372,7 @@ int skew_cmd_observe(int argc, char **argv)
     struct arguments a = {.options = {.level = 0.95, .margin = 0.05, .bands = {0.15, 0.24}}};
     struct skew_observe *observe = NULL;
     struct skew_progress progress;
+    struct skew_coverage coverage = {0};
 
     argp_parse(skew_argp_observe(), argc, argv, 0, NULL, &a);
     if (!a.key_count)
@@ -372,13 +381,13 @@ int skew_cmd_observe(int argc, char **argv)
     skew_progress_start(&progress, false);
     for (size_t i = 0; i < a.count && result == 0; i++) {
         skew_progress_show(&progress, "trace %zu of %zu", i + 1, a.count);
-        result = add_trace(&a, observe, a.paths[i]);
+        result = add_trace(&a, observe, a.paths[i], &coverage);
     }
     skew_progress_end(&progress);
     if (result == 0 && (result = skew_observe_finish(observe)) < 0)
         skew_tell("out of memory");
     if (result == 0)
-        result = show(&a, observe);
+        result = show(&a, observe, &coverage);
     skew_observe_free(&observe);
     free(a.by);
     return result < 0 ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;

@@ -85,16 +85,19 @@ const struct argp *skew_argp_overlap(void)
 
 static int show(const struct arguments *a, const struct skew_reading *reading, json_t *root)
 {
-    int result = 0;
-    if (a->save) {
+    struct skew_coverage coverage = {0};
+    int result = skew_coverage_read(&coverage, reading);
+    if (result == 0 && a->save) {
         json_t *rows = skew_overlap_saved(root);
         result = skew_metric_save(skew_trace_path(reading->traces[0]), "overlap", rows);
         json_decref(rows);
     }
     if (result == 0 && a->json)
-        return skew_json_print(json_incref(root));
-    if (result == 0)
+        return skew_json_print(skew_json_with_coverage(json_incref(root), &coverage));
+    if (result == 0) {
         skew_overlap_print(root);
+        skew_coverage_print(&coverage);
+    }
     return result;
 }
 

@@ -4,6 +4,7 @@
  * with --save into the table `routing`, which everything about routers reads.
  */
 #include "command.h"
+#include "coverage.h"
 #include "option_values.h"
 #include "reading.h"
 #include "routing_save.h"
@@ -164,7 +165,8 @@ static int reduce(const struct arguments *a, struct skew_trace **trace,
 
 /* ---- telling --------------------------------------------------------------------------------- */
 
-static int print_json(const struct skew_tap_summary *s, bool saved)
+static int print_json(const struct skew_tap_summary *s, bool saved,
+                      const struct skew_coverage *coverage)
 {
     json_t *root = json_object();
 #define X(field) json_object_set_new(root, #field, json_integer((json_int_t)s->field));
@@ -175,6 +177,7 @@ static int print_json(const struct skew_tap_summary *s, bool saved)
     json_object_set_new(root, "capacity_max",
                         s->capacities ? json_integer(s->capacity_max) : json_null());
     json_object_set_new(root, "saved", json_boolean(saved));
+    skew_json_with_coverage(root, coverage);
     int failed = json_dumpf(root, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     putchar('\n');
     json_decref(root);
@@ -222,17 +225,20 @@ int skew_cmd_routing(int argc, char **argv)
     struct arguments a = {0};
     struct skew_reading reading;
     struct skew_tap_summary all = {0};
-    int result = 0;
+    struct skew_coverage coverage = {0};
 
     argp_parse(skew_argp_routing(), argc, argv, 0, NULL, &a);
     if (skew_reading_open(&reading, a.path) < 0)
         return SKEW_EXIT_FAILURE;
+    int result = skew_coverage_read(&coverage, &reading);
     for (size_t i = 0; result == 0 && i < reading.count; i++)
         result = reduce(&a, &reading.traces[i], &all);
     skew_reading_close(&reading);
-    if (result == 0 && a.json)
-        result = print_json(&all, a.save);
-    else if (result == 0)
+    if (result == 0 && a.json) {
+        result = print_json(&all, a.save, &coverage);
+    } else if (result == 0) {
         print_text(&all, a.save);
+        skew_coverage_print(&coverage);
+    }
     return result < 0 ? SKEW_EXIT_FAILURE : SKEW_EXIT_OK;
 }

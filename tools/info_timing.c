@@ -27,15 +27,6 @@ const char skew_info_tiers_sql[] =
 const char skew_info_untimed_sql[] =
     "SELECT reason, sum(launches) AS launches FROM untimed GROUP BY reason ORDER BY 2 DESC, 1";
 
-const char skew_info_overhead_sql[] =
-    "SELECT sum(measured_groups) AS measured_groups, sum(measured_ns) AS measured_ns,"
-    " CAST(round(1.0 * sum(measured_ns) / nullif(sum(measured_groups), 0)) AS INTEGER) AS group_ns,"
-    " sum(setup_ns) AS setup_ns, sum(events) AS events, max(event_ns) AS event_ns,"
-    " sum(cupti_records) AS cupti_records, sum(cupti_dropped) AS cupti_dropped,"
-    " max(1.0 * measured_ns / nullif(measured_groups, 0) * p.returned_groups /"
-    " nullif(p.ended_ns - p.started_ns, 0)) AS share_of_wall"
-    " FROM overhead JOIN process p USING (process_id)";
-
 const char skew_info_backends_sql[] =
     "SELECT backend, does, sum(kernels) AS kernels, sum(duration_ns) AS duration_ns,"
     " count(DISTINCT process_id) AS processes FROM backend_time GROUP BY backend, does"
@@ -79,32 +70,6 @@ static void print_untimed(const json_t *info, int64_t rest)
                skew_count_text(count, (uint64_t)rest));
 }
 
-static void print_cost(const json_t *row)
-{
-    char count[SKEW_COUNT_TEXT];
-    if (!row || skew_row_int(row, "measured_groups") == 0)
-        return;
-    printf("own cost: %" PRId64 " ns of the host an NCCL group (%s measured)",
-           skew_row_int(row, "group_ns"),
-           skew_count_text(count, (uint64_t)skew_row_int(row, "measured_groups")));
-    if (!skew_row_null(row, "share_of_wall"))
-        printf(", %.4f %% of the time of the process with the largest share",
-               100 * json_number_value(json_object_get(row, "share_of_wall")));
-    if (skew_row_int(row, "setup_ns"))
-        printf("; %.1f ms once, in all processes", (double)skew_row_int(row, "setup_ns") / 1e6);
-    putchar('\n');
-    if (skew_row_int(row, "events")) {
-        printf("  %s CUDA events", skew_count_text(count, (uint64_t)skew_row_int(row, "events")));
-        if (!skew_row_null(row, "event_ns"))
-            printf(", at most %" PRId64 " ns of the device each", skew_row_int(row, "event_ns"));
-        putchar('\n');
-    }
-    if (skew_row_int(row, "cupti_records"))
-        printf("  %s CUPTI records, %" PRId64 " dropped\n",
-               skew_count_text(count, (uint64_t)skew_row_int(row, "cupti_records")),
-               skew_row_int(row, "cupti_dropped"));
-}
-
 void skew_info_timing_print(const json_t *info)
 {
     const json_t *all = json_array_get(json_object_get(info, "timing"), 0);
@@ -128,7 +93,6 @@ void skew_info_timing_print(const json_t *info)
                skew_row_int(row, "processes"), skew_row_int(row, "processes") == 1 ? "" : "es",
                why_text(skew_row_text(row, "why")));
     print_untimed(info, launches - timed);
-    print_cost(json_array_get(json_object_get(info, "overhead"), 0));
 }
 
 void skew_info_backends_print(const json_t *info)

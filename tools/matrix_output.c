@@ -278,10 +278,13 @@ int skew_matrix_output_begin(struct skew_matrix_output *o)
         printf("{\"communicator\": {\"id\": %" PRId64 ", \"key\": ", o->comm->id);
         print_json_string(o->comm->key);
         printf(", \"ranks\": %u, \"ranks_here\": %u},\n \"groups\": {\"captured\": %" PRIu64
-               ", \"of\": %" PRIu64 ", \"lost\": %" PRIu64
-               "},\n \"how\": \"%s\",\n \"matrices\": [",
+               ", \"of\": %" PRIu64 ", \"lost\": %" PRIu64 "},\n \"own_cost\": ",
                o->comm->ranks, o->comm->ranks - o->absent, o->coverage.stored, o->coverage.returned,
-               o->coverage.lost, hows[o->how]);
+               o->coverage.lost);
+        json_t *cost = skew_json_own_cost(&o->coverage);
+        json_dumpf(cost, stdout, JSON_PRESERVE_ORDER);
+        json_decref(cost);
+        printf(",\n \"how\": \"%s\",\n \"matrices\": [", hows[o->how]);
     }
     if (o->format == SKEW_FORMAT_TEXT)
         printf("communicator %" PRId64 " (key %s), %u ranks%s%s\n", o->comm->id, o->comm->key,
@@ -320,4 +323,6 @@ void skew_matrix_output_end(struct skew_matrix_output *o)
 {
     if (o->format == SKEW_FORMAT_JSON)
         fputs("\n ]}\n", stdout);
+    else if (o->format == SKEW_FORMAT_TEXT)
+        skew_coverage_print(&o->coverage);
 }

@@ -5,6 +5,7 @@
 #ifndef SKEW_MATRIX_OUTPUT_H
 #define SKEW_MATRIX_OUTPUT_H
 
+#include "coverage.h"
 #include "term.h"
 #include "trace.h"
 
@@ -17,12 +18,6 @@ enum skew_matrix_format {
 
 /* How several exchanges become what is shown. */
 enum skew_matrix_how { SKEW_HOW_SUM, SKEW_HOW_MEAN, SKEW_HOW_EACH };
-
-struct skew_coverage {
-    uint64_t returned; /* groups: the M */
-    uint64_t stored;   /* the N */
-    uint64_t lost;     /* of the rest, those whose reason is known */
-};
 
 struct skew_matrix_output {
     enum skew_matrix_format format;

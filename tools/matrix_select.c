@@ -138,29 +138,6 @@ const struct skew_candidate *skew_candidates_choose(const struct skew_candidates
 
 /* ---- all together -------------------------------------------------------------------------- */
 
-int skew_coverage_read(struct skew_coverage *coverage, const struct skew_reading *reading)
-{
-    for (size_t t = 0; t < reading->count; t++) {
-        struct skew_error error;
-        sqlite3_stmt *s = NULL;
-        if (sqlite3_prepare_v2(skew_trace_db(reading->traces[t]),
-                               "SELECT sum(returned_groups), sum(stored_groups),"
-                               " (SELECT sum(groups) FROM loss) FROM process",
-                               -1, &s, NULL) != SQLITE_OK ||
-            sqlite3_step(s) != SQLITE_ROW) {
-            int result = skew_trace_sql_error(reading->traces[t], &error);
-            skew_tell("%s", error.text);
-            sqlite3_finalize(s);
-            return result;
-        }
-        coverage->returned += (uint64_t)sqlite3_column_int64(s, 0);
-        coverage->stored += (uint64_t)sqlite3_column_int64(s, 1);
-        coverage->lost += (uint64_t)sqlite3_column_int64(s, 2);
-        sqlite3_finalize(s);
-    }
-    return 0;
-}
-
 /* Whether anything has the role, and whether any layer or step was told at all. */
 static void look(const struct skew_labels *labels, const struct skew_filter *f, bool *role,
                  bool *layer, bool *step)

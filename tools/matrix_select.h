@@ -34,8 +34,6 @@ const struct skew_candidate *skew_candidates_choose(const struct skew_candidates
                                                     const char *path, const char *name,
                                                     size_t databases, char *why, size_t size);
 
-int skew_coverage_read(struct skew_coverage *coverage, const struct skew_reading *reading);
-
 /**
  * Labels, when `filter` asks for roles, layers or steps: saved ones, or else found now. -ENOENT
  * when none of those asked for could be told. The caller closes `labelling` (zeroed before).

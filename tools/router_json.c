@@ -184,9 +184,10 @@ static json_t *balance_json(const double *values)
 
 json_t *skew_router_json(const struct skew_router_shown *s, json_t *layers)
 {
-    json_t *root = json_pack("{s:s, s:s, s:f, s:o}", "analysis", "router", "from",
-                             s->router ? "counts" : "sizes", "level", s->level, "groups",
-                             skew_json_coverage(&s->coverage));
+    json_t *root =
+        skew_json_with_coverage(json_pack("{s:s, s:s, s:f}", "analysis", "router", "from",
+                                          s->router ? "counts" : "sizes", "level", s->level),
+                                &s->coverage);
 
     if (s->router) {
         json_object_set_new(root, "beyond_chance", json_boolean(s->router->beyond_chance));

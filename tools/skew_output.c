@@ -138,8 +138,9 @@ json_t *skew_volume_whole_json(const struct skew_volume_shown *s, json_t *groups
                                             all[k].busiest, "busiest", (size_t)most == k));
     }
     free(all);
-    return json_pack("{s:s, s:f, s:o, s:o, s:o}", "analysis", "skew", "level", s->level, "groups",
-                     skew_json_coverage(&s->coverage), "side_by_side", beside, "exchanges", groups);
+    return skew_json_with_coverage(json_pack("{s:s, s:f, s:o, s:o}", "analysis", "skew", "level",
+                                             s->level, "side_by_side", beside, "exchanges", groups),
+                                   &s->coverage);
 }
 
 /* ---- text ------------------------------------------------------------------------------------ */

@@ -144,12 +144,12 @@ json_t *skew_time_json(const struct skew_time_shown *s)
             json_object_set_new(loads, skew_time_role_name[role],
                                 skew_time_fit_json(&r->load[role], "bytes received before"));
     json_t *o = json_pack(
-        "{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "comm",
-        s->comm_key, "ranks", (int)r->ranks, "ranks_seen", (int)r->ranks_seen, "rows",
+        "{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "comm", s->comm_key, "ranks", (int)r->ranks, "ranks_seen", (int)r->ranks_seen, "rows",
         (json_int_t)r->rows, "timed_rows", (json_int_t)r->timed_rows, "exchanges",
         (json_int_t)r->all, "complete", (json_int_t)r->complete, "clocks", clocks[r->clocks],
         "clock_residual_ns", r->clock_residual_ns, "coverage", skew_json_coverage(&s->coverage),
-        "roles", roles_json(r), "transfer",
+        "own_cost", skew_json_own_cost(&s->coverage), "roles", roles_json(r), "transfer",
         skew_time_fit_json(&r->transfer, "bytes of the busiest port"), "load", loads, "stragglers",
         stragglers_json(r), "ledger", ledger_json(r, s->rows), "headline",
         headline_json(&r->headline));

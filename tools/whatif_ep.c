@@ -235,7 +235,8 @@ static json_t *tiers_json(const struct arguments *a, const struct row *row)
     return array;
 }
 
-static int show_json(const struct arguments *a, const struct row *rows, size_t count)
+static int show_json(const struct arguments *a, const struct row *rows, size_t count,
+                     const struct skew_coverage *coverage)
 {
     json_t *array = json_array();
 
@@ -250,7 +251,8 @@ static int show_json(const struct arguments *a, const struct row *rows, size_t c
                       "random", skew_json_real(r->mean.random), "bound",
                       skew_json_real(r->mean.bound), "tiers", tiers_json(a, r)));
     }
-    return skew_json_print(json_pack("{s:s, s:o}", "analysis", "whatif ep", "points", array));
+    return skew_json_print(skew_json_with_coverage(
+        json_pack("{s:s, s:o}", "analysis", "whatif ep", "points", array), coverage));
 }
 
 #define N(value, digits) skew_number_text((char[SKEW_ESTIMATE_TEXT]){0}, value, digits)
@@ -310,6 +312,7 @@ int skew_whatif_ep(int argc, char **argv)
     struct skew_routing *routing = NULL;
     struct row *rows;
     size_t count = 0;
+    struct skew_coverage coverage = {0};
 
     argp_parse(skew_whatif_argp_ep(), argc, argv, 0, NULL, &a);
     if (skew_readings_open(&reading, a.paths, a.count) < 0)
@@ -325,10 +328,14 @@ int skew_whatif_ep(int argc, char **argv)
                   a.paths[0]);
         result = -EINVAL;
     }
-    if (result == 0 && a.json)
-        result = show_json(&a, rows, count);
-    else if (result == 0)
+    if (result == 0)
+        result = skew_coverage_read(&coverage, &reading);
+    if (result == 0 && a.json) {
+        result = show_json(&a, rows, count, &coverage);
+    } else if (result == 0) {
         show_text(&a, rows, count);
+        skew_coverage_print(&coverage);
+    }
     free(rows);
     skew_routing_free(&routing);
     skew_reading_close(&reading);

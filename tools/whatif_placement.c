@@ -6,6 +6,7 @@
  */
 #include "whatif_placement.h"
 #include "command.h"
+#include "coverage.h"
 #include "option_values.h"
 #include "term.h"
 #include "whatif.h"
@@ -364,13 +365,16 @@ static int settle(struct skew_wp *wp)
 
 static int run(struct skew_wp *wp)
 {
+    struct skew_coverage coverage = {0};
     int result = skew_wp_load(wp);
 
     if (result == 0)
         result = settle(wp);
     if (result == 0)
         result = skew_wp_settle_model(wp);
-    json_t *all = result == 0 ? everything(wp) : NULL;
+    for (size_t t = 0; t < wp->traces && result == 0; t++)
+        result = skew_coverage_read(&coverage, &wp->trace[t].reading);
+    json_t *all = result == 0 ? skew_json_with_coverage(everything(wp), &coverage) : NULL;
     if (result == 0 && !all) {
         skew_tell("out of memory");
         result = -ENOMEM;
@@ -382,6 +386,7 @@ static int run(struct skew_wp *wp)
         skew_wp_csv(wp, all);
     } else if (all) {
         skew_wp_text(wp, all);
+        skew_coverage_print(&coverage);
     }
     if (result == 0 && json_array_size(json_object_get(all, "layers")) == 0 &&
         json_array_size(json_object_get(all, "cross")) == 0) {

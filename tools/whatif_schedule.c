@@ -401,12 +401,15 @@ static int run_trace(struct arguments *a)
     int result = skew_reading_open(&reading, a->path);
     if (result < 0)
         return result;
-    if (!skew_reading_any(&reading, "SELECT 1 FROM exchange LIMIT 1")) {
+    a->whatif.traced = true;
+    result = skew_coverage_read(&a->whatif.coverage, &reading);
+    if (result == 0 && !skew_reading_any(&reading, "SELECT 1 FROM exchange LIMIT 1")) {
         result = run_counts(a, &reading);
         skew_reading_close(&reading);
         return result;
     }
-    result = skew_selection_resolve(&a->selection, a->path, &reading);
+    if (result == 0)
+        result = skew_selection_resolve(&a->selection, a->path, &reading);
     if (result == 0)
         result = skew_whatif_model_settle(&a->whatif, a->path, a->selection.chosen->comm.key,
                                           a->selection.chosen->comm.ranks);

@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "coverage.h"
 #include "measured.h"
 #include "schedule.h"
 
@@ -48,6 +49,8 @@ struct skew_whatif {
     double sweep_least, sweep_most;
     bool json;
     char source[320];     /* of the matrix, one line */
+    bool traced;          /* from a trace: else a file, which says nothing of capture */
+    struct skew_coverage coverage;
     bool series;          /* several exchanges: text shows them together */
     FILE *gantt;          /* NULL: not wanted */
     bool gantt_json;

@@ -93,6 +93,8 @@ int skew_whatif_json_write(struct skew_whatif *w)
 
     if (!all)
         return -ENOMEM;
+    if (w->traced)
+        skew_json_with_coverage(all, &w->coverage);
     json_dumpf(all, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(all);

@@ -290,5 +290,7 @@ int skew_whatif_show_end(struct skew_whatif *w)
     }
     if (w->series)
         print_series(w);
+    if (w->traced)
+        skew_coverage_print(&w->coverage);
     return 0;
 }

@@ -189,7 +189,7 @@ class Time(Case):
             if isinstance(value, dict):
                 for k, v in value.items():
                     yield k
-                    yield from keys(v) if k != "coverage" else ()
+                    yield from keys(v) if k not in ("coverage", "own_cost") else ()
             elif isinstance(value, list):
                 for v in value[:1]:
                     yield from keys(v)
