@@ -67,6 +67,8 @@ static int find_calls(struct skew_time_calls *c, const struct skew_time_work *w)
         struct skew_time_call *call = &c->calls[c->count];
         *call = (struct skew_time_call){x->step, x->layer, x->microbatch, 0, 0, 0, 0, 0, 0, {0}};
         for (uint32_t r = 0; r < c->ranks; r++) { /* bytes for now */
+            if (isnan(w->times->sent[base + r]))
+                continue; /* took no part */
             own[r] =
                 w->times->sent[base + r] + w->times->load[base + r] - w->times->received[base + r];
             call->copies += token > 0 ? own[r] / token : 0;
@@ -298,7 +300,9 @@ int skew_time_calls_create(struct skew_time_calls *c, const struct skew_time_wor
     if (!result && router)
         result = read_routing(c, w, router);
     else if (!result)
-        snprintf(c->why_not, sizeof c->why_not, "the trace has no routing of experts: skewscope routing --save makes it of tapped counts");
+        snprintf(c->why_not, sizeof c->why_not,
+                 "the trace has no routing of experts: skewscope routing --save makes it of tapped "
+                 "counts");
     /* The same trace gives the same answer; another one draws anew, or all would err alike. */
     for (size_t i = 0; i < w->result->complete; i++)
         state = next_random(&state) ^ (uint64_t)(x[i].transfer + x[i].busiest);

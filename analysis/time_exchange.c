@@ -105,20 +105,28 @@ static void fill_ports(const struct skew_times *t, size_t slot, struct skew_time
     x->mean = fmax(all_sent, all_received) / fmax(1, seen);
 }
 
-/* What computation hides on every rank is not lost. The last rank has the least to hide in. */
+/* What computation hides on every rank is not lost. The last rank has the least to hide in. The
+ * least of truths that lie between bounds lies between the least of either bounds. */
 static void look_at_overlap(const struct skew_time_work *w, size_t slot,
                             struct skew_time_exchange *x)
 {
     const struct skew_times *t = w->times;
+    double all = x->lag + x->transfer;
+    bool known = true;
 
-    x->hidden = x->lag + x->transfer;
+    x->hidden = (struct skew_time_range){all, all};
     for (uint32_t r = 0; r < t->ranks; r++)
         if (t->start[slot * t->ranks + r] != SKEW_TIME_ABSENT) {
-            double hidden = t->hidden[slot * t->ranks + r];
-            x->hidden = isnan(hidden) || isnan(x->hidden) ? NAN : fmin(x->hidden, hidden);
+            const struct skew_time_range *hidden = &t->hidden[slot * t->ranks + r];
+            known = known && !isnan(hidden->low);
+            x->hidden.low = fmin(x->hidden.low, hidden->low);
+            x->hidden.high = fmin(x->hidden.high, hidden->high);
         }
-    x->exposed = x->lag + x->transfer - (isnan(x->hidden) ? 0 : x->hidden);
-    w->result->overlap_known += !isnan(x->hidden);
+    if (!known)
+        x->hidden = (struct skew_time_range){NAN, NAN};
+    x->exposed = (struct skew_time_range){known ? all - x->hidden.high : all,
+                                          known ? all - x->hidden.low : all};
+    w->result->overlap_known += known;
 }
 
 static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, double *end,
@@ -130,7 +138,7 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
     double last = -INFINITY, done = -INFINITY, sum = 0, first = INFINITY;
     uint32_t seen = 0;
 
-    *x = (struct skew_time_exchange){.seq = slot->seq,
+    *x = (struct skew_time_exchange){.place = slot->place,
                                      .step = slot->step,
                                      .layer = slot->layer,
                                      .microbatch = slot->microbatch,
@@ -157,49 +165,79 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
     for (uint32_t r = 0; r < t->ranks; r++)
         w->arrival[i * t->ranks + r] = arrival[r] - last;
     fill_ports(t, w->slot[i], x);
+    x->last_seq = t->seq[w->slot[i] * t->ranks + x->last_rank];
+    x->busiest_seq = t->seq[w->slot[i] * t->ranks + x->busiest_rank];
 }
 
 /* ---- all of them ----------------------------------------------------------------------------- */
 
 static bool is_complete(const struct skew_time_work *w, size_t slot)
 {
-    return w->times->slots[slot].timed == w->result->ranks_seen &&
-           skew_time_of_tokens(w->times->slots[slot].role);
+    return skew_time_of_tokens(w->times->slots[slot].role) && skew_time_whole(w->times, slot, true);
+}
+
+/* A rank's exchange before the one in hand. */
+struct before {
+    size_t slot; /* SIZE_MAX: none */
+    double load; /* received in it and, where one call is several exchanges, in those of its call
+                    before it */
+};
+
+/* What comes before must be the one before, or a lost record, or the time from one launch of a
+ * graph to the next, would look like work. */
+static bool follows(const struct skew_times *t, size_t slot, size_t old, uint32_t rank)
+{
+    return old != SIZE_MAX && t->slots[old].occurrence == t->slots[slot].occurrence &&
+           t->seq[slot * t->ranks + rank] == t->seq[old * t->ranks + rank] + 1;
+}
+
+/* FastMoE sends a dispatch in as many exchanges as a rank has experts. */
+static bool same_call(const struct skew_time_slot *a, const struct skew_time_slot *b)
+{
+    return a->role == b->role && a->role != SKEW_TIME_UNKNOWN && a->step >= 0 &&
+           a->step == b->step && a->layer == b->layer && a->microbatch == b->microbatch;
 }
 
 /* Own start − own end of the exchange before, which is on one clock whatever the clocks are. */
 static int fill_gaps(struct skew_time_work *w)
 {
     const struct skew_times *t = w->times;
-    size_t *before = malloc(t->ranks * sizeof *before), i = 0;
+    struct before *before = malloc(t->ranks * sizeof *before);
+    size_t *exchange_of = malloc(t->count * sizeof *exchange_of);
 
-    if (!before)
+    if (!before || !exchange_of) {
+        free(before);
+        free(exchange_of);
         return -ENOMEM;
+    }
     for (uint32_t r = 0; r < t->ranks; r++)
-        before[r] = SIZE_MAX;
+        before[r] = (struct before){SIZE_MAX, 0};
+    for (size_t slot = 0; slot < t->count; slot++)
+        exchange_of[slot] = SIZE_MAX;
+    for (size_t i = 0; i < w->result->complete; i++)
+        exchange_of[w->slot[i]] = i;
     for (size_t at = 0; at < t->count; at++) {
-        size_t slot = t->order[at];
-        bool mine = i < w->result->complete && w->slot[i] == slot;
+        size_t slot = t->order[at], i = exchange_of[slot];
+        bool mine = i != SIZE_MAX;
         for (uint32_t r = 0; r < t->ranks; r++) {
-            size_t cell = slot * t->ranks + r, old = before[r];
+            size_t cell = slot * t->ranks + r, old = before[r].slot;
             if (mine)
                 w->gap[i * t->ranks + r] = w->gap_load[i * t->ranks + r] = NAN;
             if (t->start[cell] == SKEW_TIME_ABSENT)
                 continue;
-            /* What comes before must be the one before, or a lost record, or the time from one
-             * launch of a graph to the next, would look like work. */
-            if (mine && at > 0 && old == at - 1 &&
-                t->slots[t->order[old]].occurrence == t->slots[slot].occurrence) {
-                size_t last = t->order[old] * t->ranks + r;
-                double gap = (double)(t->start[cell] - t->end[last]);
+            bool next = follows(t, slot, old, r);
+            bool more = next && same_call(&t->slots[slot], &t->slots[old]);
+            if (mine && next) {
+                double gap = (double)(t->start[cell] - t->end[old * t->ranks + r]);
                 w->gap[i * t->ranks + r] = gap >= 0 ? gap : NAN;
-                w->gap_load[i * t->ranks + r] = t->load[last];
+                /* Nothing is computed for the rest of a call. */
+                w->gap_load[i * t->ranks + r] = more ? NAN : before[r].load;
             }
-            before[r] = at;
+            before[r] = (struct before){slot, t->load[cell] + (more ? before[r].load : 0)};
         }
-        i += mine;
     }
     free(before);
+    free(exchange_of);
     return 0;
 }
 
@@ -214,6 +252,7 @@ int skew_time_derive(struct skew_time_work *w)
     out->ranks = t->ranks;
     out->rows = t->rows;
     out->timed_rows = t->timed_rows;
+    out->cupti_dropped = t->cupti_dropped;
     for (size_t at = 0; at < t->count; at++) {
         out->all += skew_time_of_tokens(t->slots[t->order[at]].role);
         out->complete += is_complete(w, t->order[at]);
@@ -234,6 +273,7 @@ int skew_time_derive(struct skew_time_work *w)
     for (size_t at = 0, i = 0; at < t->count; at++)
         if (is_complete(w, t->order[at]))
             w->slot[i++] = t->order[at];
+    skew_times_sort_steps(t, w->slot, out->complete);
     for (size_t i = 0; i < out->complete; i++) {
         fill_exchange(w, i, scratch, scratch + t->ranks, scratch + 2 * (size_t)t->ranks);
         out->unlabelled += out->exchanges[i].step < 0;
@@ -246,7 +286,7 @@ int skew_time_derive(struct skew_time_work *w)
 
 static int64_t cluster_of(const struct skew_time_exchange *x)
 {
-    return x->step >= 0 ? x->step : x->seq / BLOCK;
+    return x->step >= 0 ? x->step : x->place / BLOCK;
 }
 
 static int fit_transfer(struct skew_time_work *w)

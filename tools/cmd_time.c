@@ -6,6 +6,7 @@
 #include "analysis_output.h"
 #include "clock.h"
 #include "command.h"
+#include "match.h"
 #include "matrix_select.h"
 #include "option_values.h"
 #include "rows.h"
@@ -166,6 +167,7 @@ static int analyse(struct arguments *a, const struct skew_reading *reading,
 {
     struct skew_error error = {"out of memory"};
     struct skew_labelling labelling;
+    struct skew_matches *matches = NULL;
     struct skew_times *times;
     struct all_traces all = {reading, chosen->comm.key, &error};
     struct skew_time_router router = {each_routing, &all};
@@ -174,8 +176,11 @@ static int analyse(struct arguments *a, const struct skew_reading *reading,
     if (result < 0)
         return result;
     result = skew_times_create(&times, chosen->comm.ranks);
-    for (size_t i = 0; i < reading->count && result == 0; i++)
-        result = skew_times_read(times, reading->traces[i], chosen->comm.key, (uint32_t)i, &error);
+    if (result == 0)
+        result = skew_matches_find(reading->traces, reading->count, &matches, &error);
+    for (uint32_t i = 0; i < reading->count && result == 0; i++)
+        result = skew_times_read(times, reading->traces[i], matches, i, chosen->comm.key, &error);
+    skew_matches_free(&matches);
     skew_labelling_close(&labelling, reading);
     if (result == 0)
         result = relate_clocks(times, reading, chosen->comm.key, &error);
