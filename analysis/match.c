@@ -46,13 +46,16 @@ static int load_losses(struct skew_matches *m, uint32_t trace, struct skew_error
             result = -EBADMSG;
             break;
         }
-        struct skew_loss_edge *more = realloc(m->losses, (m->loss_count + 1) * sizeof *more);
-        if (!more) {
-            result = -ENOMEM;
-            break;
+        if ((m->loss_count & (m->loss_count - 1)) == 0) {
+            size_t room = m->loss_count ? m->loss_count * 2 : 1;
+            struct skew_loss_edge *more = realloc(m->losses, room * sizeof *more);
+            if (!more) {
+                result = -ENOMEM;
+                break;
+            }
+            m->losses = more;
         }
-        m->losses = more;
-        more[m->loss_count++] =
+        m->losses[m->loss_count++] =
             (struct skew_loss_edge){trace,
                                     (uint32_t)(member - rows->members[0].member),
                                     seq,
@@ -181,10 +184,8 @@ static int plain_columns(struct skew_matching *g, uint32_t *columns, struct skew
         if (g->ranks[r].member == SKEW_NOBODY)
             return 0;
         least = g->ranks[r].count < least ? g->ranks[r].count : least;
-        for (size_t i = 0; i < m->loss_count; i++)
-            if (m->losses[i].trace == g->ranks[r].trace &&
-                m->losses[i].member == g->ranks[r].member)
-                return 0;
+        if (g->ranks[r].loss_count)
+            return 0;
     }
     for (uint32_t i = 0; i < least && result == 0; i++) {
         uint64_t sum = 0;
@@ -312,6 +313,25 @@ static int find_ranks(struct skew_matching *g, struct skew_error *error)
     return 0;
 }
 
+/* They were read in the order of databases and members. */
+static void find_losses(struct skew_matching *g)
+{
+    const struct skew_matches *m = g->m;
+
+    for (size_t i = 0, end; i < m->loss_count; i = end) {
+        const struct skew_loss_edge *l = &m->losses[i];
+        for (end = i + 1; end < m->loss_count && m->losses[end].trace == l->trace &&
+                          m->losses[end].member == l->member;
+             end++)
+            ;
+        for (uint32_t r = 0; r < g->comm->ranks; r++)
+            if (g->ranks[r].trace == l->trace && g->ranks[r].member == l->member) {
+                g->ranks[r].first_loss = i;
+                g->ranks[r].loss_count = end - i;
+            }
+    }
+}
+
 static void find_exchanges(struct skew_matching *g, uint32_t from, uint32_t end)
 {
     struct skew_matches *m = g->m;
@@ -362,6 +382,7 @@ static int match_comm(struct skew_matches *m, const struct skew_comm *comm, uint
     }
     if (result == 0) {
         find_exchanges(&g, from, end);
+        find_losses(&g);
         result = plain_columns(&g, &plain, error);
     }
     for (uint32_t r = 0; r < comm->ranks; r++)

@@ -45,16 +45,17 @@ static void put(struct side *s, size_t pair, uint64_t count, struct cell cell)
     }
 }
 
-/* What this rank lost before exchange `seq` and after the one before it. */
+/* What this rank lost up to exchange `seq`, from its loss *next on. */
 static void put_losses(const struct skew_matching *g, struct side *s, bool send, uint32_t rank,
-                       int64_t after, int64_t seq)
+                       int64_t seq, size_t *next)
 {
     const struct skew_match_rank *r = &g->ranks[rank];
 
-    for (size_t i = 0; i < g->m->loss_count; i++) {
-        const struct skew_loss_edge *l = &g->m->losses[i];
-        if (l->trace == r->trace && l->member == r->member && l->before_seq > after &&
-            l->before_seq <= seq && is_here(g, l->peer))
+    for (; *next < r->loss_count; ++*next) {
+        const struct skew_loss_edge *l = &g->m->losses[r->first_loss + *next];
+        if (l->before_seq > seq)
+            return;
+        if (is_here(g, l->peer))
             put(s, pair_of(g, send, rank, l->peer), send ? l->sends : l->recvs,
                 (struct cell){SKEW_NOBODY, 0});
     }
@@ -66,7 +67,7 @@ static int put_rank(const struct skew_matching *g, struct side *s, bool send, ui
 {
     const struct skew_match_rank *r = &g->ranks[rank];
     const struct skew_rows *rows = &g->m->rows[r->trace];
-    int64_t before = from ? g->m->all[r->first + from - 1].who.seq : -1;
+    size_t next_loss = 0; /* with losses, `from` is 0 */
 
     for (uint32_t i = from; i < r->count; i++) {
         const struct skew_matched *e = &g->m->all[r->first + i];
@@ -74,8 +75,7 @@ static int put_rank(const struct skew_matching *g, struct side *s, bool send, ui
         uint32_t index = send ? x->send : x->recv;
         uint64_t unit = send ? x->send_unit : x->recv_unit;
         const struct skew_vector *v;
-        put_losses(g, s, send, rank, before, e->who.seq);
-        before = e->who.seq;
+        put_losses(g, s, send, rank, e->who.seq, &next_loss);
         if (!index)
             continue;
         int result = skew_vector_get(rows->trace, rows->vectors[index - 1].id, &v, error);
@@ -88,7 +88,7 @@ static int put_rank(const struct skew_matching *g, struct side *s, bool send, ui
                     (struct cell){r->first + i, v->sizes[c] * unit});
         }
     }
-    put_losses(g, s, send, rank, before, INT64_MAX);
+    put_losses(g, s, send, rank, INT64_MAX, &next_loss);
     return 0;
 }
 

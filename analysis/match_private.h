@@ -29,7 +29,8 @@ struct skew_loss_edge {
 /* One rank of one communicator. */
 struct skew_match_rank {
     uint32_t trace, member;
-    uint32_t first, count; /* in `all` */
+    uint32_t first, count;         /* in `all` */
+    size_t first_loss, loss_count; /* in `losses`, by before_seq */
 };
 
 struct skew_matches {
