@@ -51,6 +51,7 @@ struct skew_time_row {
     enum skew_time_role role;
     int64_t start_ns, end_ns; /* on the device, on this process's clock; both SKEW_TIME_ABSENT: the
                                  host only was asked */
+    int64_t error_ns;         /* both are within ± this on that clock */
     int64_t host_ns;          /* when the host enqueued it */
     double sent, received;    /* bytes to and from other ranks */
     double load;              /* bytes received, a rank's own included */
@@ -210,7 +211,9 @@ struct skew_time_headline {
 enum skew_time_clocks {
     SKEW_TIME_ONE_CLOCK,
     SKEW_TIME_FITTED_CLOCKS,
-    SKEW_TIME_UNRELATED_CLOCKS /* arrival is taken from durations: all are through together */
+    SKEW_TIME_UNRELATED_CLOCKS, /* arrival is taken from durations: all are through together */
+    SKEW_TIME_VAGUE_CLOCKS /* likewise: the devices' times are known to no better than an exchange
+                              takes */
 };
 
 struct skew_time_result {
@@ -219,10 +222,12 @@ struct skew_time_result {
     size_t all,
         complete;      /* exchanges; of them with all ranks that take part and were seen, timed */
     size_t unlabelled; /* complete ones without step */
+    size_t in_parts;   /* complete ones that go on with the call of the one before (FastMoE) */
     size_t overlap_known;   /* complete ones of which all ranks' other kernels are recorded */
     uint64_t cupti_dropped; /* records that found no room: more may be hidden */
     enum skew_time_clocks clocks;
     double clock_residual_ns;             /* waits are within ± twice this */
+    double error_ns;                      /* and within ± twice this: the median of the rows' */
     struct skew_time_exchange *exchanges; /* [complete], in order */
     struct skew_time_step *steps; /* [step_count], in order; none where labels are missing */
     size_t step_count;

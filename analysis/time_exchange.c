@@ -14,6 +14,30 @@
 
 /* ---- clocks ---------------------------------------------------------------------------------- */
 
+/* How well the times are known, against what they are times of. One value a rank and exchange:
+ * the median stands for all, whatever single ones are. */
+static int look_at_errors(struct skew_time_work *w)
+{
+    const struct skew_times *t = w->times;
+    double *error = malloc((t->timed_rows + 1) * 2 * sizeof *error);
+    double *duration = error + t->timed_rows;
+    size_t n = 0;
+
+    if (!error)
+        return -ENOMEM;
+    for (size_t cell = 0; cell < t->count * t->ranks && n < t->timed_rows; cell++)
+        if (t->start[cell] != SKEW_TIME_ABSENT) {
+            error[n] = (double)t->error[cell];
+            duration[n++] = (double)(t->end[cell] - t->start[cell]);
+        }
+    w->result->error_ns = n ? skew_time_median(error, n) : 0;
+    if (n && skew_time_one_axis(w->result->clocks) &&
+        w->result->error_ns > skew_time_median(duration, n))
+        w->result->clocks = SKEW_TIME_VAGUE_CLOCKS;
+    free(error);
+    return 0;
+}
+
 static void look_at_clocks(struct skew_time_work *w)
 {
     const struct skew_times *t = w->times;
@@ -50,6 +74,13 @@ static double related(const struct skew_time_work *w, uint32_t rank, int64_t ns,
 
 /* ---- one exchange ---------------------------------------------------------------------------- */
 
+/* How long a rank that came at `arrival` waited for the last one; where ranks do not exchange with
+ * everybody, the last may be nobody that it waits for. */
+static double wait_of(const struct skew_time_slot *slot, double last, double arrival, double end)
+{
+    return (slot->everybody ? last : fmin(last, end)) - arrival;
+}
+
 /* Arrivals and ends on one axis. Without one, all ranks are taken to be through together: durations
  * then say who waited for how long, whatever the clocks show. */
 static void fill_times(const struct skew_time_work *w, size_t slot, double *arrival, double *end)
@@ -64,7 +95,7 @@ static void fill_times(const struct skew_time_work *w, size_t slot, double *arri
             continue;
         if (base == SKEW_TIME_ABSENT)
             base = start[r];
-        if (w->result->clocks == SKEW_TIME_UNRELATED_CLOCKS) {
+        if (!skew_time_one_axis(w->result->clocks)) {
             arrival[r] = (double)(start[r] - stop[r]);
             end[r] = 0;
         } else {
@@ -135,7 +166,7 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
     const struct skew_times *t = w->times;
     struct skew_time_exchange *x = &w->result->exchanges[i];
     const struct skew_time_slot *slot = &t->slots[w->slot[i]];
-    double last = -INFINITY, done = -INFINITY, sum = 0, first = INFINITY;
+    double last = -INFINITY, done = -INFINITY, sum = 0;
     uint32_t seen = 0;
 
     *x = (struct skew_time_exchange){.place = slot->place,
@@ -149,16 +180,19 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
         if (isnan(arrival[r]))
             continue;
         seen++;
-        sum += arrival[r];
-        first = fmin(first, arrival[r]);
         done = fmax(done, end[r]);
         if (arrival[r] > last) {
             last = arrival[r];
             x->last_rank = r;
         }
     }
-    x->wait_mean = last - sum / seen;
-    x->wait_max = last - first;
+    for (uint32_t r = 0; r < t->ranks; r++)
+        if (!isnan(arrival[r])) {
+            double wait = wait_of(slot, last, arrival[r], end[r]);
+            sum += wait;
+            x->wait_max = fmax(x->wait_max, wait);
+        }
+    x->wait_mean = sum / seen;
     x->lag = last - median_of(arrival, t->ranks, scratch);
     x->transfer = done - last;
     look_at_overlap(w, w->slot[i], x);
@@ -218,7 +252,7 @@ static int fill_gaps(struct skew_time_work *w)
         exchange_of[w->slot[i]] = i;
     for (size_t at = 0; at < t->count; at++) {
         size_t slot = t->order[at], i = exchange_of[slot];
-        bool mine = i != SIZE_MAX;
+        bool mine = i != SIZE_MAX, goes_on = false;
         for (uint32_t r = 0; r < t->ranks; r++) {
             size_t cell = slot * t->ranks + r, old = before[r].slot;
             if (mine)
@@ -229,12 +263,14 @@ static int fill_gaps(struct skew_time_work *w)
             bool more = next && same_call(&t->slots[slot], &t->slots[old]);
             if (mine && next) {
                 double gap = (double)(t->start[cell] - t->end[old * t->ranks + r]);
-                w->gap[i * t->ranks + r] = gap >= 0 ? gap : NAN;
                 /* Nothing is computed for the rest of a call. */
+                w->gap[i * t->ranks + r] = gap >= 0 && !more ? gap : NAN;
                 w->gap_load[i * t->ranks + r] = more ? NAN : before[r].load;
+                goes_on = goes_on || more;
             }
             before[r] = (struct before){slot, t->load[cell] + (more ? before[r].load : 0)};
         }
+        w->result->in_parts += goes_on;
     }
     free(before);
     free(exchange_of);
@@ -249,6 +285,8 @@ int skew_time_derive(struct skew_time_work *w)
     int result = skew_times_sort(t);
 
     look_at_clocks(w);
+    if (!result)
+        result = look_at_errors(w);
     out->ranks = t->ranks;
     out->rows = t->rows;
     out->timed_rows = t->timed_rows;

@@ -294,7 +294,13 @@ static bool possible(const struct skew_time_work *w)
         snprintf(out->why_not, sizeof out->why_not, "no exchange has times of all its ranks");
     else if (w->result->unlabelled)
         snprintf(out->why_not, sizeof out->why_not,
-                 "steps are not known: exchanges have no labels");
+                 "the steps of %zu of %zu exchanges could not be told (skewscope label says why)",
+                 w->result->unlabelled, w->result->complete);
+    else if (w->result->in_parts)
+        snprintf(
+            out->why_not, sizeof out->why_not,
+            "a dispatch is several exchanges here, and how uniform routing would spread tokens "
+            "over these is not modelled");
     else if (w->result->ranks_seen < w->result->ranks)
         snprintf(out->why_not, sizeof out->why_not, "%u of %u ranks are in no database",
                  w->result->ranks - w->result->ranks_seen, w->result->ranks);

@@ -28,7 +28,7 @@ struct skew_times {
     struct skew_time_slot *slots;
     size_t *order; /* [count] slots by occurrence and place; made by skew_times_sort() */
     /* [room][ranks] */
-    int64_t *start, *end, *host, *seq;
+    int64_t *start, *end, *host, *seq, *error;
     double *sent, *received, *load;
     struct skew_time_range *hidden;
     uint8_t *met;                   /* takes part, by what is known of the others */
@@ -61,6 +61,11 @@ bool skew_time_whole(const struct skew_times *times, size_t slot, bool timed);
 static inline bool skew_time_of_tokens(enum skew_time_role role)
 {
     return role != SKEW_TIME_OTHER;
+}
+/** Whether times of several ranks compare. */
+static inline bool skew_time_one_axis(enum skew_time_clocks clocks)
+{
+    return clocks == SKEW_TIME_ONE_CLOCK || clocks == SKEW_TIME_FITTED_CLOCKS;
 }
 /** Whether expert computation of the forward or backward pass lies before it. */
 static inline bool skew_time_after_experts(enum skew_time_role role)

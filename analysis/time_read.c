@@ -18,7 +18,7 @@
 static const char rows_sql[] =
     "SELECT e.exchange_id, e.member_id, e.seq, e.start_ns, e.send_vector, e.recv_vector,"
     " e.send_unit, e.recv_unit, t.start_ns, t.end_ns, b.role, b.step, b.layer,"
-    " b.microbatch, b.token_bytes, t.source FROM exchange e"
+    " b.microbatch, b.token_bytes, t.source, t.error_ns FROM exchange e"
     " LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread"
     " AND t.group_seq = e.group_seq"
     " LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id"
@@ -146,6 +146,7 @@ static int add_row(struct reader *r, const struct skew_member *member)
                                 .host_ns = sqlite3_column_int64(s, 3),
                                 .start_ns = timed ? sqlite3_column_int64(s, 8) : SKEW_TIME_ABSENT,
                                 .end_ns = timed ? sqlite3_column_int64(s, 9) : SKEW_TIME_ABSENT,
+                                .error_ns = timed ? sqlite3_column_int64(s, 16) : 0,
                                 .role = role_of(s, 10),
                                 .step = ordinal(s, 11),
                                 .layer = ordinal(s, 12),

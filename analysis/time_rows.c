@@ -49,6 +49,7 @@ void skew_times_free(struct skew_times **times)
     free(t->end);
     free(t->host);
     free(t->seq);
+    free(t->error);
     free(t->sent);
     free(t->received);
     free(t->load);
@@ -130,9 +131,10 @@ static int grow_slots(struct skew_times *t)
 
     if (grow_array(&t->slots, room, sizeof *t->slots) || grow_array(&t->start, cells, 8) ||
         grow_array(&t->end, cells, 8) || grow_array(&t->host, cells, 8) ||
-        grow_array(&t->seq, cells, 8) || grow_array(&t->sent, cells, 8) ||
-        grow_array(&t->received, cells, 8) || grow_array(&t->load, cells, 8) ||
-        grow_array(&t->hidden, cells, sizeof *t->hidden) || grow_array(&t->met, cells, 1))
+        grow_array(&t->seq, cells, 8) || grow_array(&t->error, cells, 8) ||
+        grow_array(&t->sent, cells, 8) || grow_array(&t->received, cells, 8) ||
+        grow_array(&t->load, cells, 8) || grow_array(&t->hidden, cells, sizeof *t->hidden) ||
+        grow_array(&t->met, cells, 1))
         return -ENOMEM;
     t->room = room;
     return 0;
@@ -204,6 +206,7 @@ int skew_times_add(struct skew_times *t, const struct skew_time_row *row)
     note_peers(t, slot, row);
     t->host[cell] = row->host_ns;
     t->seq[cell] = row->seq;
+    t->error[cell] = row->error_ns;
     t->start[cell] = row->start_ns;
     t->end[cell] = row->end_ns;
     t->sent[cell] = row->sent;

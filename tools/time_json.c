@@ -85,6 +85,8 @@ static json_t *stragglers_json(const struct skew_time_result *r)
 
 static json_t *steps_json(const struct skew_time_result *r, size_t rows)
 {
+    static const char *const causes[SKEW_CAUSES] = {"late_rank", "load",    "skew",
+                                                    "volume",    "latency", "unexplained"};
     json_t *all = json_array();
     size_t *worst = skew_time_worst_steps(r, &rows);
 
@@ -93,8 +95,7 @@ static json_t *steps_json(const struct skew_time_result *r, size_t rows)
         const struct skew_time_exchange *x = &r->exchanges[s->worst];
         json_t *saves = json_object();
         for (int cause = 0; cause < SKEW_CAUSES; cause++)
-            json_object_set_new(saves, skew_time_cause_name[cause],
-                                skew_json_real(s->saves[cause]));
+            json_object_set_new(saves, causes[cause], skew_json_real(s->saves[cause]));
         json_array_append_new(
             all, json_pack("{s:I, s:I, s:o, s:o, s:f, s:{s:I, s:s, s:s, s:i, s:f}}", "step",
                            (json_int_t)s->step, "exchanges", (json_int_t)s->count, "exposed_ns",
@@ -166,7 +167,7 @@ static json_t *host_json(const struct skew_time_result *r)
 
 json_t *skew_time_json(const struct skew_time_shown *s)
 {
-    static const char *const clocks[] = {"one", "fitted", "unrelated"};
+    static const char *const clocks[] = {"one", "fitted", "unrelated", "vague"};
     const struct skew_time_result *r = s->result;
     json_t *loads = json_object();
 
@@ -174,19 +175,18 @@ json_t *skew_time_json(const struct skew_time_shown *s)
         if (r->load[role].observations)
             json_object_set_new(loads, skew_time_role_name[role],
                                 fit_json(&r->load[role], "bytes received before"));
-    json_t *o =
-        json_pack("{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:o, s:o, s:o, s:o, "
-                  "s:o, s:o, s:o, "
-                  "s:o}",
-                  "comm", s->comm_key, "ranks", (int)r->ranks, "ranks_seen", (int)r->ranks_seen,
-                  "rows", (json_int_t)r->rows, "timed_rows", (json_int_t)r->timed_rows, "exchanges",
-                  (json_int_t)r->all, "complete", (json_int_t)r->complete, "overlap_known",
-                  (json_int_t)r->overlap_known, "cupti_dropped", (json_int_t)r->cupti_dropped,
-                  "clocks", clocks[r->clocks], "clock_residual_ns", r->clock_residual_ns,
-                  "coverage", skew_json_coverage(&s->coverage), "roles", roles_json(r), "transfer",
-                  fit_json(&r->transfer, "bytes of the busiest port"), "load", loads, "stragglers",
-                  stragglers_json(r), "steps", steps_json(r, s->rows), "ledger",
-                  ledger_json(r, s->rows), "headline", headline_json(&r->headline));
+    json_t *o = json_pack(
+        "{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:f, s:o, s:o, s:o, s:o, "
+        "s:o, s:o, s:o, s:o}",
+        "comm", s->comm_key, "ranks", (int)r->ranks, "ranks_seen", (int)r->ranks_seen, "rows",
+        (json_int_t)r->rows, "timed_rows", (json_int_t)r->timed_rows, "exchanges",
+        (json_int_t)r->all, "complete", (json_int_t)r->complete, "overlap_known",
+        (json_int_t)r->overlap_known, "cupti_dropped", (json_int_t)r->cupti_dropped, "clocks",
+        clocks[r->clocks], "clock_residual_ns", r->clock_residual_ns, "error_ns", r->error_ns,
+        "coverage", skew_json_coverage(&s->coverage), "roles", roles_json(r), "transfer",
+        fit_json(&r->transfer, "bytes of the busiest port"), "load", loads, "stragglers",
+        stragglers_json(r), "steps", steps_json(r, s->rows), "ledger", ledger_json(r, s->rows),
+        "headline", headline_json(&r->headline));
     if (r->host_last)
         json_object_set_new(o, "host", host_json(r));
     return o;

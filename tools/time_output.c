@@ -122,6 +122,16 @@ static void print_clocks(const struct skew_time_result *r)
     if (r->clocks == SKEW_TIME_FITTED_CLOCKS)
         printf("clocks of several nodes, related to within ±%.1f µs: waits are within twice that\n",
                r->clock_residual_ns / 1e3);
+    if (r->clocks == SKEW_TIME_VAGUE_CLOCKS)
+        printf("times on the devices are known to ±%.1f µs only, more than an exchange takes: "
+               "waits are "
+               "taken from durations, as if all ranks were through at once\n",
+               r->error_ns / 1e3);
+    else if (r->error_ns >= 50)
+        printf("times on the devices are within ±%.1f µs (median) on the clock that ranks share: "
+               "waits and "
+               "transfers are within twice that\n",
+               r->error_ns / 1e3);
     if (r->clocks == SKEW_TIME_UNRELATED_CLOCKS)
         printf(
             "clocks of several nodes that nothing relates: waits are taken from durations, as if "
@@ -230,7 +240,9 @@ static void print_loads(const struct skew_time_result *r)
 static void print_stragglers(const struct skew_time_result *r)
 {
     if (r->unlabelled) {
-        printf("\nstragglers: not looked for, since steps and roles of %zu exchanges are unknown\n",
+        printf("\nstragglers and what steps cost: not known, since the steps of %zu exchanges "
+               "could not "
+               "be told: see skewscope label, --microbatches, --step-marker\n",
                r->unlabelled);
         return;
     }
