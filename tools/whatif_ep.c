@@ -9,6 +9,7 @@
 #include "option_values.h"
 #include "router.h"
 #include "term.h"
+#include "trace_arguments.h"
 #include "whatif.h"
 
 #include <errno.h>
@@ -19,14 +20,12 @@
 #define LIST_MAX 32
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     struct skew_routing_filter filter;
     uint32_t ranks[LIST_MAX], domains[LIST_MAX];
     size_t rank_count, domain_count;
     uint32_t topk;
     double token_bytes;
-    bool json;
 };
 
 /* One number of ranks, over all layers that it fits: means. */
@@ -40,7 +39,7 @@ struct row {
     double copies; /* token copies a call */
 };
 
-enum { KEY_RANKS = 0x100, KEY_DOMAIN, KEY_TOPK, KEY_LAYER, KEY_STAGE, KEY_TOKEN, KEY_JSON };
+enum { KEY_RANKS = SKEW_KEY_OWN, KEY_DOMAIN, KEY_TOPK, KEY_LAYER, KEY_STAGE, KEY_TOKEN };
 
 /* clang-format off */
 static const struct argp_option options[] = {
@@ -50,7 +49,7 @@ static const struct argp_option options[] = {
     {"layer", KEY_LAYER, "N", 0, "of this MoE layer only", 0},
     {"stage", KEY_STAGE, "STAGE", 0, "prefill, decode or train only", 0},
     {"token-bytes", KEY_TOKEN, "N", 0, "size of a token, to show bytes (default: shares only)", 0},
-    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 0},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 0},
     {0}};
 /* clang-format on */
 
@@ -93,18 +92,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_TOKEN:
         a->token_bytes = skew_option_real(state, "token-bytes", text, 1, 1e9);
         return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which trace? Give its file or directory");
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -313,7 +302,7 @@ static int read_counts(const struct arguments *a, const struct skew_reading *rea
         skew_tell("%s: there are no per-expert counts in table routing; skewscope routing --save "
                   "makes them from "
                   "taps, skewscope import from files",
-                  a->paths[0]);
+                  a->in.paths[0]);
         return -ENOENT;
     }
     if (result < 0)
@@ -330,7 +319,7 @@ int skew_whatif_ep(int argc, char **argv)
     size_t count = 0;
 
     argp_parse(skew_whatif_argp_ep(), argc, argv, 0, NULL, &a);
-    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+    if (skew_readings_open(&reading, a.in.paths, a.in.count) < 0)
         return SKEW_EXIT_FAILURE;
     rows = calloc(LIST_MAX, sizeof *rows);
     int result = rows ? read_counts(&a, &reading, &routing) : -ENOMEM;
@@ -340,10 +329,10 @@ int skew_whatif_ep(int argc, char **argv)
         skew_tell("out of memory");
     if (result == 0 && count == 0) {
         skew_tell("%s: none of these numbers of ranks divides the experts of a complete layer",
-                  a.paths[0]);
+                  a.in.paths[0]);
         result = -EINVAL;
     }
-    if (result == 0 && a.json)
+    if (result == 0 && a.in.json)
         result = show_json(&a, rows, count);
     else if (result == 0)
         show_text(&a, rows, count);
