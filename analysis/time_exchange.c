@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From rows to exchanges: arrivals on one clock, what each rank did before, the fits, and what the
- * transfer consists of.
+ * From rows to exchanges: arrivals on one clock, the fits, and what the transfer consists of.
  */
 #include "time_private.h"
 
@@ -210,73 +209,6 @@ static bool is_complete(const struct skew_time_work *w, size_t slot)
     return skew_time_of_tokens(w->times->slots[slot].role) && skew_time_whole(w->times, slot, true);
 }
 
-/* A rank's exchange before the one in hand. */
-struct before {
-    size_t slot; /* SIZE_MAX: none */
-    double load; /* received in it and, where one call is several exchanges, in those of its call
-                    before it */
-};
-
-/* What comes before must be the one before, or a lost record, or the time from one launch of a
- * graph to the next, would look like work. */
-static bool follows(const struct skew_times *t, size_t slot, size_t old, uint32_t rank)
-{
-    return old != SIZE_MAX && t->slots[old].occurrence == t->slots[slot].occurrence &&
-           t->seq[slot * t->ranks + rank] == t->seq[old * t->ranks + rank] + 1;
-}
-
-/* FastMoE sends a dispatch in as many exchanges as a rank has experts. */
-static bool same_call(const struct skew_time_slot *a, const struct skew_time_slot *b)
-{
-    return a->role == b->role && a->role != SKEW_TIME_UNKNOWN && a->step >= 0 &&
-           a->step == b->step && a->layer == b->layer && a->microbatch == b->microbatch;
-}
-
-/* Own start − own end of the exchange before, which is on one clock whatever the clocks are. */
-static int fill_gaps(struct skew_time_work *w)
-{
-    const struct skew_times *t = w->times;
-    struct before *before = malloc(t->ranks * sizeof *before);
-    size_t *exchange_of = malloc(t->count * sizeof *exchange_of);
-
-    if (!before || !exchange_of) {
-        free(before);
-        free(exchange_of);
-        return -ENOMEM;
-    }
-    for (uint32_t r = 0; r < t->ranks; r++)
-        before[r] = (struct before){SIZE_MAX, 0};
-    for (size_t slot = 0; slot < t->count; slot++)
-        exchange_of[slot] = SIZE_MAX;
-    for (size_t i = 0; i < w->result->complete; i++)
-        exchange_of[w->slot[i]] = i;
-    for (size_t at = 0; at < t->count; at++) {
-        size_t slot = t->order[at], i = exchange_of[slot];
-        bool mine = i != SIZE_MAX, goes_on = false;
-        for (uint32_t r = 0; r < t->ranks; r++) {
-            size_t cell = slot * t->ranks + r, old = before[r].slot;
-            if (mine)
-                w->gap[i * t->ranks + r] = w->gap_load[i * t->ranks + r] = NAN;
-            if (t->start[cell] == SKEW_TIME_ABSENT)
-                continue;
-            bool next = follows(t, slot, old, r);
-            bool more = next && same_call(&t->slots[slot], &t->slots[old]);
-            if (mine && next) {
-                double gap = (double)(t->start[cell] - t->end[old * t->ranks + r]);
-                /* Nothing is computed for the rest of a call. */
-                w->gap[i * t->ranks + r] = gap >= 0 && !more ? gap : NAN;
-                w->gap_load[i * t->ranks + r] = more ? NAN : before[r].load;
-                goes_on = goes_on || more;
-            }
-            before[r] = (struct before){slot, t->load[cell] + (more ? before[r].load : 0)};
-        }
-        w->result->in_parts += goes_on;
-    }
-    free(before);
-    free(exchange_of);
-    return 0;
-}
-
 int skew_time_derive(struct skew_time_work *w)
 {
     struct skew_times *t = w->times;
@@ -317,7 +249,7 @@ int skew_time_derive(struct skew_time_work *w)
         out->unlabelled += out->exchanges[i].step < 0;
     }
     free(scratch);
-    return fill_gaps(w);
+    return skew_time_gaps(w);
 }
 
 /* ---- fits ------------------------------------------------------------------------------------ */

@@ -46,8 +46,8 @@ struct skew_time_work {
     size_t *slot;     /* [complete] */
     double *arrival;  /* [complete][ranks] ns after the last arrival: 0 or negative */
     double *gap;      /* [complete][ranks] computation before it: own start − own end before */
-    double *gap_load; /* [complete][ranks] bytes received in the exchange before it, or exchanges,
-                         where a dispatch is several */
+    double *gap_load; /* [complete][ranks] bytes received by the call's way to the experts; NaN
+                         where no experts come before it */
     double *residual; /* [complete][ranks] gap beyond what the load explains, against the median */
     uint8_t *late;    /* [complete][ranks] a straggler here */
 };
@@ -74,6 +74,7 @@ static inline bool skew_time_after_experts(enum skew_time_role role)
 }
 
 int skew_time_derive(struct skew_time_work *work); /* time_exchange.c */
+int skew_time_gaps(struct skew_time_work *work);    /* time_gap.c */
 int skew_time_fits(struct skew_time_work *work);   /* time_exchange.c */
 int skew_time_late(struct skew_time_work *work);   /* time_late.c */
 int skew_time_ledger(struct skew_time_work *work); /* time_ledger.c */
