@@ -82,7 +82,7 @@ class TimedJob(Job):
 
 class PartsJob(Job):
     """Dispatch and combine in several exchanges each, as with FastMoE, or with the probabilities behind the dispatch, as with
-    Megatron. Experts take 5,000 ns and half a nanosecond for each byte that the rank received, its own included, give or take 10 ns."""
+    Megatron. Experts take 5,000 ns and half a nanosecond for each byte that the rank received, give or take 10 ns."""
 
     def __init__(self, path, ranks, seed):
         super().__init__(path, ranks)

@@ -494,6 +494,16 @@ def case_overlap_is_exact():
             load = run.one("SELECT recv_bytes FROM rank_load WHERE exchange_id = ?", x["exchange_id"])
             assert x["received_bytes"] == load and x["tokens"] == load // 16, (what, x)
     assert hidden >= 4, f"only {hidden} exchanges are hidden in part: the test tests nothing"
+    # `time` takes the same figures: of an exchange, the least of its ranks
+    done = subprocess.run([SKEWSCOPE, "time", "--json", "--rows", "1000", run.path], capture_output=True, text=True, check=True)
+    ledger = json.loads(done.stdout)["ledger"]
+    assert len(ledger) == 7 and all(x["exposed_ns"] for x in ledger), ledger
+    for x in ledger:
+        ours = [o["overlapped_ns"] for o in got["exchanges"] if o["seq"] == x["seq"]]
+        parts = x["lag_ns"] + sum(x[k] for k in ("latency_ns", "balanced_ns", "skew_ns", "unexplained_ns"))
+        for side, other in (("low", "high"), ("high", "low")):
+            least = min(parts, min(o[other] for o in ours))
+            assert abs(parts - x["exposed_ns"][side] - least) < 1e-3, (x, ours)
     assert got["unknown_kernels"] == ["some_all_to_all_of_others"], got["unknown_kernels"]
     roles = {r["role"]: r for r in got["roles"]}
     assert roles["dispatch"]["exchanges"] == roles["dispatch"]["known"] == 6, roles
