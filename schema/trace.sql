@@ -682,7 +682,7 @@ CREATE VIEW unequal_communicator AS
     WHERE s.cells IS NOT c.ranks OR r.cells IS NOT c.ranks OR s.peers IS NOT NULL OR r.peers IS NOT NULL;
 
 -- Each exchange of such a communicator with those of other ranks that it meets in this database, and with itself: as
--- exchange_matched has them.
+-- exchange_matched has them, but asked of these communicators alone, since a view of windows would count out all others first.
 CREATE VIEW exchange_met AS
     WITH sent AS (
         SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id,
