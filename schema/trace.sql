@@ -723,7 +723,7 @@ CREATE VIEW exchange_time AS
         LEFT JOIN device_time t
             ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
         LEFT JOIN time_source s ON s.source = t.source),
-    last AS (
+    waited AS (
         SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
         FROM one WHERE comm_id NOT IN (SELECT comm_id FROM unequal_communicator)
         WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host')
@@ -735,7 +735,7 @@ CREATE VIEW exchange_time AS
     SELECT comm_id, seq, run, rank, exchange_id, launch_id, source, arrival_ns, end_ns, end_ns - arrival_ns AS duration_ns,
            last_ns - arrival_ns AS wait_ns, end_ns - last_ns AS transfer_ns, error_ns, start_slack_ns,
            end_slack_ns, ranks_timed
-    FROM last;
+    FROM waited;
 
 -- The same on the axis that nodes share, where `skewscope clocks --save` has related them: rows of several databases
 -- compare then, within residual_ns each. No rows until it has.
