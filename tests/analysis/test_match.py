@@ -94,6 +94,24 @@ class Matching(unittest.TestCase):
             for (_, ident), (_, members) in groups.items():
                 self.assertEqual({job.truth[e] for _, _, e in members}, {job.truth[ident]})
 
+    def test_columns_that_end(self):
+        """Columns that all ranks share, some of them lost, end in the middle of a row of losses: at a size that differs, or
+        where a rank begins to leave out zeros."""
+        for seed in range(12):
+            self.path = os.path.join(self.directory.name, f"end{seed}.db")
+            self.random = random.Random(seed)
+            job = Job(self.path, 4)
+            for n in range(30):
+                matrix = self.matrix(4, 0.0 if n < 20 else 0.5)
+                expect = [row[:] for row in matrix]
+                if n == 12 and seed % 2:
+                    expect[1][3] += 64
+                lose = {r for r in range(4) if self.random.random() < 0.1} | ({2} if 11 <= n <= 13 or 18 <= n <= 21 else set())
+                job.call(n, matrix, skip_zeros=n >= 20, lose=lose, expect=expect)
+            groups = self.compare(job)
+            for (_, ident), (_, members) in groups.items():
+                self.assertEqual({job.truth[e] for _, _, e in members}, {job.truth[ident]})
+
     def test_wrong_size(self):
         job = Job(self.path, 3)
         for n in range(9):
