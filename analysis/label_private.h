@@ -117,10 +117,7 @@ static inline const struct skew_rows_comm *skew_rows_comm_of(const struct skew_r
 
 static inline uint64_t skew_mix(uint64_t x)
 {
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
+    return skew_splitmix(&x);
 }
 
 #endif

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Matching over all ranks of all databases: see match.h. Communicator by communicator; as long as
- * every rank makes the same exchanges, which is nearly always, a column is checked and done; the
- * rest is counted pair by pair (match_fifo.c). Then exchanges that met are put into one order that
- * agrees with every rank's.
+ * every rank makes the same exchanges, which is nearly always, a column is checked and done
+ * (match_plain.c); the rest is counted pair by pair (match_fifo.c). Then exchanges that met are put
+ * into one order that agrees with every rank's.
  */
 #include "match_private.h"
 
@@ -46,13 +46,16 @@ static int load_losses(struct skew_matches *m, uint32_t trace, struct skew_error
             result = -EBADMSG;
             break;
         }
-        struct skew_loss_edge *more = realloc(m->losses, (m->loss_count + 1) * sizeof *more);
-        if (!more) {
-            result = -ENOMEM;
-            break;
+        if ((m->loss_count & (m->loss_count - 1)) == 0) {
+            size_t room = m->loss_count ? m->loss_count * 2 : 1;
+            struct skew_loss_edge *more = realloc(m->losses, room * sizeof *more);
+            if (!more) {
+                result = -ENOMEM;
+                break;
+            }
+            m->losses = more;
         }
-        m->losses = more;
-        more[m->loss_count++] =
+        m->losses[m->loss_count++] =
             (struct skew_loss_edge){trace,
                                     (uint32_t)(member - rows->members[0].member),
                                     seq,
@@ -137,76 +140,6 @@ static int gather(struct skew_matches *m)
     m->all_count = (uint32_t)n;
     free(order);
     return 0;
-}
-
-/* ---- columns -----------------------------------------------------------------------------------
- */
-
-static const struct skew_rows_exchange *row_of(const struct skew_matches *m, uint32_t i)
-{
-    return &m->rows[m->all[i].who.trace].exchanges[m->all[i].row];
-}
-
-/* Adds one side's edges to a sum that is 0 in the end when both sides are the same edges; `whole`
- * stays true as long as there is one size for every rank. */
-static int add_side(const struct skew_matching *g, const struct skew_rows *rows, uint32_t index,
-                    uint64_t unit, bool send, uint32_t rank, uint64_t *sum, bool *whole,
-                    struct skew_error *error)
-{
-    const struct skew_vector *v;
-
-    if (!index || rows->vectors[index - 1].listed ||
-        rows->vectors[index - 1].cells != g->comm->ranks) {
-        *whole = false;
-        return 0;
-    }
-    int result = skew_vector_get(rows->trace, rows->vectors[index - 1].id, &v, error);
-    for (uint32_t c = 0; result == 0 && c < v->cells; c++) {
-        uint64_t edge = send ? (uint64_t)rank << 32 | c : (uint64_t)c << 32 | rank;
-        uint64_t hash = skew_mix(skew_mix(edge) ^ v->sizes[c] * unit);
-        *sum += send ? hash : -hash;
-    }
-    return result;
-}
-
-/* How many exchanges from the first on are plainly the same on all ranks. */
-static int plain_columns(struct skew_matching *g, uint32_t *columns, struct skew_error *error)
-{
-    struct skew_matches *m = g->m;
-    uint32_t least = UINT32_MAX;
-    int result = 0;
-
-    *columns = 0;
-    for (uint32_t r = 0; r < g->comm->ranks; r++) {
-        if (g->ranks[r].member == SKEW_NOBODY)
-            return 0;
-        least = g->ranks[r].count < least ? g->ranks[r].count : least;
-        for (size_t i = 0; i < m->loss_count; i++)
-            if (m->losses[i].trace == g->ranks[r].trace &&
-                m->losses[i].member == g->ranks[r].member)
-                return 0;
-    }
-    for (uint32_t i = 0; i < least && result == 0; i++) {
-        uint64_t sum = 0;
-        bool whole = true;
-        for (uint32_t r = 0; r < g->comm->ranks && whole && result == 0; r++) {
-            const struct skew_match_rank *rank = &g->ranks[r];
-            const struct skew_rows *rows = &m->rows[rank->trace];
-            const struct skew_rows_exchange *x = row_of(m, rank->first + i);
-            whole = m->all[rank->first + i].who.seq == m->all[g->ranks[0].first + i].who.seq;
-            if (whole)
-                result = add_side(g, rows, x->send, x->send_unit, true, r, &sum, &whole, error);
-            if (whole && result == 0)
-                result = add_side(g, rows, x->recv, x->recv_unit, false, r, &sum, &whole, error);
-        }
-        if (!whole || sum || result < 0)
-            break;
-        for (uint32_t r = 1; r < g->comm->ranks; r++)
-            m->all[g->ranks[r].first + i].group = g->ranks[0].first + i;
-        m->edges += (uint64_t)g->comm->ranks * g->comm->ranks;
-        *columns = i + 1;
-    }
-    return result;
 }
 
 /* ---- one order ---------------------------------------------------------------------------------
@@ -312,6 +245,25 @@ static int find_ranks(struct skew_matching *g, struct skew_error *error)
     return 0;
 }
 
+/* They were read in the order of databases and members. */
+static void find_losses(struct skew_matching *g)
+{
+    const struct skew_matches *m = g->m;
+
+    for (size_t i = 0, end; i < m->loss_count; i = end) {
+        const struct skew_loss_edge *l = &m->losses[i];
+        for (end = i + 1; end < m->loss_count && m->losses[end].trace == l->trace &&
+                          m->losses[end].member == l->member;
+             end++)
+            ;
+        for (uint32_t r = 0; r < g->comm->ranks; r++)
+            if (g->ranks[r].trace == l->trace && g->ranks[r].member == l->member) {
+                g->ranks[r].first_loss = i;
+                g->ranks[r].loss_count = end - i;
+            }
+    }
+}
+
 static void find_exchanges(struct skew_matching *g, uint32_t from, uint32_t end)
 {
     struct skew_matches *m = g->m;
@@ -321,7 +273,7 @@ static void find_exchanges(struct skew_matching *g, uint32_t from, uint32_t end)
         if (rank < 0 || (uint32_t)rank >= g->comm->ranks)
             continue;
         struct skew_match_rank *r = &g->ranks[rank];
-        if (row_of(m, i)->member != r->member || m->all[i].who.trace != r->trace)
+        if (skew_match_row(m, i)->member != r->member || m->all[i].who.trace != r->trace)
             continue; /* a rank that two processes claim: the first one counts */
         if (r->count == 0)
             r->first = i;
@@ -341,7 +293,7 @@ static int match_comm(struct skew_matches *m, const struct skew_comm *comm, uint
                       uint32_t end, struct skew_error *error)
 {
     struct skew_matching g = {.m = m, .comm = comm};
-    uint32_t plain = 0, longest = 0;
+    bool rest = false;
     int result;
 
     g.ranks = calloc((size_t)comm->ranks + 1, sizeof *g.ranks);
@@ -362,12 +314,13 @@ static int match_comm(struct skew_matches *m, const struct skew_comm *comm, uint
     }
     if (result == 0) {
         find_exchanges(&g, from, end);
-        result = plain_columns(&g, &plain, error);
+        find_losses(&g);
+        result = skew_match_plain(&g, error);
     }
     for (uint32_t r = 0; r < comm->ranks; r++)
-        longest = g.ranks[r].count > longest ? g.ranks[r].count : longest;
-    if (result == 0 && plain < longest)
-        result = skew_match_fifo(&g, plain, error);
+        rest |= g.ranks[r].plain < g.ranks[r].count;
+    if (result == 0 && rest)
+        result = skew_match_fifo(&g, error);
     if (result == 0 && put_in_order(&g) < 0) {
         skew_error_set(error, "out of memory");
         result = -ENOMEM;

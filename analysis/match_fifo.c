@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Matching by counting: the n-th send from i to j meets the n-th receive of j from i. Used from the
- * first exchange on that is not plainly the same one on all ranks.
+ * first exchange on that is not plainly the same one on all ranks (match_plain.c).
  */
 #include "match_private.h"
 
@@ -45,37 +45,39 @@ static void put(struct side *s, size_t pair, uint64_t count, struct cell cell)
     }
 }
 
-/* What this rank lost before exchange `seq` and after the one before it. */
+/* What this rank lost up to exchange `seq`, from its loss *next on. */
 static void put_losses(const struct skew_matching *g, struct side *s, bool send, uint32_t rank,
-                       int64_t after, int64_t seq)
+                       int64_t seq, size_t *next)
 {
     const struct skew_match_rank *r = &g->ranks[rank];
 
-    for (size_t i = 0; i < g->m->loss_count; i++) {
-        const struct skew_loss_edge *l = &g->m->losses[i];
-        if (l->trace == r->trace && l->member == r->member && l->before_seq > after &&
-            l->before_seq <= seq && is_here(g, l->peer))
+    for (; *next < r->loss_count; ++*next) {
+        const struct skew_loss_edge *l = &g->m->losses[r->first_loss + *next];
+        if (l->before_seq > seq)
+            return;
+        if (is_here(g, l->peer))
             put(s, pair_of(g, send, rank, l->peer), send ? l->sends : l->recvs,
                 (struct cell){SKEW_NOBODY, 0});
     }
 }
 
-/* All sends or receives of one rank from its exchange `from` on. */
+/* All sends or receives of one rank that no column has taken. */
 static int put_rank(const struct skew_matching *g, struct side *s, bool send, uint32_t rank,
-                    uint32_t from, struct skew_error *error)
+                    struct skew_error *error)
 {
     const struct skew_match_rank *r = &g->ranks[rank];
     const struct skew_rows *rows = &g->m->rows[r->trace];
-    int64_t before = from ? g->m->all[r->first + from - 1].who.seq : -1;
+    size_t next_loss = r->losses_done;
 
-    for (uint32_t i = from; i < r->count; i++) {
+    for (uint32_t i = 0; i < g->present && r->lost_left; i++)
+        put(s, pair_of(g, send, rank, g->here[i]), r->lost_left, (struct cell){SKEW_NOBODY, 0});
+    for (uint32_t i = r->plain; i < r->count; i++) {
         const struct skew_matched *e = &g->m->all[r->first + i];
         const struct skew_rows_exchange *x = &rows->exchanges[e->row];
         uint32_t index = send ? x->send : x->recv;
         uint64_t unit = send ? x->send_unit : x->recv_unit;
         const struct skew_vector *v;
-        put_losses(g, s, send, rank, before, e->who.seq);
-        before = e->who.seq;
+        put_losses(g, s, send, rank, e->who.seq, &next_loss);
         if (!index)
             continue;
         int result = skew_vector_get(rows->trace, rows->vectors[index - 1].id, &v, error);
@@ -88,11 +90,11 @@ static int put_rank(const struct skew_matching *g, struct side *s, bool send, ui
                     (struct cell){r->first + i, v->sizes[c] * unit});
         }
     }
-    put_losses(g, s, send, rank, before, INT64_MAX);
+    put_losses(g, s, send, rank, INT64_MAX, &next_loss);
     return 0;
 }
 
-static int fill_side(const struct skew_matching *g, struct side *s, bool send, uint32_t from,
+static int fill_side(const struct skew_matching *g, struct side *s, bool send,
                      struct skew_error *error)
 {
     size_t pairs = (size_t)g->present * g->present;
@@ -104,7 +106,7 @@ static int fill_side(const struct skew_matching *g, struct side *s, bool send, u
         return -ENOMEM;
     for (int round = 0; round < 2; round++) {
         for (uint32_t i = 0; i < g->present && result == 0; i++)
-            result = put_rank(g, s, send, g->here[i], from, error);
+            result = put_rank(g, s, send, g->here[i], error);
         if (result < 0 || round)
             return result;
         for (size_t p = 0; p < pairs; p++)
@@ -206,9 +208,7 @@ static int meet(struct skew_matching *g, uint32_t src, uint32_t dst, uint64_t nt
     return 0;
 }
 
-/* Each of the first `from` exchanges held one edge of every pair. */
-static int meet_all(struct skew_matching *g, const struct side *sends, const struct side *recvs,
-                    uint32_t from)
+static int meet_all(struct skew_matching *g, const struct side *sends, const struct side *recvs)
 {
     int result = 0;
 
@@ -216,22 +216,22 @@ static int meet_all(struct skew_matching *g, const struct side *sends, const str
         uint32_t src = g->here[pair / g->present], dst = g->here[pair % g->present];
         size_t s = sends->fill[pair], r = recvs->fill[pair];
         for (size_t n = 0; result == 0 && (n < s || n < r); n++)
-            result =
-                meet(g, src, dst, from + n, n < s ? &sends->cells[sends->first[pair] + n] : NULL,
-                     n < r ? &recvs->cells[recvs->first[pair] + n] : NULL);
+            result = meet(g, src, dst, g->columns + n,
+                          n < s ? &sends->cells[sends->first[pair] + n] : NULL,
+                          n < r ? &recvs->cells[recvs->first[pair] + n] : NULL);
     }
     return result;
 }
 
-int skew_match_fifo(struct skew_matching *g, uint32_t from, struct skew_error *error)
+int skew_match_fifo(struct skew_matching *g, struct skew_error *error)
 {
     struct side sends = {0}, recvs = {0};
-    int result = fill_side(g, &sends, true, from, error);
+    int result = fill_side(g, &sends, true, error);
 
     if (result == 0)
-        result = fill_side(g, &recvs, false, from, error);
+        result = fill_side(g, &recvs, false, error);
     if (result == 0)
-        result = meet_all(g, &sends, &recvs, from);
+        result = meet_all(g, &sends, &recvs);
     free_side(&sends);
     free_side(&recvs);
     if (result == -ENOMEM)

@@ -29,7 +29,13 @@ struct skew_loss_edge {
 /* One rank of one communicator. */
 struct skew_match_rank {
     uint32_t trace, member;
-    uint32_t first, count; /* in `all` */
+    uint32_t first, count;         /* in `all` */
+    size_t first_loss, loss_count; /* in `losses`, by before_seq */
+    /* What is matched by columns; the rest is match_fifo.c's. */
+    uint32_t plain;     /* exchanges */
+    size_t losses_done; /* losses … */
+    uint64_t lost_left; /* … of the last of which so many columns are still to come */
+    bool in_column;     /* of the column in hand, this rank's record is there */
 };
 
 struct skew_matches {
@@ -62,11 +68,20 @@ struct skew_matching {
     uint32_t *here;  /* [present] ranks */
     uint32_t present;
     uint32_t first_member; /* in m->members */
+    uint64_t columns;      /* matched; each held one edge of every pair */
 };
 
-/* Matches what comes after the first `from` exchanges of every rank. 0, or a negative errno with
- * `error`. */
-int skew_match_fifo(struct skew_matching *matching, uint32_t from, struct skew_error *error);
+/* Matches exchanges from the first on, as long as they are plainly the same on all ranks that are
+ * here. 0, or a negative errno with `error`. */
+int skew_match_plain(struct skew_matching *matching, struct skew_error *error);
+/* Matches what is left. 0, or a negative errno with `error`. */
+int skew_match_fifo(struct skew_matching *matching, struct skew_error *error);
+
+static inline const struct skew_rows_exchange *skew_match_row(const struct skew_matches *m,
+                                                              uint32_t i)
+{
+    return &m->rows[m->all[i].who.trace].exchanges[m->all[i].row];
+}
 
 uint32_t skew_match_root(struct skew_matches *m, uint32_t i);
 

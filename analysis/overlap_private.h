@@ -29,4 +29,20 @@ const struct skew_overlap_lane *skew_overlap_lane_of(const struct skew_overlap_l
 int skew_overlap_read_kernels(struct skew_trace *trace, struct skew_overlap_lanes *lanes,
                               struct skew_overlap *out, struct skew_error *error);
 
+/* ---- for whoever has exchanges of his own (time_read.c) -------------------------------------- */
+
+/* Whether the trace is of a version that has table kernel. */
+bool skew_overlap_has_kernels(struct skew_trace *trace);
+/* The lanes alone. 0, or a negative errno; free in any case. */
+int skew_overlap_read_lanes(struct skew_trace *trace, struct skew_overlap_lanes *lanes,
+                            struct skew_error *error);
+void skew_overlap_lanes_free(struct skew_overlap_lanes *lanes);
+/* CUPTI records that found no room. */
+int skew_overlap_read_dropped(struct skew_trace *trace, uint64_t *dropped,
+                              struct skew_error *error);
+/* Whether kernels were recorded during start … end, which has times from `source` (table
+ * time_source); then how long those of the computation ran. */
+bool skew_overlap_of(const struct skew_overlap_lanes *lanes, const struct skew_member *member,
+                     int source, int64_t start, int64_t end, struct skew_between *overlapped);
+
 #endif

@@ -25,6 +25,21 @@ const struct skew_overlap_lane *skew_overlap_lane_of(const struct skew_overlap_l
     return found;
 }
 
+bool skew_overlap_of(const struct skew_overlap_lanes *lanes, const struct skew_member *member,
+                     int source, int64_t start, int64_t end, struct skew_between *overlapped)
+{
+    const struct skew_overlap_lane *lane =
+        skew_overlap_lane_of(lanes, member->process, member->device);
+
+    *overlapped = (struct skew_between){0, 0};
+    /* Where the exchange itself came from CUPTI, kernels would have come too. */
+    if (source != SOURCE_CUPTI && !(lane && lane->first <= start && end <= lane->last))
+        return false;
+    if (lane)
+        *overlapped = skew_overlap_covered(&lane->computation, start, end);
+    return true;
+}
+
 static int received(struct skew_trace *trace, sqlite3_stmt *s, uint64_t *bytes,
                     struct skew_error *error)
 {
@@ -79,13 +94,7 @@ static int add_exchange(struct skew_trace *trace, sqlite3_stmt *s,
         else if (goes_there(label->role))
             x->pair = label->pair;
     }
-    /* Where the exchange itself came from CUPTI, kernels would have come too. */
-    const struct skew_overlap_lane *lane =
-        skew_overlap_lane_of(lanes, member->process, member->device);
-    x->known = sqlite3_column_int(s, 8) == SOURCE_CUPTI ||
-               (lane && lane->first <= start && end <= lane->last);
-    if (x->known && lane)
-        x->overlapped = skew_overlap_covered(&lane->computation, start, end);
+    x->known = skew_overlap_of(lanes, member, sqlite3_column_int(s, 8), start, end, &x->overlapped);
     int result = received(trace, s, &x->load, error);
     if (label && label->token_bytes)
         x->tokens = x->load / label->token_bytes;
@@ -145,8 +154,7 @@ static int read_exchanges(struct skew_trace *trace, const struct skew_overlap_la
     return result;
 }
 
-static int read_dropped(struct skew_trace *trace, struct skew_overlap *out,
-                        struct skew_error *error)
+int skew_overlap_read_dropped(struct skew_trace *trace, uint64_t *dropped, struct skew_error *error)
 {
     sqlite3_stmt *s;
     int result = skew_sql_prepare(
@@ -154,14 +162,14 @@ static int read_dropped(struct skew_trace *trace, struct skew_overlap *out,
     if (result < 0)
         return result;
     if (sqlite3_step(s) == SQLITE_ROW)
-        out->dropped = (uint64_t)sqlite3_column_int64(s, 0);
+        *dropped = (uint64_t)sqlite3_column_int64(s, 0);
     else
         result = skew_trace_sql_error(trace, error);
     sqlite3_finalize(s);
     return result;
 }
 
-static bool has_kernels(struct skew_trace *trace)
+bool skew_overlap_has_kernels(struct skew_trace *trace)
 {
     return sqlite3_table_column_metadata(trace->db, NULL, "kernel", "busy_ns", NULL, NULL, NULL,
                                          NULL, NULL) == SQLITE_OK;
@@ -174,7 +182,7 @@ int skew_overlap_read(struct skew_trace *trace, struct skew_overlap *out, struct
     size_t count;
     *out = (struct skew_overlap){0};
     int result = skew_trace_members(trace, &members, &count, error);
-    if (result == 0 && !has_kernels(trace)) {
+    if (result == 0 && !skew_overlap_has_kernels(trace)) {
         skew_error_set(error, "%s: was written before kernels and device times were recorded",
                        trace->path);
         result = -ENODATA;
@@ -182,17 +190,33 @@ int skew_overlap_read(struct skew_trace *trace, struct skew_overlap *out, struct
     if (result == 0)
         result = skew_overlap_read_kernels(trace, &lanes, out, error);
     if (result == 0)
-        result = read_dropped(trace, out, error);
+        result = skew_overlap_read_dropped(trace, &out->dropped, error);
     if (result == 0)
         result = read_exchanges(trace, &lanes, out, error);
     if (result == 0 && out->exchange_count)
         fill_gaps(out, &lanes);
     if (result == -ENOMEM)
         skew_error_set(error, "%s: out of memory", trace->path);
-    for (size_t i = 0; i < lanes.count; i++)
-        skew_overlap_rows_free(&lanes.lane[i].computation);
-    free(lanes.lane);
+    skew_overlap_lanes_free(&lanes);
     return result;
+}
+
+int skew_overlap_read_lanes(struct skew_trace *trace, struct skew_overlap_lanes *lanes,
+                            struct skew_error *error)
+{
+    struct skew_overlap backends = {0};
+    int result = skew_overlap_read_kernels(trace, lanes, &backends, error);
+
+    skew_overlap_free(&backends);
+    return result;
+}
+
+void skew_overlap_lanes_free(struct skew_overlap_lanes *lanes)
+{
+    for (size_t i = 0; i < lanes->count; i++)
+        skew_overlap_rows_free(&lanes->lane[i].computation);
+    free(lanes->lane);
+    *lanes = (struct skew_overlap_lanes){0};
 }
 
 void skew_overlap_free(struct skew_overlap *overlap)

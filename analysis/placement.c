@@ -108,18 +108,9 @@ void skew_placement_contiguous(struct skew_placement *p)
     skew_placement_count(p);
 }
 
-uint64_t skew_random_next(uint64_t *seed)
-{
-    uint64_t z = (*seed += 0x9e3779b97f4a7c15);
-
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-}
-
 uint32_t skew_random_below(uint64_t *seed, uint32_t limit)
 {
-    return (uint32_t)(((skew_random_next(seed) >> 32) * limit) >> 32);
+    return (uint32_t)(((skew_splitmix(seed) >> 32) * limit) >> 32);
 }
 
 void skew_placement_random(struct skew_placement *p, uint64_t *seed)

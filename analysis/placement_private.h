@@ -5,10 +5,9 @@
 #ifndef SKEW_PLACEMENT_PRIVATE_H
 #define SKEW_PLACEMENT_PRIVATE_H
 
+#include "arithmetic.h"
 #include "placement.h"
 
-/** splitmix64: the next number of a seed; a small and good enough generator for shuffles. */
-uint64_t skew_random_next(uint64_t *seed);
 /** Uniform over 0 … limit − 1, with a bias below limit / 2^32. */
 uint32_t skew_random_below(uint64_t *seed, uint32_t limit);
 

@@ -168,7 +168,7 @@ static void start_centres(const double *x, size_t n, size_t width, uint32_t k, u
             nearest(x + i * width, centre, c, width, &far[i]);
             sum += far[i];
         }
-        double at = sum * (double)(skew_random_next(seed) >> 11) / 9007199254740992.0;
+        double at = sum * (double)(skew_splitmix(seed) >> 11) / 9007199254740992.0;
         for (size_t i = 0; i < n; i++) {
             at -= far[i];
             if (at < 0) {
@@ -354,7 +354,7 @@ static int split_once(struct splitting *s, uint64_t *seed, double share[3], doub
     for (size_t i = 0; i < s->train; i++)
         memcpy(s->fit + i * s->width, s->vector + s->order[i] * s->width,
                s->width * sizeof *s->fit);
-    int result = skew_kmeans(s->fit, s->train, s->width, s->groups, 4, skew_random_next(seed),
+    int result = skew_kmeans(s->fit, s->train, s->width, s->groups, 4, skew_splitmix(seed),
                              s->group, s->centre);
     if (result < 0)
         return result;

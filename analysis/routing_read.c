@@ -53,14 +53,6 @@ enum {
 static const char *const columns[2][2] = {{LABELLED("NULL"), LABELLED("r.ordinal")},
                                           {OWN("NULL"), OWN("r.ordinal")}};
 
-static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
-{
-    uint64_t value = 0;
-    for (uint32_t i = 0; i < width; i++)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
 bool skew_packed_add(const struct skew_packed *p, uint64_t *into)
 {
     uint32_t n = p->cells;
@@ -79,7 +71,7 @@ bool skew_packed_add(const struct skew_packed *p, uint64_t *into)
         return true;
     }
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t size = big_endian(b + (size_t)i * p->stride, p->width);
+        uint64_t size = skew_big_endian(b + (size_t)i * p->stride, p->width);
         if (__builtin_mul_overflow(size, p->unit, &size) ||
             __builtin_add_overflow(into[i], size, &into[i]))
             return false;
@@ -134,12 +126,12 @@ static int scatter(struct pass *p, struct skew_packed *sizes, uint32_t experts)
     }
     memset(p->scattered, 0, need);
     for (uint32_t i = 0; i < sizes->cells; i++) {
-        uint64_t expert = big_endian(peers + (size_t)i * (size_t)stride, (uint32_t)width);
+        uint64_t expert = skew_big_endian(peers + (size_t)i * (size_t)stride, (uint32_t)width);
         if (expert >= experts)
             return damaged(p, "names an expert that does not exist");
         uint8_t *cell = p->scattered + expert * 8;
-        uint64_t size = big_endian(sizes->bytes + (size_t)i * sizes->stride, sizes->width);
-        if (__builtin_add_overflow(size, big_endian(cell, 8), &size))
+        uint64_t size = skew_big_endian(sizes->bytes + (size_t)i * sizes->stride, sizes->width);
+        if (__builtin_add_overflow(size, skew_big_endian(cell, 8), &size))
             return damaged(p, "holds counts beyond 64 bits");
         for (int k = 7; k >= 0; k--, size >>= 8)
             cell[k] = (uint8_t)size;

@@ -203,14 +203,6 @@ static int bad_vector(struct part *p, sqlite3_stmt *s, const char *why)
     return -EBADMSG;
 }
 
-static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
-{
-    uint64_t value = 0;
-    for (uint32_t i = 0; i < width; i++)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
 struct packed_cells {
     const uint8_t *sizes, *peers; /* peers NULL: 0, 1, 2, … */
     uint32_t cells, width, stride, peer_width, peer_stride;
@@ -234,9 +226,9 @@ static void add_row(const struct use *use, const struct packed_cells *c)
     }
     for (uint32_t i = 0; i < c->cells; i++) {
         uint64_t peer =
-            c->peers ? big_endian(c->peers + i * (size_t)c->peer_stride, c->peer_width) : i;
+            c->peers ? skew_big_endian(c->peers + i * (size_t)c->peer_stride, c->peer_width) : i;
         if (peer < use->ranks)
-            row[peer] += unit * big_endian(c->sizes + i * (size_t)c->stride, c->width);
+            row[peer] += unit * skew_big_endian(c->sizes + i * (size_t)c->stride, c->width);
     }
 }
 
@@ -388,12 +380,12 @@ int skew_volume_read(struct skew_volume *v, struct skew_trace *trace, struct ske
 {
     struct part parts[SKEW_PARTS_MAX] = {0};
     int64_t exchanges = 0, vectors = 0;
-    int result =
-        skew_sql_number(trace, "SELECT coalesce(max(exchange_id), 0) FROM exchange", &exchanges, error);
+    int result = skew_sql_number(trace, "SELECT coalesce(max(exchange_id), 0) FROM exchange",
+                                 &exchanges, error);
 
     if (result == 0)
-        result =
-            skew_sql_number(trace, "SELECT coalesce(max(vector_id), 0) FROM vector", &vectors, error);
+        result = skew_sql_number(trace, "SELECT coalesce(max(vector_id), 0) FROM vector", &vectors,
+                                 error);
     if (result < 0)
         return result;
     unsigned count = thread_count(v->options.threads, exchanges);

@@ -2,18 +2,15 @@
 /*
  * Random numbers and distribution functions: see stats.h.
  */
+#include "arithmetic.h"
 #include "stats.h"
 
 #include <math.h>
 
 void skew_rng_seed(struct skew_rng *rng, uint64_t seed)
 {
-    for (int i = 0; i < 4; i++) { /* splitmix64 */
-        uint64_t x = seed += 0x9e3779b97f4a7c15u;
-        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-        x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-        rng->state[i] = x ^ x >> 31;
-    }
+    for (int i = 0; i < 4; i++)
+        rng->state[i] = skew_splitmix(&seed);
 }
 
 static inline uint64_t rotate(uint64_t x, int k)

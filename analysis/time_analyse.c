@@ -28,7 +28,7 @@ static int look_at_host(struct skew_time_work *w)
     for (size_t s = 0; s < t->count; s++) {
         const int64_t *host = t->host + s * t->ranks;
         uint32_t last = 0, first = UINT32_MAX;
-        if (t->slots[s].present != out->ranks_seen || !skew_time_of_tokens(t->slots[s].role) ||
+        if (!skew_time_whole(t, s, false) || !skew_time_of_tokens(t->slots[s].role) ||
             t->slots[s].occurrence)
             continue;
         for (uint32_t r = 0; r < t->ranks; r++) {
@@ -50,9 +50,13 @@ static int look_at_host(struct skew_time_work *w)
         out->host_exchanges++;
     }
     for (uint32_t r = 0; r < t->ranks && out->host_exchanges; r++) {
+        double *of_rank = lag + (size_t)r * t->count;
+        size_t count = 0;
+        for (size_t i = 0; i < out->host_exchanges; i++)
+            if (!isnan(of_rank[i]))
+                of_rank[count++] = of_rank[i];
         out->host_last[r] /= (double)out->host_exchanges;
-        out->host_lag_ns[r] =
-            t->seen[r] ? skew_time_median(lag + (size_t)r * t->count, out->host_exchanges) : NAN;
+        out->host_lag_ns[r] = skew_time_median(of_rank, count);
     }
     free(lag);
     free(scratch);
@@ -74,7 +78,7 @@ int skew_times_analyse(struct skew_times *times, const struct skew_time_router *
     if (!result)
         result = skew_time_late(&w);
     if (!result)
-        skew_time_ledger(&w);
+        result = skew_time_ledger(&w);
     if (!result)
         result = skew_time_headline(&w, router);
     if (!result && out->timed_rows == 0 && out->clocks == SKEW_TIME_ONE_CLOCK)
@@ -93,6 +97,7 @@ int skew_times_analyse(struct skew_times *times, const struct skew_time_router *
 void skew_time_result_free(struct skew_time_result *out)
 {
     free(out->exchanges);
+    free(out->steps);
     free(out->stragglers);
     free(out->events);
     free(out->host_last);

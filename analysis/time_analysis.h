@@ -12,6 +12,7 @@
 #ifndef SKEW_TIME_H
 #define SKEW_TIME_H
 
+#include "match.h"
 #include "time_stats.h"
 #include "trace.h"
 
@@ -31,20 +32,31 @@ extern const char *const skew_time_role_name[SKEW_TIME_ROLES];
 
 #define SKEW_TIME_ABSENT INT64_MIN
 
+/** The truth lies between both; ns. NaN: not known. */
+struct skew_time_range {
+    double low, high;
+};
+
 /** One exchange of one rank. */
 struct skew_time_row {
-    int64_t seq;
+    int64_t place;       /* in the order of the communicator's exchanges: equal of those that belong
+                            together, and in agreement with every rank's own order (match.h) */
+    int64_t seq;         /* the rank's own ordinal: a gap is a record that was lost */
     uint32_t occurrence; /* of a captured exchange: which launch, from 0 */
+    const uint32_t *peers; /* [peer_count] whom it sends to or receives from; NULL: all ranks */
+    uint32_t peer_count;
     uint32_t rank;
     int64_t step, layer; /* −1: not known */
     int64_t microbatch;  /* 0 where there is one only */
     enum skew_time_role role;
     int64_t start_ns, end_ns; /* on the device, on this process's clock; both SKEW_TIME_ABSENT: the
                                  host only was asked */
+    int64_t error_ns;         /* both are within ± this on that clock */
     int64_t host_ns;          /* when the host enqueued it */
     double sent, received;    /* bytes to and from other ranks */
     double load;              /* bytes received, a rank's own included */
     double token_bytes;       /* of one token in this exchange; 0: not known */
+    struct skew_time_range hidden; /* of start … end, other kernels ran: overlap.h */
 };
 
 struct skew_times; /* rows of one communicator */
@@ -52,7 +64,8 @@ struct skew_times; /* rows of one communicator */
 /** A communicator of so many ranks; the caller owns *out. -EINVAL (0 or too many), -ENOMEM. */
 int skew_times_create(struct skew_times **out, uint32_t ranks);
 void skew_times_free(struct skew_times **times);
-/** -EINVAL: no such rank; -EEXIST: the row is there already; -ENOMEM. */
+/** -EINVAL: no such rank; -EEXIST: the row is there already; -ENOMEM. Two exchanges of a rank that
+ * belong to one of another (it groups its calls otherwise) are left out with it. */
 int skew_times_add(struct skew_times *times, const struct skew_time_row *row);
 /** Which clock a rank's times are on: of ranks with equal `clock` they compare as they are. */
 void skew_times_clock(struct skew_times *times, uint32_t rank, uint32_t clock);
@@ -60,10 +73,12 @@ void skew_times_clock(struct skew_times *times, uint32_t rank, uint32_t clock);
 void skew_times_clock_fit(struct skew_times *times, uint32_t rank, int64_t at_ns, int64_t offset_ns,
                           double drift_ppb, int64_t residual_ns);
 
-/** Adds what one database has of the communicator; `clock` tells databases apart. Roles, steps and
- * layers are those of the labels attached to the trace (label.h), else of table exchange_label. */
-int skew_times_read(struct skew_times *times, struct skew_trace *trace, const char *comm_key,
-                    uint32_t clock, struct skew_error *error);
+/** Adds what one database has of the communicator: the `index`-th of those that were matched, with
+ * a clock of its own. Roles, steps and layers are those of the labels attached to the trace
+ * (label.h), else of table exchange_label. */
+int skew_times_read(struct skew_times *times, struct skew_trace *trace,
+                    const struct skew_matches *matches, uint32_t index, const char *comm_key,
+                    struct skew_error *error);
 
 /** Tokens of the experts from one source of one call of a layer. */
 struct skew_time_routing {
@@ -129,11 +144,12 @@ extern const char *const skew_time_cause_name[SKEW_CAUSES];
 
 /** One exchange of all ranks. */
 struct skew_time_exchange {
-    int64_t seq, step, layer, microbatch;
+    int64_t place, step, layer, microbatch;
     uint32_t occurrence;
     enum skew_time_role role;
     uint32_t last_rank, busiest_rank;
-    double wait_mean, wait_max; /* last arrival − own arrival */
+    int64_t last_seq, busiest_seq; /* their own ordinals */
+    double wait_mean, wait_max;    /* last arrival − own arrival */
     double lag;           /* last arrival − median arrival: what the last rank costs the others */
     double transfer;      /* last end − last arrival */
     double busiest, mean; /* bytes: the busiest port, all ports */
@@ -143,8 +159,23 @@ struct skew_time_exchange {
     double saves[SKEW_CAUSES];  /* ns sooner if this cause alone went away; not additive */
     enum skew_time_cause cause; /* the largest of late, load, skew and unexplained, if it is 5 % of
                                    `exposed`; else volume or latency */
-    double hidden;  /* of lag + transfer, what other kernels used on every rank; NaN: not known */
-    double exposed; /* the rest, on the critical path */
+    /* Of lag + transfer, what kernels of the computation used on every rank; the rest is exposed,
+     * on the critical path: all of it where `hidden` is not known. */
+    struct skew_time_range hidden, exposed;
+};
+
+/** What it costs that its cause is there, ns; 0 where that is what an exchange is, not what is
+ * wrong with it (volume, latency). */
+double skew_time_avoidable(const struct skew_time_exchange *exchange);
+
+/** A step on the critical path. Savings of different exchanges add up. */
+struct skew_time_step {
+    int64_t step;
+    size_t first, count; /* of its exchanges, in skew_time_result.exchanges */
+    struct skew_time_range exposed;
+    double saves[SKEW_CAUSES]; /* ns sooner if this cause alone went away in all of them */
+    double avoidable;          /* … if of each its main cause did: skew_time_avoidable() */
+    size_t worst;              /* the exchange with the largest part of that */
 };
 
 /** A rank that is late by more than its work and chance explain. */
@@ -153,6 +184,7 @@ struct skew_time_straggler {
     bool persistent;   /* in the median over all steps */
     double median_ns;  /* an exchange, against the median rank */
     size_t late_steps; /* … steps of `events` */
+    double late_ns;    /* median over these of how late it is in the step, all exchanges together */
 };
 struct skew_time_event {
     int64_t step, layer; /* layer −1: before several of the step's exchanges */
@@ -165,7 +197,7 @@ struct skew_time_headline {
     bool known;
     char why_not[200];
     struct skew_time_estimate step;      /* measured: first arrival to last end */
-    struct skew_time_estimate exchanges; /* … of it exposed */
+    struct skew_time_estimate exchanges; /* … of it exposed; its interval holds the bounds too */
     struct skew_time_estimate uniform; /* saved with uniformly random routing of the same tokens */
     struct skew_time_estimate uniform_transfer, uniform_wait; /* … in the transfers, in the waits */
     bool placement_known;
@@ -179,18 +211,26 @@ struct skew_time_headline {
 enum skew_time_clocks {
     SKEW_TIME_ONE_CLOCK,
     SKEW_TIME_FITTED_CLOCKS,
-    SKEW_TIME_UNRELATED_CLOCKS /* arrival is taken from durations: all are through together */
+    SKEW_TIME_UNRELATED_CLOCKS, /* arrival is taken from durations: all are through together */
+    SKEW_TIME_VAGUE_CLOCKS /* likewise: the devices' times are known to no better than an exchange
+                              takes */
 };
 
 struct skew_time_result {
     uint32_t ranks, ranks_seen;
     size_t rows, timed_rows; /* rows of single ranks; of them with times on the device */
-    size_t all, complete;    /* exchanges; of them with all ranks that were seen, and timed */
-    size_t unlabelled;       /* complete ones without step */
-    size_t overlap_known;    /* complete ones of which all ranks' other kernels are recorded */
+    size_t all,
+        complete;      /* exchanges; of them with all ranks that take part and were seen, timed */
+    size_t unlabelled; /* complete ones without step */
+    size_t in_parts;   /* complete ones that go on with the call of the one before (FastMoE) */
+    size_t overlap_known;   /* complete ones of which all ranks' other kernels are recorded */
+    uint64_t cupti_dropped; /* records that found no room: more may be hidden */
     enum skew_time_clocks clocks;
     double clock_residual_ns;             /* waits are within ± twice this */
+    double error_ns;                      /* and within ± twice this: the median of the rows' */
     struct skew_time_exchange *exchanges; /* [complete], in order */
+    struct skew_time_step *steps; /* [step_count], in order; none where labels are missing */
+    size_t step_count;
     struct skew_time_fit transfer;
     struct skew_time_fit load[SKEW_TIME_ROLES]; /* computation before combine and dispatch_bwd */
     struct skew_time_straggler *stragglers;

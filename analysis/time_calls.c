@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See time_calls.h. */
+#include "arithmetic.h"
 #include "time_calls.h"
 
 #include <errno.h>
@@ -67,6 +68,8 @@ static int find_calls(struct skew_time_calls *c, const struct skew_time_work *w)
         struct skew_time_call *call = &c->calls[c->count];
         *call = (struct skew_time_call){x->step, x->layer, x->microbatch, 0, 0, 0, 0, 0, 0, {0}};
         for (uint32_t r = 0; r < c->ranks; r++) { /* bytes for now */
+            if (isnan(w->times->sent[base + r]))
+                continue; /* took no part */
             own[r] =
                 w->times->sent[base + r] + w->times->load[base + r] - w->times->received[base + r];
             call->copies += token > 0 ? own[r] / token : 0;
@@ -237,18 +240,10 @@ static int read_routing(struct skew_time_calls *c, const struct skew_time_work *
 
 /* ---- uniform routing ------------------------------------------------------------------------- */
 
-static uint64_t next_random(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 static double next_normal(uint64_t *state)
 {
-    double u = ((double)(next_random(state) >> 11) + 0.5) * 0x1p-53;
-    double v = ((double)(next_random(state) >> 11) + 0.5) * 0x1p-53;
+    double u = ((double)(skew_splitmix(state) >> 11) + 0.5) * 0x1p-53;
+    double v = ((double)(skew_splitmix(state) >> 11) + 0.5) * 0x1p-53;
     return sqrt(-2 * log(u)) * cos(2 * M_PI * v);
 }
 
@@ -298,10 +293,12 @@ int skew_time_calls_create(struct skew_time_calls *c, const struct skew_time_wor
     if (!result && router)
         result = read_routing(c, w, router);
     else if (!result)
-        snprintf(c->why_not, sizeof c->why_not, "the trace has no routing of experts: skewscope routing --save makes it of tapped counts");
+        snprintf(c->why_not, sizeof c->why_not,
+                 "the trace has no routing of experts: skewscope routing --save makes it of tapped "
+                 "counts");
     /* The same trace gives the same answer; another one draws anew, or all would err alike. */
     for (size_t i = 0; i < w->result->complete; i++)
-        state = next_random(&state) ^ (uint64_t)(x[i].transfer + x[i].busiest);
+        state = skew_splitmix(&state) ^ (uint64_t)(x[i].transfer + x[i].busiest);
     for (size_t i = 0; i < c->count && !result; i++) {
         double bytes = 0, *own = c->own + i * c->ranks;
         for (uint32_t r = 0; r < c->ranks; r++)

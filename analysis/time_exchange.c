@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From rows to exchanges: arrivals on one clock, what each rank did before, the fits, and what the
- * transfer consists of.
+ * From rows to exchanges: arrivals on one clock, the fits, and what the transfer consists of.
  */
 #include "time_private.h"
 
@@ -13,6 +12,30 @@
 #define BLOCK 16 /* exchanges that stand for a step where steps are not known */
 
 /* ---- clocks ---------------------------------------------------------------------------------- */
+
+/* How well the times are known, against what they are times of. One value a rank and exchange:
+ * the median stands for all, whatever single ones are. */
+static int look_at_errors(struct skew_time_work *w)
+{
+    const struct skew_times *t = w->times;
+    double *error = malloc((t->timed_rows + 1) * 2 * sizeof *error);
+    double *duration = error + t->timed_rows;
+    size_t n = 0;
+
+    if (!error)
+        return -ENOMEM;
+    for (size_t cell = 0; cell < t->count * t->ranks && n < t->timed_rows; cell++)
+        if (t->start[cell] != SKEW_TIME_ABSENT) {
+            error[n] = (double)t->error[cell];
+            duration[n++] = (double)(t->end[cell] - t->start[cell]);
+        }
+    w->result->error_ns = n ? skew_time_median(error, n) : 0;
+    if (n && skew_time_one_axis(w->result->clocks) &&
+        w->result->error_ns > skew_time_median(duration, n))
+        w->result->clocks = SKEW_TIME_VAGUE_CLOCKS;
+    free(error);
+    return 0;
+}
 
 static void look_at_clocks(struct skew_time_work *w)
 {
@@ -50,6 +73,13 @@ static double related(const struct skew_time_work *w, uint32_t rank, int64_t ns,
 
 /* ---- one exchange ---------------------------------------------------------------------------- */
 
+/* How long a rank that came at `arrival` waited for the last one; where ranks do not exchange with
+ * everybody, the last may be nobody that it waits for. */
+static double wait_of(const struct skew_time_slot *slot, double last, double arrival, double end)
+{
+    return (slot->everybody ? last : fmin(last, end)) - arrival;
+}
+
 /* Arrivals and ends on one axis. Without one, all ranks are taken to be through together: durations
  * then say who waited for how long, whatever the clocks show. */
 static void fill_times(const struct skew_time_work *w, size_t slot, double *arrival, double *end)
@@ -64,7 +94,7 @@ static void fill_times(const struct skew_time_work *w, size_t slot, double *arri
             continue;
         if (base == SKEW_TIME_ABSENT)
             base = start[r];
-        if (w->result->clocks == SKEW_TIME_UNRELATED_CLOCKS) {
+        if (!skew_time_one_axis(w->result->clocks)) {
             arrival[r] = (double)(start[r] - stop[r]);
             end[r] = 0;
         } else {
@@ -105,20 +135,28 @@ static void fill_ports(const struct skew_times *t, size_t slot, struct skew_time
     x->mean = fmax(all_sent, all_received) / fmax(1, seen);
 }
 
-/* What computation hides on every rank is not lost. The last rank has the least to hide in. */
+/* What computation hides on every rank is not lost. The last rank has the least to hide in. The
+ * least of truths that lie between bounds lies between the least of either bounds. */
 static void look_at_overlap(const struct skew_time_work *w, size_t slot,
                             struct skew_time_exchange *x)
 {
     const struct skew_times *t = w->times;
+    double all = x->lag + x->transfer;
+    bool known = true;
 
-    x->hidden = x->lag + x->transfer;
+    x->hidden = (struct skew_time_range){all, all};
     for (uint32_t r = 0; r < t->ranks; r++)
         if (t->start[slot * t->ranks + r] != SKEW_TIME_ABSENT) {
-            double hidden = t->hidden[slot * t->ranks + r];
-            x->hidden = isnan(hidden) || isnan(x->hidden) ? NAN : fmin(x->hidden, hidden);
+            const struct skew_time_range *hidden = &t->hidden[slot * t->ranks + r];
+            known = known && !isnan(hidden->low);
+            x->hidden.low = fmin(x->hidden.low, hidden->low);
+            x->hidden.high = fmin(x->hidden.high, hidden->high);
         }
-    x->exposed = x->lag + x->transfer - (isnan(x->hidden) ? 0 : x->hidden);
-    w->result->overlap_known += !isnan(x->hidden);
+    if (!known)
+        x->hidden = (struct skew_time_range){NAN, NAN};
+    x->exposed = (struct skew_time_range){known ? all - x->hidden.high : all,
+                                          known ? all - x->hidden.low : all};
+    w->result->overlap_known += known;
 }
 
 static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, double *end,
@@ -127,10 +165,10 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
     const struct skew_times *t = w->times;
     struct skew_time_exchange *x = &w->result->exchanges[i];
     const struct skew_time_slot *slot = &t->slots[w->slot[i]];
-    double last = -INFINITY, done = -INFINITY, sum = 0, first = INFINITY;
+    double last = -INFINITY, done = -INFINITY, sum = 0;
     uint32_t seen = 0;
 
-    *x = (struct skew_time_exchange){.seq = slot->seq,
+    *x = (struct skew_time_exchange){.place = slot->place,
                                      .step = slot->step,
                                      .layer = slot->layer,
                                      .microbatch = slot->microbatch,
@@ -141,66 +179,34 @@ static void fill_exchange(struct skew_time_work *w, size_t i, double *arrival, d
         if (isnan(arrival[r]))
             continue;
         seen++;
-        sum += arrival[r];
-        first = fmin(first, arrival[r]);
         done = fmax(done, end[r]);
         if (arrival[r] > last) {
             last = arrival[r];
             x->last_rank = r;
         }
     }
-    x->wait_mean = last - sum / seen;
-    x->wait_max = last - first;
+    for (uint32_t r = 0; r < t->ranks; r++)
+        if (!isnan(arrival[r])) {
+            double wait = wait_of(slot, last, arrival[r], end[r]);
+            sum += wait;
+            x->wait_max = fmax(x->wait_max, wait);
+        }
+    x->wait_mean = sum / seen;
     x->lag = last - median_of(arrival, t->ranks, scratch);
     x->transfer = done - last;
     look_at_overlap(w, w->slot[i], x);
     for (uint32_t r = 0; r < t->ranks; r++)
         w->arrival[i * t->ranks + r] = arrival[r] - last;
     fill_ports(t, w->slot[i], x);
+    x->last_seq = t->seq[w->slot[i] * t->ranks + x->last_rank];
+    x->busiest_seq = t->seq[w->slot[i] * t->ranks + x->busiest_rank];
 }
 
 /* ---- all of them ----------------------------------------------------------------------------- */
 
 static bool is_complete(const struct skew_time_work *w, size_t slot)
 {
-    return w->times->slots[slot].timed == w->result->ranks_seen &&
-           skew_time_of_tokens(w->times->slots[slot].role);
-}
-
-/* Own start − own end of the exchange before, which is on one clock whatever the clocks are. */
-static int fill_gaps(struct skew_time_work *w)
-{
-    const struct skew_times *t = w->times;
-    size_t *before = malloc(t->ranks * sizeof *before), i = 0;
-
-    if (!before)
-        return -ENOMEM;
-    for (uint32_t r = 0; r < t->ranks; r++)
-        before[r] = SIZE_MAX;
-    for (size_t at = 0; at < t->count; at++) {
-        size_t slot = t->order[at];
-        bool mine = i < w->result->complete && w->slot[i] == slot;
-        for (uint32_t r = 0; r < t->ranks; r++) {
-            size_t cell = slot * t->ranks + r, old = before[r];
-            if (mine)
-                w->gap[i * t->ranks + r] = w->gap_load[i * t->ranks + r] = NAN;
-            if (t->start[cell] == SKEW_TIME_ABSENT)
-                continue;
-            /* What comes before must be the one before, or a lost record, or the time from one
-             * launch of a graph to the next, would look like work. */
-            if (mine && at > 0 && old == at - 1 &&
-                t->slots[t->order[old]].occurrence == t->slots[slot].occurrence) {
-                size_t last = t->order[old] * t->ranks + r;
-                double gap = (double)(t->start[cell] - t->end[last]);
-                w->gap[i * t->ranks + r] = gap >= 0 ? gap : NAN;
-                w->gap_load[i * t->ranks + r] = t->load[last];
-            }
-            before[r] = at;
-        }
-        i += mine;
-    }
-    free(before);
-    return 0;
+    return skew_time_of_tokens(w->times->slots[slot].role) && skew_time_whole(w->times, slot, true);
 }
 
 int skew_time_derive(struct skew_time_work *w)
@@ -211,9 +217,12 @@ int skew_time_derive(struct skew_time_work *w)
     int result = skew_times_sort(t);
 
     look_at_clocks(w);
+    if (!result)
+        result = look_at_errors(w);
     out->ranks = t->ranks;
     out->rows = t->rows;
     out->timed_rows = t->timed_rows;
+    out->cupti_dropped = t->cupti_dropped;
     for (size_t at = 0; at < t->count; at++) {
         out->all += skew_time_of_tokens(t->slots[t->order[at]].role);
         out->complete += is_complete(w, t->order[at]);
@@ -234,19 +243,20 @@ int skew_time_derive(struct skew_time_work *w)
     for (size_t at = 0, i = 0; at < t->count; at++)
         if (is_complete(w, t->order[at]))
             w->slot[i++] = t->order[at];
+    skew_times_sort_steps(t, w->slot, out->complete);
     for (size_t i = 0; i < out->complete; i++) {
         fill_exchange(w, i, scratch, scratch + t->ranks, scratch + 2 * (size_t)t->ranks);
         out->unlabelled += out->exchanges[i].step < 0;
     }
     free(scratch);
-    return fill_gaps(w);
+    return skew_time_gaps(w);
 }
 
 /* ---- fits ------------------------------------------------------------------------------------ */
 
 static int64_t cluster_of(const struct skew_time_exchange *x)
 {
-    return x->step >= 0 ? x->step : x->seq / BLOCK;
+    return x->step >= 0 ? x->step : x->place / BLOCK;
 }
 
 static int fit_transfer(struct skew_time_work *w)

@@ -23,7 +23,8 @@ struct headline {
     struct skew_time_calls calls;
     size_t steps;
     size_t *first; /* [steps + 1] index of the first exchange */
-    double *span, *exposed;
+    double *span;
+    struct skew_time_range *exposed;
     struct series uniform, placement, after;
     size_t clamped, judged;
 };
@@ -49,7 +50,7 @@ static int group_steps(struct headline *h)
             h->first[h->steps++] = i;
     h->first[h->steps] = out->complete;
     h->span = calloc(h->steps + 1, sizeof(double));
-    h->exposed = calloc(h->steps + 1, sizeof(double));
+    h->exposed = calloc(h->steps + 1, sizeof *h->exposed);
     if (!h->span || !h->exposed || make_series(&h->uniform, h->steps) ||
         make_series(&h->placement, h->steps) || make_series(&h->after, h->steps))
         return -ENOMEM;
@@ -64,15 +65,23 @@ static void measure(struct headline *h, double *scratch)
     const struct skew_times *t = h->work->times;
 
     for (size_t s = 0; s < h->steps; s++) {
-        size_t first = h->work->slot[h->first[s]], last = h->work->slot[h->first[s + 1] - 1];
         size_t count = 0;
-        for (uint32_t r = 0; r < t->ranks; r++)
-            if (t->start[first * t->ranks + r] != SKEW_TIME_ABSENT)
-                scratch[count++] =
-                    (double)(t->end[last * t->ranks + r] - t->start[first * t->ranks + r]);
+        for (uint32_t r = 0; r < t->ranks; r++) {
+            size_t first = h->first[s], end = h->first[s + 1];
+            while (first < end && t->start[h->work->slot[first] * t->ranks + r] == SKEW_TIME_ABSENT)
+                first++; /* it took no part */
+            while (first < end &&
+                   t->start[h->work->slot[end - 1] * t->ranks + r] == SKEW_TIME_ABSENT)
+                end--;
+            if (first < end)
+                scratch[count++] = (double)(t->end[h->work->slot[end - 1] * t->ranks + r] -
+                                            t->start[h->work->slot[first] * t->ranks + r]);
+        }
         h->span[s] = skew_time_median(scratch, count);
-        for (size_t i = h->first[s]; i < h->first[s + 1]; i++)
-            h->exposed[s] += h->work->result->exchanges[i].exposed;
+        for (size_t i = h->first[s]; i < h->first[s + 1]; i++) {
+            h->exposed[s].low += h->work->result->exchanges[i].exposed.low;
+            h->exposed[s].high += h->work->result->exchanges[i].exposed.high;
+        }
     }
 }
 
@@ -91,12 +100,14 @@ static double wait_saved(const struct headline *h, size_t i, const double *load,
         return 0;
     for (uint32_t r = 0; r < ranks; r++) {
         double was = w->gap_load[i * ranks + r], arrival = w->arrival[i * ranks + r];
-        if (isnan(was) || isnan(arrival))
+        if (isnan(arrival))
+            continue; /* took no part */
+        if (isnan(was))
             return 0; /* after a lost record nothing is known of what came before */
         last = fmax(last, arrival - skew_time_fit_at(fit, was, 0) +
                               skew_time_fit_at(fit, load[r] * unit, 0));
     }
-    return -last;
+    return isfinite(last) ? -last : 0;
 }
 
 static double bytes_a_copy(const struct headline *h, size_t i, double copies, bool before)
@@ -223,6 +234,29 @@ static int estimate(const struct headline *h, const struct series *s,
     return 0;
 }
 
+/* The mean of a series that is known within bounds: the interval holds either bound's. */
+static int estimate_range(const struct skew_time_range *values, size_t n,
+                          struct skew_time_estimate *out)
+{
+    struct skew_time_estimate high = {0};
+    double *one = malloc((n + 1) * sizeof *one);
+    int result = one ? 0 : -ENOMEM;
+
+    for (size_t i = 0; i < n && !result; i++)
+        one[i] = values[i].low;
+    if (!result)
+        result = skew_time_mean(one, n, out);
+    for (size_t i = 0; i < n && !result; i++)
+        one[i] = values[i].high;
+    if (!result)
+        result = skew_time_mean(one, n, &high);
+    out->value = (out->value + high.value) / 2;
+    out->high = high.high;
+    out->se = fmax(out->se, high.se);
+    free(one);
+    return result;
+}
+
 static int estimate_all(struct headline *h)
 {
     struct skew_time_headline *out = &h->work->result->headline;
@@ -231,7 +265,7 @@ static int estimate_all(struct headline *h)
     int result = skew_time_mean(h->span, h->steps, &out->step);
 
     if (!result)
-        result = skew_time_mean(h->exposed, h->steps, &out->exchanges);
+        result = estimate_range(h->exposed, h->steps, &out->exchanges);
     for (int i = 0; i < 3 && !result; i++)
         result = estimate(h, from[i], to[i]);
     if (!result)
@@ -260,7 +294,13 @@ static bool possible(const struct skew_time_work *w)
         snprintf(out->why_not, sizeof out->why_not, "no exchange has times of all its ranks");
     else if (w->result->unlabelled)
         snprintf(out->why_not, sizeof out->why_not,
-                 "steps are not known: exchanges have no labels");
+                 "the steps of %zu of %zu exchanges could not be told (skewscope label says why)",
+                 w->result->unlabelled, w->result->complete);
+    else if (w->result->in_parts)
+        snprintf(
+            out->why_not, sizeof out->why_not,
+            "a dispatch is several exchanges here, and how uniform routing would spread tokens "
+            "over these is not modelled");
     else if (w->result->ranks_seen < w->result->ranks)
         snprintf(out->why_not, sizeof out->why_not, "%u of %u ranks are in no database",
                  w->result->ranks - w->result->ranks_seen, w->result->ranks);

@@ -187,11 +187,13 @@ static int look_at_rank(struct skew_time_work *w, const struct steps *s, size_t 
     double df, effective;
     struct skew_time_straggler one = {.rank = (uint32_t)r};
 
+    for (size_t e = 0; e < out->event_count; e++)
+        if (out->events[e].rank == r)
+            s->scratch[one.late_steps++] = out->events[e].late_ns;
+    one.late_ns = one.late_steps ? skew_time_median(s->scratch, one.late_steps) : 0;
     for (size_t t = 0; t < s->count; t++)
         if (!isnan(s->lateness[t * ranks + r]))
             s->scratch[count++] = s->lateness[t * ranks + r];
-    for (size_t e = 0; e < out->event_count; e++)
-        one.late_steps += out->events[e].rank == r;
     skew_time_long_run(s->scratch, count, &df, &effective);
     one.median_ns = skew_time_median(s->scratch, count);
     double error = 1.2533 * of_step / sqrt(fmax(1, effective));

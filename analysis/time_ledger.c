@@ -7,7 +7,9 @@
  */
 #include "time_private.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 
 const char *const skew_time_cause_name[SKEW_CAUSES] = {"late rank", "load",    "skew",
                                                        "volume",    "latency", "unexplained"};
@@ -61,13 +63,44 @@ static enum skew_time_cause cause_of(const struct skew_time_exchange *x)
     for (size_t i = 1; i < sizeof avoidable / sizeof *avoidable; i++)
         if (x->saves[avoidable[i]] > x->saves[cause])
             cause = avoidable[i];
-    if (x->saves[cause] >= 0.05 * x->exposed)
+    if (x->saves[cause] >= 0.05 * x->exposed.high)
         return cause;
     return x->saves[SKEW_CAUSE_LATENCY] > x->saves[SKEW_CAUSE_VOLUME] ? SKEW_CAUSE_LATENCY
                                                                       : SKEW_CAUSE_VOLUME;
 }
 
-void skew_time_ledger(struct skew_time_work *w)
+double skew_time_avoidable(const struct skew_time_exchange *x)
+{
+    bool itself = x->cause == SKEW_CAUSE_VOLUME || x->cause == SKEW_CAUSE_LATENCY;
+    return itself ? 0 : x->saves[x->cause];
+}
+
+static int add_steps(struct skew_time_result *out)
+{
+    struct skew_time_step *s = NULL;
+
+    out->steps = calloc(out->complete + 1, sizeof *out->steps);
+    if (!out->steps)
+        return -ENOMEM;
+    for (size_t i = 0; i < out->complete && out->unlabelled == 0; i++) {
+        const struct skew_time_exchange *x = &out->exchanges[i];
+        if (!s || s->step != x->step) {
+            s = &out->steps[out->step_count++];
+            *s = (struct skew_time_step){.step = x->step, .first = i, .worst = i};
+        }
+        s->count++;
+        s->exposed.low += x->exposed.low;
+        s->exposed.high += x->exposed.high;
+        for (int cause = 0; cause < SKEW_CAUSES; cause++)
+            s->saves[cause] += x->saves[cause];
+        s->avoidable += skew_time_avoidable(x);
+        if (skew_time_avoidable(x) > skew_time_avoidable(&out->exchanges[s->worst]))
+            s->worst = i;
+    }
+    return 0;
+}
+
+int skew_time_ledger(struct skew_time_work *w)
 {
     for (size_t i = 0; i < w->result->complete; i++) {
         struct skew_time_exchange *x = &w->result->exchanges[i];
@@ -84,4 +117,5 @@ void skew_time_ledger(struct skew_time_work *w)
             fmax(0, x->lag - fmax(saves[SKEW_CAUSE_LATE], saves[SKEW_CAUSE_LOAD]));
         x->cause = cause_of(x);
     }
+    return add_steps(w->result);
 }

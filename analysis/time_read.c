@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From a database to rows of the Time analyses: one statement over exchanges with their times on
- * the device and their labels, and one over the routing.
+ * the device and their labels, and one over the routing. Which rows belong together is match.h's,
+ * what kernels hide of them overlap.h's.
  */
 #include "label.h"
+#include "overlap_private.h"
 #include "time_private.h"
 #include "trace_private.h"
 
@@ -16,7 +18,7 @@
 static const char rows_sql[] =
     "SELECT e.exchange_id, e.member_id, e.seq, e.start_ns, e.send_vector, e.recv_vector,"
     " e.send_unit, e.recv_unit, t.start_ns, t.end_ns, b.role, b.step, b.layer,"
-    " b.microbatch, b.token_bytes FROM exchange e"
+    " b.microbatch, b.token_bytes, t.source, t.error_ns FROM exchange e"
     " LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread"
     " AND t.group_seq = e.group_seq"
     " LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id"
@@ -25,10 +27,18 @@ static const char rows_sql[] =
 struct reader {
     struct skew_times *times;
     struct skew_trace *trace;
+    const struct skew_matches *matches;
+    uint32_t index; /* of the trace among those that were matched */
+    struct skew_overlap_lanes lanes;
+    bool kernels; /* the trace has a place for them */
     sqlite3_stmt *select;
     struct skew_error *error;
     int64_t exchange; /* the one before, for counting its launches */
     uint32_t occurrence;
+    uint32_t *peers; /* [peer_count] of the row in hand */
+    uint32_t peer_count;
+    size_t peer_room;
+    bool everybody; /* … are all ranks */
 };
 
 static int damaged(struct reader *r, const char *what)
@@ -36,6 +46,27 @@ static int damaged(struct reader *r, const char *what)
     skew_error_set(r->error, "%s: is damaged: exchange %lld has %s", r->trace->path,
                    (long long)sqlite3_column_int64(r->select, 0), what);
     return -EBADMSG;
+}
+
+/* Vectors of all ranks in a row, which nearly all are, need no list. */
+static int note_peers(struct reader *r, const struct skew_vector *vector)
+{
+    size_t need = (size_t)r->peer_count + vector->cells;
+
+    if (!vector->peers && vector->cells == r->times->ranks) {
+        r->everybody = true;
+        return 0;
+    }
+    if (need > r->peer_room) {
+        uint32_t *more = realloc(r->peers, need * sizeof *more);
+        if (!more)
+            return -ENOMEM;
+        r->peers = more;
+        r->peer_room = need;
+    }
+    for (uint32_t i = 0; i < vector->cells; i++)
+        r->peers[r->peer_count++] = skew_vector_peer(vector, i);
+    return 0;
 }
 
 /* Bytes to or from others, and all of them. */
@@ -57,7 +88,7 @@ static int side(struct reader *r, int column, uint32_t rank, double *others, dou
             own += (double)vector->sizes[i];
     *all = (double)vector->total * unit;
     *others = *all - own * unit;
-    return 0;
+    return note_peers(r, vector);
 }
 
 static enum skew_time_role role_of(sqlite3_stmt *s, int column)
@@ -115,11 +146,15 @@ static int add_row(struct reader *r, const struct skew_member *member)
                                 .host_ns = sqlite3_column_int64(s, 3),
                                 .start_ns = timed ? sqlite3_column_int64(s, 8) : SKEW_TIME_ABSENT,
                                 .end_ns = timed ? sqlite3_column_int64(s, 9) : SKEW_TIME_ABSENT,
+                                .error_ns = timed ? sqlite3_column_int64(s, 16) : 0,
                                 .role = role_of(s, 10),
                                 .step = ordinal(s, 11),
                                 .layer = ordinal(s, 12),
                                 .microbatch = sqlite3_column_int64(s, 13), /* NULL: 0 */
-                                .token_bytes = sqlite3_column_double(s, 14)};
+                                .token_bytes = sqlite3_column_double(s, 14),
+                                .hidden = {NAN, NAN}};
+    const struct skew_match_exchange *group;
+    struct skew_between hidden;
     double all_sent;
 
     if (!skew_sql_between(s, 2, 0, INT64_MAX / 2, &row.seq))
@@ -128,11 +163,21 @@ static int add_row(struct reader *r, const struct skew_member *member)
         return damaged(r, "ended before it began");
     row.occurrence = r->occurrence = id == r->exchange ? r->occurrence + 1 : 0;
     r->exchange = id;
+    if (!skew_matches_group(r->matches, r->index, id, &group, &row.place))
+        return damaged(r, "a rank that another process has");
+    if (timed && r->kernels &&
+        skew_overlap_of(&r->lanes, member, sqlite3_column_int(s, 15), row.start_ns, row.end_ns,
+                        &hidden))
+        row.hidden = (struct skew_time_range){(double)hidden.low, (double)hidden.high};
     if (r->trace->labels)
         take_label(skew_labels_exchange(r->trace->labels, id), &row);
+    r->peer_count = 0;
+    r->everybody = false;
     int result = side(r, 4, row.rank, &row.sent, &all_sent);
     if (result == 0)
         result = side(r, 5, row.rank, &row.received, &row.load);
+    row.peers = r->everybody ? NULL : r->peers;
+    row.peer_count = r->peer_count;
     if (result == 0)
         result = skew_times_add(r->times, &row);
     if (result == -EEXIST)
@@ -140,7 +185,7 @@ static int add_row(struct reader *r, const struct skew_member *member)
     return result;
 }
 
-static int read_clocks(struct reader *r, const char *comm_key, uint32_t clock)
+static int read_clocks(struct reader *r, const char *comm_key)
 {
     sqlite3_stmt *s;
     int step,
@@ -157,7 +202,7 @@ static int read_clocks(struct reader *r, const char *comm_key, uint32_t clock)
         int64_t rank;
         if (!skew_sql_between(s, 0, 0, r->times->ranks - 1, &rank))
             continue;
-        skew_times_clock(r->times, (uint32_t)rank, clock);
+        skew_times_clock(r->times, (uint32_t)rank, r->index);
         if (sqlite3_column_type(s, 1) != SQLITE_NULL)
             skew_times_clock_fit(r->times, (uint32_t)rank, sqlite3_column_int64(s, 1),
                                  sqlite3_column_int64(s, 2), sqlite3_column_double(s, 3),
@@ -169,16 +214,41 @@ static int read_clocks(struct reader *r, const char *comm_key, uint32_t clock)
     return result;
 }
 
-int skew_times_read(struct skew_times *times, struct skew_trace *trace, const char *comm_key,
-                    uint32_t clock, struct skew_error *error)
+/* The kernels of the trace; one of before there were any has none of that. */
+static int read_kernels(struct reader *r)
 {
-    struct reader r = {.times = times, .trace = trace, .error = error, .exchange = INT64_MIN};
+    uint64_t dropped = 0;
+    int result = 0;
+
+    r->kernels = skew_overlap_has_kernels(r->trace);
+    if (r->kernels)
+        result = skew_overlap_read_lanes(r->trace, &r->lanes, r->error);
+    if (r->kernels && result == 0)
+        result = skew_overlap_read_dropped(r->trace, &dropped, r->error);
+    r->times->cupti_dropped += dropped;
+    return result;
+}
+
+int skew_times_read(struct skew_times *times, struct skew_trace *trace,
+                    const struct skew_matches *matches, uint32_t index, const char *comm_key,
+                    struct skew_error *error)
+{
+    struct reader r = {.times = times,
+                       .trace = trace,
+                       .matches = matches,
+                       .index = index,
+                       .error = error,
+                       .exchange = INT64_MIN,
+                       .peers = malloc(sizeof *r.peers),
+                       .peer_room = 1};
     const struct skew_member *members, *member;
     size_t count;
-    int step, result = skew_trace_members(trace, &members, &count, error);
+    int step, result = r.peers ? skew_trace_members(trace, &members, &count, error) : -ENOMEM;
 
     if (result == 0)
-        result = read_clocks(&r, comm_key, clock);
+        result = read_clocks(&r, comm_key);
+    if (result == 0)
+        result = read_kernels(&r);
     if (result == 0)
         result = skew_sql_prepare(trace, &r.select, rows_sql, error);
     while (result == 0 && (step = sqlite3_step(r.select)) == SQLITE_ROW) {
@@ -190,11 +260,11 @@ int skew_times_read(struct skew_times *times, struct skew_trace *trace, const ch
     }
     if (result == 0 && step != SQLITE_DONE)
         result = skew_trace_sql_error(trace, error);
-    if (result == 0)
-        result = skew_time_read_hidden(times, trace, comm_key, error);
     if (result == -ENOMEM)
         skew_error_set(error, "%s: out of memory", trace->path);
     sqlite3_finalize(r.select);
+    skew_overlap_lanes_free(&r.lanes);
+    free(r.peers);
     return result;
 }
 

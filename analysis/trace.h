@@ -188,17 +188,6 @@ static inline uint64_t skew_exchange_recv_bytes(const struct skew_exchange *exch
     return exchange->recv ? exchange->recv->total * exchange->recv_unit : 0;
 }
 
-/** Greatest common divisor; gcd(a, 0) = a. */
-static inline uint64_t skew_gcd(uint64_t a, uint64_t b)
-{
-    while (b) {
-        uint64_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 static inline uint32_t skew_vector_peer(const struct skew_vector *vector, uint32_t cell)
 {
     return vector->peers ? vector->peers[cell] : cell;

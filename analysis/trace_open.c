@@ -116,14 +116,6 @@ void skew_trace_list_free(struct skew_trace_list *list)
 
 /* ---- the file before SQLite sees it -------------------------------------------------------- */
 
-static uint32_t big_endian(const uint8_t *bytes, int count)
-{
-    uint32_t value = 0;
-    for (int i = 0; i < count; i++)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
 static int check_version(const char *file, uint32_t version, struct skew_error *error)
 {
     if (version >= 1 && version <= SKEW_TRACE_VERSION)
@@ -153,18 +145,18 @@ static int check_header(const char *file, const uint8_t *header, ssize_t got, of
                        (long long)size);
         return -EBADMSG;
     }
-    if (big_endian(header + 68, 4) != SKEW_TRACE_APPLICATION_ID) {
+    if (skew_big_endian(header + 68, 4) != SKEW_TRACE_APPLICATION_ID) {
         skew_error_set(error, "%s: is an SQLite database, but not a skewscope trace", file);
         return -EINVAL;
     }
-    uint32_t page = big_endian(header + 16, 2);
-    uint64_t whole = (uint64_t)(page == 1 ? 65536 : page) * big_endian(header + 28, 4);
+    uint64_t page = skew_big_endian(header + 16, 2);
+    uint64_t whole = (page == 1 ? 65536 : page) * skew_big_endian(header + 28, 4);
     if ((uint64_t)size < whole) {
         skew_error_set(error, "%s: is truncated: %lld of %llu bytes are here; copy it again", file,
                        (long long)size, (unsigned long long)whole);
         return -EBADMSG;
     }
-    return check_version(file, big_endian(header + 60, 4), error);
+    return check_version(file, (uint32_t)skew_big_endian(header + 60, 4), error);
 }
 
 /* A journal or WAL beside the file holds part of its content; reading without it would be wrong. */

@@ -5,6 +5,7 @@
 #ifndef SKEW_TRACE_PRIVATE_H
 #define SKEW_TRACE_PRIVATE_H
 
+#include "arithmetic.h"
 #include "trace.h"
 
 #include <sqlite3.h>

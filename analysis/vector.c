@@ -27,14 +27,6 @@ struct skew_vector_cache {
     struct entry entries[SETS][WAYS];
 };
 
-static inline uint64_t big_endian(const uint8_t *bytes, uint32_t width)
-{
-    uint64_t value = 0;
-    for (uint32_t i = 0; i < width; i++)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
 static int corrupt(const struct skew_trace *trace, int64_t id, const char *what,
                    struct skew_error *error)
 {
@@ -78,7 +70,7 @@ static int decode_sizes(struct skew_trace *trace, struct entry *entry, const uin
     uint64_t total = 0, largest = 0;
 
     for (uint32_t i = 0; i < v->cells; i++) {
-        uint64_t size = big_endian(bytes + (size_t)i * (size_t)stride, (uint32_t)width);
+        uint64_t size = skew_big_endian(bytes + (size_t)i * (size_t)stride, (uint32_t)width);
         entry->sizes[i] = size;
         if (size > largest)
             largest = size;
@@ -124,7 +116,8 @@ static int decode(struct skew_trace *trace, sqlite3_stmt *s, struct entry *entry
     if (!peers)
         return corrupt(trace, v->id, "is shorter than it says", error);
     for (uint32_t i = 0; i < v->cells; i++) {
-        uint64_t peer = big_endian(peers + (size_t)i * (size_t)peer_stride, (uint32_t)peer_width);
+        uint64_t peer =
+            skew_big_endian(peers + (size_t)i * (size_t)peer_stride, (uint32_t)peer_width);
         entry->peers[i] = peer > UINT32_MAX ? UINT32_MAX : (uint32_t)peer;
     }
     v->peers = entry->peers;

@@ -672,26 +672,70 @@ CREATE VIEW exchange_device_time AS
     LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
     LEFT JOIN time_source s ON s.source = t.source;
 
+-- Communicators on which ordinals may disagree: some exchange is no group of one send to and one receive from every rank.
+-- Where ranks leave out zero sizes or empty groups, only matching by pair (exchange_matched) tells what belongs together.
+CREATE VIEW unequal_communicator AS
+    SELECT DISTINCT m.comm_id
+    FROM exchange e JOIN member m USING (member_id) JOIN communicator c USING (comm_id)
+    LEFT JOIN vector s ON s.vector_id = e.send_vector
+    LEFT JOIN vector r ON r.vector_id = e.recv_vector
+    WHERE s.cells IS NOT c.ranks OR r.cells IS NOT c.ranks OR s.peers IS NOT NULL OR r.peers IS NOT NULL;
+
+-- Each exchange of such a communicator with those of other ranks that it meets in this database, and with itself: as
+-- exchange_matched has them, but asked of these communicators alone, since a view of windows would count out all others first.
+CREATE VIEW exchange_met AS
+    WITH sent AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.sends) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.dst_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM edges e JOIN exchange x USING (exchange_id)
+        WHERE e.comm_id IN (SELECT comm_id FROM unequal_communicator)),
+    expected AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.recvs) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.src_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM recv_edges e JOIN exchange x USING (exchange_id)
+        WHERE e.comm_id IN (SELECT comm_id FROM unequal_communicator))
+    SELECT DISTINCT CASE way WHEN 0 THEN s.exchange_id ELSE r.exchange_id END AS exchange_id,
+           CASE way WHEN 0 THEN r.exchange_id ELSE s.exchange_id END AS met_exchange_id
+    FROM sent s JOIN expected r ON r.comm_id = s.comm_id AND r.src_rank = s.src_rank AND r.dst_rank = s.dst_rank
+         AND r.nth = s.nth
+    CROSS JOIN (SELECT 0 AS way UNION ALL SELECT 1)
+    UNION
+    SELECT e.exchange_id, e.exchange_id FROM exchange e JOIN member m USING (member_id)
+    WHERE m.comm_id IN (SELECT comm_id FROM unequal_communicator);
+
 -- Where the time of each exchange went, on one axis: a row for each rank and each time that the exchange ran.
 -- arrival_ns: the device could begin (host times: the call was made); wait_ns: from there to the arrival of the
--- last rank; transfer_ns: from that to this rank's end. NULL where there is no device time. Ranks of other nodes are
--- not in this database, and clocks of several nodes need clock_fit. Rows meet by ordinal (seq and, for CUDA graphs,
--- the number of the replay): exact where all ranks call alike, as for exchange_matrix.
+-- last rank that it exchanges with; transfer_ns: from that to this rank's end. NULL where there is no device time. Ranks of
+-- other nodes are not in this database, and clocks of several nodes need clock_fit. Rows meet by ordinal, and by pair
+-- (exchange_met, which takes longer) where ordinals may disagree; of CUDA graphs, by the number of the replay.
 CREATE VIEW exchange_time AS
+    WITH one AS (
+        SELECT m.comm_id, e.seq, m.rank, e.exchange_id, t.launch_id, coalesce(s.name, 'host') AS source,
+               coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
+               t.start_slack_ns, t.end_slack_ns,
+               CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
+                   row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id) - 1 END AS run
+        FROM exchange e JOIN member m USING (member_id)
+        LEFT JOIN device_time t
+            ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
+        LEFT JOIN time_source s ON s.source = t.source),
+    waited AS (
+        SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
+        FROM one WHERE comm_id NOT IN (SELECT comm_id FROM unequal_communicator)
+        WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host')
+        UNION ALL
+        SELECT a.*, max(b.arrival_ns), count(*)
+        FROM one a JOIN exchange_met p ON p.exchange_id = a.exchange_id
+        JOIN one b ON b.exchange_id = p.met_exchange_id AND b.run = a.run AND (b.source = 'host') = (a.source = 'host')
+        GROUP BY a.exchange_id, a.run)
     SELECT comm_id, seq, run, rank, exchange_id, launch_id, source, arrival_ns, end_ns, end_ns - arrival_ns AS duration_ns,
            last_ns - arrival_ns AS wait_ns, end_ns - last_ns AS transfer_ns, error_ns, start_slack_ns,
            end_slack_ns, ranks_timed
-    FROM (SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
-          FROM (SELECT m.comm_id, e.seq, m.rank, e.exchange_id, t.launch_id, coalesce(s.name, 'host') AS source,
-                       coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
-                       t.start_slack_ns, t.end_slack_ns,
-                       CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
-                           row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id) - 1 END AS run
-                FROM exchange e JOIN member m USING (member_id)
-                LEFT JOIN device_time t
-                    ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
-                LEFT JOIN time_source s ON s.source = t.source)
-          WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host'));
+    FROM waited;
 
 -- The same on the axis that nodes share, where `skewscope clocks --save` has related them: rows of several databases
 -- compare then, within residual_ns each. No rows until it has.

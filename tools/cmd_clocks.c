@@ -7,23 +7,22 @@
 #include "clocks_output.h"
 #include "command.h"
 #include "term.h"
+#include "trace_arguments.h"
 
 #include <errno.h>
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     struct skew_clock_options options;
-    bool json, save;
 };
 
-enum { KEY_EACH = 0x100, KEY_SAVE };
+enum { KEY_EACH = SKEW_KEY_OWN };
 
 /* clang-format off */
 static const struct argp_option options[] = {
     {"each-process", KEY_EACH, NULL, 0, "fit every process, as if those of one node had clocks of their own (containers with time namespaces do; elsewhere a check: offsets must be 0)", 0},
-    {"json", 'j', NULL, 0, "print JSON (keys: docs/clocks.md)", 0},
-    {"save", KEY_SAVE, NULL, 0, "also write it into table clock_fit of every trace, in place of what is there", 0},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/clocks.md)", 0},
+    {"save", SKEW_KEY_SAVE, NULL, 0, "also write it into table clock_fit of every trace, in place of what is there", 0},
     {0}};
 /* clang-format on */
 
@@ -36,21 +35,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_EACH:
         a->options.each_process = true;
         return 0;
-    case 'j':
-        a->json = true;
-        return 0;
-    case KEY_SAVE:
-        a->save = true;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which traces? Give their files or directories");
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -81,20 +67,20 @@ int skew_cmd_clocks(int argc, char **argv)
     struct skew_error error;
 
     argp_parse(skew_argp_clocks(), argc, argv, 0, NULL, &a);
-    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+    if (skew_readings_open(&reading, a.in.paths, a.in.count) < 0)
         return SKEW_EXIT_FAILURE;
     int result = skew_clocks_fit(reading.traces, reading.count, &a.options, &clocks, &error);
     if (result < 0)
         skew_tell("%s", error.text);
     if (result == 0 && !skew_clocks_reference(clocks)) {
-        skew_tell("%s: there are no processes in this trace", a.paths[0]);
+        skew_tell("%s: there are no processes in this trace", a.in.paths[0]);
         result = -ENODATA;
     }
-    if (result == 0 && a.save)
+    if (result == 0 && a.in.save)
         result = skew_clocks_save(clocks, &reading);
     if (result == 0)
         result = skew_coverage_read(&coverage, &reading);
-    if (result == 0 && a.json) {
+    if (result == 0 && a.in.json) {
         result = skew_clocks_json(clocks, &reading, &coverage);
     } else if (result == 0) {
         skew_clocks_print(clocks, &reading);

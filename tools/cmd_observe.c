@@ -9,6 +9,7 @@
 #include "option_values.h"
 #include "rows.h"
 #include "term.h"
+#include "trace_arguments.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,8 +18,7 @@
 #define EP_MAX 16
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     struct skew_counts_options counts;
     struct skew_observe_options options;
     char *by; /* owned; cut into keys */
@@ -26,11 +26,11 @@ struct arguments {
     size_t key_count;
     uint32_t ep[EP_MAX];
     size_t ep_count;
-    bool json, csv, save;
+    bool csv;
 };
 
 enum {
-    KEY_BY = 0x100,
+    KEY_BY = SKEW_KEY_OWN,
     KEY_EP,
     KEY_LAYER,
     KEY_STAGE,
@@ -39,9 +39,7 @@ enum {
     KEY_LEVEL,
     KEY_MARGIN,
     KEY_BANDS,
-    KEY_JSON,
-    KEY_CSV,
-    KEY_SAVE
+    KEY_CSV
 };
 
 /* clang-format off */
@@ -59,9 +57,9 @@ static const struct argp_option options[] = {
     {"margin", KEY_MARGIN, "F", 0, "a change of at most this fraction is none (default 0.05)", 3},
     {"bands", KEY_BANDS, "LOW,HIGH", 0, "edges on the observed, uncorrected expert Gini (default 0.15,0.24)", 3},
     {NULL, 0, NULL, 0, "What to do with it:", 4},
-    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/observe.md)", 4},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/observe.md)", 4},
     {"csv", KEY_CSV, NULL, 0, "print a line a cell, side and metric", 4},
-    {"save", KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
+    {"save", SKEW_KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
     {0}};
 /* clang-format on */
 
@@ -131,17 +129,11 @@ static error_t parse_how(int key, char *text, struct arguments *a, struct argp_s
     case KEY_BANDS:
         parse_bands(state, a, text);
         return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
     case KEY_CSV:
         a->csv = true;
         return 0;
-    case KEY_SAVE:
-        a->save = true;
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -170,15 +162,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_INCOMPLETE:
         a->options.incomplete = true;
         return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which traces? Give their files or directories");
-        return 0;
     case ARGP_KEY_END:
-        if (a->json && a->csv)
+        if (a->in.json && a->csv)
             argp_error(state, "--json or --csv, not both");
         return 0;
     default:
@@ -327,7 +312,7 @@ static int save(const struct arguments *a, const struct skew_observe *observe)
     struct skew_trace_list list;
     struct skew_error error;
     json_t *objects;
-    int result = skew_trace_list(&list, a->paths[0], &error);
+    int result = skew_trace_list(&list, a->in.paths[0], &error);
 
     if (result < 0) {
         skew_tell("%s", error.text);
@@ -343,17 +328,17 @@ static int save(const struct arguments *a, const struct skew_observe *observe)
 static int show(const struct arguments *a, const struct skew_observe *observe,
                 const struct skew_coverage *coverage)
 {
-    int result = a->save ? save(a, observe) : 0;
+    int result = a->in.save ? save(a, observe) : 0;
     size_t usable = 0;
 
     for (size_t i = 0; i < observe->runs; i++)
         usable += observe->run[i].why == NULL;
-    if (a->json &&
+    if (a->in.json &&
         skew_json_print(skew_json_with_coverage(skew_observe_json(observe), coverage)) < 0)
         result = -ENOMEM;
     else if (a->csv)
         skew_observe_csv(observe);
-    else if (!a->json) {
+    else if (!a->in.json) {
         skew_observe_print(observe);
         putchar('\n');
         skew_coverage_print(coverage);
@@ -361,7 +346,7 @@ static int show(const struct arguments *a, const struct skew_observe *observe,
     if (!usable) {
         skew_tell("%s: no trace has per-expert counts; skewscope routing --save finds those that "
                   "were tapped, import reads those of others",
-                  a->paths[0]);
+                  a->in.paths[0]);
         result = result < 0 ? result : -ENOENT;
     }
     return result;
@@ -379,9 +364,9 @@ int skew_cmd_observe(int argc, char **argv)
         parse_by(NULL, &a, "model,mixer,data,tokens,batch,ep");
     int result = skew_observe_create(&observe, &a.options, a.keys, a.key_count);
     skew_progress_start(&progress, false);
-    for (size_t i = 0; i < a.count && result == 0; i++) {
-        skew_progress_show(&progress, "trace %zu of %zu", i + 1, a.count);
-        result = add_trace(&a, observe, a.paths[i], &coverage);
+    for (size_t i = 0; i < a.in.count && result == 0; i++) {
+        skew_progress_show(&progress, "trace %zu of %zu", i + 1, a.in.count);
+        result = add_trace(&a, observe, a.in.paths[i], &coverage);
     }
     skew_progress_end(&progress);
     if (result == 0 && (result = skew_observe_finish(observe)) < 0)

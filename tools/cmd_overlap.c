@@ -9,26 +9,25 @@
 #include "option_values.h"
 #include "overlap_output.h"
 #include "term.h"
+#include "trace_arguments.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     struct skew_label_options labels;
     int64_t rows;
-    bool json, save;
 };
 
-enum { KEY_JSON = 0x100, KEY_SAVE, KEY_ROWS };
+enum { KEY_ROWS = SKEW_KEY_OWN };
 
 /* clang-format off */
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "What to do with it:", 4},
-    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/overlap.md)", 4},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/overlap.md)", 4},
     {"rows", KEY_ROWS, "N", 0, "with --json: this many single exchanges and rounds, too (default 0)", 4},
-    {"save", KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
+    {"save", SKEW_KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
     {0}};
 /* clang-format on */
 
@@ -43,21 +42,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_ROWS:
         a->rows = skew_option_integer(state, "rows", text, 0, 1000000000);
         return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case KEY_SAVE:
-        a->save = true;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which trace? Give its file or directory");
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -87,12 +73,12 @@ static int show(const struct arguments *a, const struct skew_reading *reading, j
 {
     struct skew_coverage coverage = {0};
     int result = skew_coverage_read(&coverage, reading);
-    if (result == 0 && a->save) {
+    if (result == 0 && a->in.save) {
         json_t *rows = skew_overlap_saved(root);
         result = skew_metric_save(skew_trace_path(reading->traces[0]), "overlap", rows);
         json_decref(rows);
     }
-    if (result == 0 && a->json)
+    if (result == 0 && a->in.json)
         return skew_json_print(skew_json_with_coverage(json_incref(root), &coverage));
     if (result == 0) {
         skew_overlap_print(root);
@@ -168,7 +154,7 @@ int skew_cmd_overlap(int argc, char **argv)
     struct skew_reading reading;
 
     argp_parse(skew_argp_overlap(), argc, argv, 0, NULL, &a);
-    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+    if (skew_readings_open(&reading, a.in.paths, a.in.count) < 0)
         return SKEW_EXIT_FAILURE;
     int result = overlap(&a, &reading);
     skew_reading_close(&reading);

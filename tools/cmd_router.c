@@ -11,24 +11,22 @@
 #include "option_values.h"
 #include "router_output.h"
 #include "term.h"
+#include "trace_arguments.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     struct skew_counts_options counts;
     struct skew_router_options options;
     const char *comm;
-    bool json, save, sizes;
+    bool sizes;
 };
 
 enum {
-    KEY_JSON = 0x100,
-    KEY_SAVE,
-    KEY_COMM,
+    KEY_COMM = SKEW_KEY_OWN,
     KEY_LAYER,
     KEY_STAGE,
     KEY_RANKS,
@@ -60,8 +58,8 @@ static const struct argp_option options[] = {
     {"curve", KEY_CURVE, NULL, 0, "also over R = 2 … E ranks at the same tokens", 3},
     {"level", KEY_LEVEL, "P", 0, "of intervals and tests (default 0.95)", 3},
     {NULL, 0, NULL, 0, "What to do with it:", 4},
-    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 4},
-    {"save", KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 4},
+    {"save", SKEW_KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
     {0}};
 /* clang-format on */
 
@@ -92,14 +90,8 @@ static error_t parse_how(int key, char *text, struct arguments *a, struct argp_s
     case KEY_SIZES:
         a->sizes = true;
         return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case KEY_SAVE:
-        a->save = true;
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -127,13 +119,6 @@ static error_t parse(int key, char *text, struct argp_state *state)
         return 0;
     case KEY_INCOMPLETE:
         a->options.incomplete = true;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which trace? Give its file or directory");
         return 0;
     default:
         return parse_how(key, text, a, state);
@@ -197,8 +182,8 @@ static int read_sizes(const struct arguments *a, const struct skew_reading *read
         dispatches += skew_is_dispatch(all[i]);
     if (dispatches)
         return 0;
-    skew_tell("%s: there are neither per-expert counts nor dispatches in this trace%s", a->paths[0],
-              a->comm || a->counts.filter.by_layer ? " that were asked for" : "");
+    skew_tell("%s: there are neither per-expert counts nor dispatches in this trace%s",
+              a->in.paths[0], a->comm || a->counts.filter.by_layer ? " that were asked for" : "");
     return -ENOENT;
 }
 
@@ -214,13 +199,13 @@ static int show(const struct arguments *a, const struct skew_reading *reading,
         return result;
     shown->level = a->options.level;
     shown->experts = a->counts.experts;
-    shown->path = a->paths[0];
-    if (a->save) {
+    shown->path = a->in.paths[0];
+    if (a->in.save) {
         layers = skew_router_layers_json(shown);
         result = skew_metric_save(skew_trace_path(reading->traces[0]), "router", layers);
         json_decref(layers);
     }
-    if (a->json)
+    if (a->in.json)
         return skew_json_print(skew_router_json(shown, skew_router_layers_json(shown))) < 0
                    ? -ENOMEM
                    : result;
@@ -260,7 +245,7 @@ int skew_cmd_router(int argc, char **argv)
     struct skew_reading reading;
 
     argp_parse(skew_argp_router(), argc, argv, 0, NULL, &a);
-    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+    if (skew_readings_open(&reading, a.in.paths, a.in.count) < 0)
         return SKEW_EXIT_FAILURE;
     int result = run(&a, &reading);
     skew_reading_close(&reading);

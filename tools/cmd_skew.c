@@ -9,24 +9,22 @@
 #include "option_values.h"
 #include "skew_output.h"
 #include "term.h"
+#include "trace_arguments.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     struct skew_volume_options options;
     struct skew_label_options labels;
     uint32_t experts, topk;
     double level;
-    bool json, save, all;
+    bool all;
 };
 
 enum {
-    KEY_JSON = 0x100,
-    KEY_SAVE,
-    KEY_COMM,
+    KEY_COMM = SKEW_KEY_OWN,
     KEY_LAYER,
     KEY_ROLE,
     KEY_TOPK,
@@ -49,8 +47,8 @@ static const struct argp_option options[] = {
     {"all", KEY_ALL, NULL, 0, "every layer of every role as text; otherwise of dispatches, or of the role asked for", 3},
     {"matrices", KEY_MATRICES, NULL, 0, "with --json: also the bytes from each rank to each rank, summed over calls", 3},
     {NULL, 0, NULL, 0, "What to do with it:", 4},
-    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 4},
-    {"save", KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 4},
+    {"save", SKEW_KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
     {0}};
 /* clang-format on */
 
@@ -89,27 +87,14 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_MATRICES:
         a->options.matrices = true;
         return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case KEY_SAVE:
-        a->save = true;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which trace? Give its file or directory");
-        return 0;
     case ARGP_KEY_END:
         if (!a->experts != !a->topk)
             argp_error(state, "--experts and --topk go together");
-        if (a->options.matrices && !a->json)
+        if (a->options.matrices && !a->in.json)
             argp_error(state, "--matrices goes with --json; skewscope matrix draws one");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -156,7 +141,7 @@ static int read_all(struct arguments *a, const struct skew_reading *reading,
     }
     skew_volume_groups(volume, &groups);
     if (groups == 0) {
-        skew_tell("%s: there are no exchanges%s in this trace", a->paths[0],
+        skew_tell("%s: there are no exchanges%s in this trace", a->in.paths[0],
                   a->options.comm_key || a->options.role || a->options.by_layer
                       ? " that were asked for"
                       : "");
@@ -174,12 +159,12 @@ static int show(const struct arguments *a, const struct skew_reading *reading,
                                       .all = a->all || a->options.role};
     int result = skew_coverage_read(&shown.coverage, reading);
 
-    if (result == 0 && a->save) {
+    if (result == 0 && a->in.save) {
         json_t *groups = skew_volume_json(&shown);
         result = skew_metric_save(skew_trace_path(reading->traces[0]), "skew", groups);
         json_decref(groups);
     }
-    if (a->json) {
+    if (a->in.json) {
         int printed = skew_json_print(skew_volume_whole_json(&shown, skew_volume_json(&shown)));
         return printed < 0 ? printed : result;
     }
@@ -195,7 +180,7 @@ int skew_cmd_skew(int argc, char **argv)
     struct skew_volume_skew *skew = NULL;
 
     argp_parse(skew_argp_skew(), argc, argv, 0, NULL, &a);
-    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+    if (skew_readings_open(&reading, a.in.paths, a.in.count) < 0)
         return SKEW_EXIT_FAILURE;
     int result = skew_volume_create(&volume, &a.options);
     if (result == 0)

@@ -10,30 +10,29 @@
 #include "term.h"
 #include "time_output.h"
 #include "time_reading.h"
+#include "trace_arguments.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     const char *comm;
     struct skew_label_options labels;
     int64_t rows;
-    bool json, save;
 };
 
-enum { KEY_JSON = 0x100, KEY_SAVE, KEY_COMM, KEY_ROWS };
+enum { KEY_COMM = SKEW_KEY_OWN, KEY_ROWS };
 
 /* clang-format off */
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Which exchanges:", 2},
     {"comm", KEY_COMM, "N|KEY", 0, "of this communicator: its number, or the beginning of its key (default: the one that moved the most bytes)", 2},
     {NULL, 0, NULL, 0, "What to do with it:", 4},
-    {"rows", KEY_ROWS, "N", 0, "of the ledger (default 12)", 4},
-    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/time.md)", 4},
-    {"save", KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
+    {"rows", KEY_ROWS, "N", 0, "of either ledger (default 12)", 4},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/time.md)", 4},
+    {"save", SKEW_KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
     {0}};
 /* clang-format on */
 
@@ -51,21 +50,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_ROWS:
         a->rows = skew_option_integer(state, "rows", text, 0, 1000000);
         return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case KEY_SAVE:
-        a->save = true;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which trace? Give its file or directory");
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -98,11 +84,11 @@ static int analyse(struct arguments *a, const struct skew_reading *reading,
         skew_tell(
             "%s: is imported: its matrices have no times, only an order; skewscope import --into "
             "joins counts to a trace with times",
-            a->paths[0]);
+            a->in.paths[0]);
         return -ENODATA;
     }
     if (result == -ENODATA)
-        skew_tell("%s: %s", a->paths[0], error.text);
+        skew_tell("%s: %s", a->in.paths[0], error.text);
     else if (result < 0 && *error.text)
         skew_tell("%s", error.text);
     return result;
@@ -113,12 +99,12 @@ static int show(const struct arguments *a, const struct skew_reading *reading,
 {
     int result = skew_coverage_read(&shown->coverage, reading);
 
-    if (result == 0 && a->save) {
+    if (result == 0 && a->in.save) {
         json_t *rows = skew_time_saved(shown);
         result = skew_metric_save(skew_trace_path(reading->traces[0]), "time", rows);
         json_decref(rows);
     }
-    if (result == 0 && a->json)
+    if (result == 0 && a->in.json)
         result = skew_json_print(skew_time_json(shown));
     else if (result == 0)
         skew_time_print(shown);
@@ -135,12 +121,12 @@ int skew_cmd_time(int argc, char **argv)
     char why[160] = "";
 
     argp_parse(skew_argp_time(), argc, argv, 0, NULL, &a);
-    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+    if (skew_readings_open(&reading, a.in.paths, a.in.count) < 0)
         return SKEW_EXIT_FAILURE;
     int result = skew_candidates_collect(&candidates, &reading);
     if (result == 0)
-        chosen =
-            skew_candidates_choose(&candidates, a.paths[0], a.comm, reading.count, why, sizeof why);
+        chosen = skew_candidates_choose(&candidates, a.in.paths[0], a.comm, reading.count, why,
+                                        sizeof why);
     if (result == 0 && !chosen)
         result = -ENOENT;
     if (result == 0)

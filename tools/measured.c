@@ -131,11 +131,18 @@ static int fit_kernels(struct skew_measured *m, const struct skew_reading *readi
 
 /* ---- from exchanges -------------------------------------------------------------------------- */
 
+/* The ordinal under which matrices are put together (exchange_select.h). −1: the ranks' own
+ * ordinals disagree, so that there is none. */
+static int64_t seq_of(const struct skew_time_exchange *e)
+{
+    return e->last_seq == e->busiest_seq ? e->last_seq : -1;
+}
+
 static int by_seq(const void *left, const void *right)
 {
-    const struct skew_time_exchange *a = left, *b = right;
+    int64_t a = seq_of(left), b = seq_of(right);
 
-    return (a->seq > b->seq) - (a->seq < b->seq);
+    return (a > b) - (a < b);
 }
 
 /* Why the transfer's fit gives no rate, if it gives none. */
@@ -315,7 +322,7 @@ static size_t find_seq(const struct skew_measured *m, int64_t seq)
 
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (m->exchanges[middle].seq < seq)
+        if (seq_of(&m->exchanges[middle]) < seq)
             low = middle + 1;
         else
             high = middle;
@@ -328,7 +335,8 @@ double skew_measured_transfer(const struct skew_measured *m, int64_t seq)
     size_t count = 0;
     double sum = 0;
 
-    for (size_t i = find_seq(m, seq); i < m->exchange_count && m->exchanges[i].seq == seq; i++) {
+    for (size_t i = find_seq(m, seq); i < m->exchange_count && seq_of(&m->exchanges[i]) == seq;
+         i++) {
         sum += m->exchanges[i].transfer;
         count++;
     }
@@ -362,8 +370,8 @@ static int take_tiers(void *context, const struct skew_exchanged *one, int64_t s
         for (int out = 0; out < 2; out++)
             most[out] = fmax(most[out], fmax(sum[0][out], sum[1][out]));
     }
-    for (size_t i = find_seq(t->m, seq); i < t->m->exchange_count && t->m->exchanges[i].seq == seq;
-         i++) {
+    for (size_t i = find_seq(t->m, seq);
+         i < t->m->exchange_count && seq_of(&t->m->exchanges[i]) == seq; i++) {
         t->x[i] = most[1];
         t->z[i] = most[0];
     }
@@ -382,7 +390,7 @@ static int fit_tiers(struct skew_measured *m, const struct tiers *t)
     for (size_t i = 0; i < n && result == 0; i++) {
         const struct skew_time_exchange *e = &m->exchanges[i];
         y[i] = e->transfer;
-        cluster[i] = e->step >= 0 ? e->step : e->seq / BLOCK;
+        cluster[i] = e->step >= 0 ? e->step : e->place / BLOCK;
         m->z_least = fmin(m->z_least, t->z[i]);
         m->z_most = fmax(m->z_most, t->z[i]);
     }

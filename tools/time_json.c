@@ -34,14 +34,20 @@ json_t *skew_time_fit_json(const struct skew_time_fit *f, const char *x)
     return o;
 }
 
+static json_t *range_json(const struct skew_time_range *r)
+{
+    return isnan(r->low) ? json_null() : json_pack("{s:f, s:f}", "low", r->low, "high", r->high);
+}
+
 static json_t *parts_json(const struct skew_time_parts *p)
 {
-    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:o}", "exchanges",
-                     (json_int_t)p->exchanges, "wait_mean_ns", p->wait_mean, "wait_max_ns",
-                     p->wait_max, "transfer_ns", p->transfer, "latency_ns", p->latency,
-                     "balanced_ns", p->balanced, "skew_ns", p->skew, "unexplained_ns",
-                     p->unexplained, "exposed_ns", p->exposed, "skew_at_least",
-                     (json_int_t)p->beyond, "hidden_ns", skew_json_real(p->hidden));
+    return json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:I, s:o}",
+                     "exchanges", (json_int_t)p->exchanges, "wait_mean_ns", p->wait_mean,
+                     "wait_max_ns", p->wait_max, "lag_ns", p->lag, "load_ns", p->by_load,
+                     "transfer_ns", p->transfer, "latency_ns", p->latency, "balanced_ns",
+                     p->balanced, "skew_ns", p->skew, "unexplained_ns", p->unexplained,
+                     "exposed_ns", range_json(&p->exposed), "skew_at_least", (json_int_t)p->beyond,
+                     "hidden_ns", range_json(&p->hidden));
 }
 
 static json_t *roles_json(const struct skew_time_result *r)
@@ -61,10 +67,10 @@ static json_t *stragglers_json(const struct skew_time_result *r)
 
     for (size_t i = 0; i < r->straggler_count; i++) {
         const struct skew_time_straggler *s = &r->stragglers[i];
-        json_array_append_new(ranks,
-                              json_pack("{s:i, s:b, s:o, s:I}", "rank", (int)s->rank, "persistent",
-                                        s->persistent, "median_ns", skew_json_real(s->median_ns),
-                                        "late_steps", (json_int_t)s->late_steps));
+        json_array_append_new(ranks, json_pack("{s:i, s:b, s:o, s:I, s:f}", "rank", (int)s->rank,
+                                               "persistent", s->persistent, "median_ns",
+                                               skew_json_real(s->median_ns), "late_steps",
+                                               (json_int_t)s->late_steps, "late_ns", s->late_ns));
     }
     for (size_t i = 0; i < r->event_count; i++) {
         const struct skew_time_event *e = &r->events[i];
@@ -77,6 +83,31 @@ static json_t *stragglers_json(const struct skew_time_result *r)
                      ranks, "events", events);
 }
 
+static json_t *steps_json(const struct skew_time_result *r, size_t rows)
+{
+    static const char *const causes[SKEW_CAUSES] = {"late_rank", "load",    "skew",
+                                                    "volume",    "latency", "unexplained"};
+    json_t *all = json_array();
+    size_t *worst = skew_time_worst_steps(r, &rows);
+
+    for (size_t i = 0; i < rows && worst; i++) {
+        const struct skew_time_step *s = &r->steps[worst[i]];
+        const struct skew_time_exchange *x = &r->exchanges[s->worst];
+        json_t *saves = json_object();
+        for (int cause = 0; cause < SKEW_CAUSES; cause++)
+            json_object_set_new(saves, causes[cause], skew_json_real(s->saves[cause]));
+        json_array_append_new(
+            all, json_pack("{s:I, s:I, s:o, s:o, s:f, s:{s:I, s:s, s:s, s:i, s:f}}", "step",
+                           (json_int_t)s->step, "exchanges", (json_int_t)s->count, "exposed_ns",
+                           range_json(&s->exposed), "without_ns", saves, "saves_ns", s->avoidable,
+                           "worst", "layer", (json_int_t)x->layer, "role",
+                           skew_time_role_name[x->role], "cause", skew_time_cause_name[x->cause],
+                           "rank", (int)skew_time_rank_of(x), "saves_ns", x->saves[x->cause]));
+    }
+    free(worst);
+    return all;
+}
+
 static json_t *ledger_json(const struct skew_time_result *r, size_t rows)
 {
     json_t *all = json_array();
@@ -84,16 +115,17 @@ static json_t *ledger_json(const struct skew_time_result *r, size_t rows)
 
     for (size_t i = 0; i < rows && worst; i++) {
         const struct skew_time_exchange *x = &r->exchanges[worst[i]];
-        bool of_last = x->cause == SKEW_CAUSE_LATE || x->cause == SKEW_CAUSE_LOAD;
+        uint32_t rank = skew_time_rank_of(x);
         json_array_append_new(
-            all,
-            json_pack("{s:I, s:I, s:I, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "step",
-                      (json_int_t)x->step, "layer", (json_int_t)x->layer, "seq", (json_int_t)x->seq,
-                      "role", skew_time_role_name[x->role], "cause", skew_time_cause_name[x->cause],
-                      "rank", (int)(of_last ? x->last_rank : x->busiest_rank), "saves_ns",
-                      x->saves[x->cause], "exposed_ns", x->exposed, "lag_ns", x->lag, "latency_ns",
-                      x->latency, "balanced_ns", x->balanced, "skew_ns", x->skew, "unexplained_ns",
-                      x->unexplained));
+            all, json_pack("{s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:f, s:o, s:f, s:f, s:f, s:f, s:f}",
+                           "step", (json_int_t)x->step, "layer", (json_int_t)x->layer, "place",
+                           (json_int_t)x->place, "seq",
+                           (json_int_t)(rank == x->last_rank ? x->last_seq : x->busiest_seq),
+                           "role", skew_time_role_name[x->role], "cause",
+                           skew_time_cause_name[x->cause], "rank", (int)rank, "saves_ns",
+                           x->saves[x->cause], "exposed_ns", range_json(&x->exposed), "lag_ns",
+                           x->lag, "latency_ns", x->latency, "balanced_ns", x->balanced, "skew_ns",
+                           x->skew, "unexplained_ns", x->unexplained));
     }
     free(worst);
     return all;
@@ -135,7 +167,7 @@ static json_t *host_json(const struct skew_time_result *r)
 
 json_t *skew_time_json(const struct skew_time_shown *s)
 {
-    static const char *const clocks[] = {"one", "fitted", "unrelated"};
+    static const char *const clocks[] = {"one", "fitted", "unrelated", "vague"};
     const struct skew_time_result *r = s->result;
     json_t *loads = json_object();
 
@@ -144,15 +176,18 @@ json_t *skew_time_json(const struct skew_time_shown *s)
             json_object_set_new(loads, skew_time_role_name[role],
                                 skew_time_fit_json(&r->load[role], "bytes received before"));
     json_t *o = json_pack(
-        "{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "{s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:f, s:f, s:o, s:o, s:o, s:o, "
+        "s:o, s:o, s:o, s:o, s:o}",
         "comm", s->comm_key, "ranks", (int)r->ranks, "ranks_seen", (int)r->ranks_seen, "rows",
         (json_int_t)r->rows, "timed_rows", (json_int_t)r->timed_rows, "exchanges",
-        (json_int_t)r->all, "complete", (json_int_t)r->complete, "clocks", clocks[r->clocks],
-        "clock_residual_ns", r->clock_residual_ns, "coverage", skew_json_coverage(&s->coverage),
-        "own_cost", skew_json_own_cost(&s->coverage), "roles", roles_json(r), "transfer",
+        (json_int_t)r->all, "complete", (json_int_t)r->complete, "overlap_known",
+        (json_int_t)r->overlap_known, "cupti_dropped", (json_int_t)r->cupti_dropped, "clocks",
+        clocks[r->clocks], "clock_residual_ns", r->clock_residual_ns, "error_ns", r->error_ns,
+        "coverage", skew_json_coverage(&s->coverage), "own_cost",
+        skew_json_own_cost(&s->coverage), "roles", roles_json(r), "transfer",
         skew_time_fit_json(&r->transfer, "bytes of the busiest port"), "load", loads, "stragglers",
-        stragglers_json(r), "ledger", ledger_json(r, s->rows), "headline",
-        headline_json(&r->headline));
+        stragglers_json(r), "steps", steps_json(r, s->rows), "ledger", ledger_json(r, s->rows),
+        "headline", headline_json(&r->headline));
     if (r->host_last)
         json_object_set_new(o, "host", host_json(r));
     return o;

@@ -14,34 +14,59 @@
 
 /* ---- choosing -------------------------------------------------------------------------------- */
 
-static _Thread_local const struct skew_time_exchange *sorting;
+struct costly {
+    double costs;
+    size_t index;
+};
 
-/* Volume and latency are what an exchange is, not what is wrong with it: they come last. */
-static double avoidable(const struct skew_time_exchange *x)
+static int by_costs(const void *a, const void *b)
 {
-    bool itself = x->cause == SKEW_CAUSE_VOLUME || x->cause == SKEW_CAUSE_LATENCY;
-    return itself ? 0 : x->saves[x->cause];
+    const struct costly *x = a, *y = b;
+    if (x->costs != y->costs)
+        return x->costs > y->costs ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index);
 }
 
-static int by_saving(const void *a, const void *b)
+/* The indices of all[n], the costliest first; frees `all`. */
+static size_t *by_weight(struct costly *all, size_t n, size_t *rows)
 {
-    const struct skew_time_exchange *x = &sorting[*(const size_t *)a],
-                                    *y = &sorting[*(const size_t *)b];
-    double p = avoidable(x), q = avoidable(y);
-    return p != q ? (p > q ? -1 : 1) : (x > y) - (x < y);
+    size_t *order = malloc((n + 1) * sizeof *order);
+
+    if (all && order)
+        qsort(all, n, sizeof *all, by_costs);
+    for (size_t i = 0; i < n && all && order; i++)
+        order[i] = all[i].index;
+    *rows = !all || !order ? 0 : *rows < n ? *rows : n;
+    free(all);
+    return order;
 }
 
 size_t *skew_time_worst(const struct skew_time_result *r, size_t *rows)
 {
-    size_t *order = malloc((r->complete + 1) * sizeof *order);
+    struct costly *all = malloc((r->complete + 1) * sizeof *all);
 
-    for (size_t i = 0; i < r->complete && order; i++)
-        order[i] = i;
-    sorting = r->exchanges;
-    if (order)
-        qsort(order, r->complete, sizeof *order, by_saving);
-    *rows = *rows < r->complete ? *rows : r->complete;
-    return order;
+    for (size_t i = 0; i < r->complete && all; i++)
+        all[i] = (struct costly){skew_time_avoidable(&r->exchanges[i]), i};
+    return by_weight(all, r->complete, rows);
+}
+
+size_t *skew_time_worst_steps(const struct skew_time_result *r, size_t *rows)
+{
+    struct costly *all = malloc((r->step_count + 1) * sizeof *all);
+
+    for (size_t i = 0; i < r->step_count && all; i++)
+        all[i] = (struct costly){r->steps[i].avoidable, i};
+    return by_weight(all, r->step_count, rows);
+}
+
+static bool of_last(const struct skew_time_exchange *x)
+{
+    return x->cause == SKEW_CAUSE_LATE || x->cause == SKEW_CAUSE_LOAD;
+}
+
+uint32_t skew_time_rank_of(const struct skew_time_exchange *x)
+{
+    return of_last(x) ? x->last_rank : x->busiest_rank;
 }
 
 bool skew_time_parts_of(const struct skew_time_result *r, enum skew_time_role role,
@@ -56,16 +81,22 @@ bool skew_time_parts_of(const struct skew_time_result *r, enum skew_time_role ro
         p->beyond += x->beyond;
         p->wait_mean += x->wait_mean;
         p->wait_max += x->wait_max;
+        p->lag += x->lag;
+        p->by_load += x->saves[SKEW_CAUSE_LOAD];
         p->transfer += x->transfer;
         p->latency += x->latency;
         p->balanced += x->balanced;
         p->skew += x->skew;
         p->unexplained += x->unexplained;
-        p->exposed += x->exposed;
-        p->hidden += x->hidden;
+        p->exposed.low += x->exposed.low;
+        p->exposed.high += x->exposed.high;
+        p->hidden.low += x->hidden.low;
+        p->hidden.high += x->hidden.high;
     }
-    double *const sums[] = {&p->wait_mean, &p->wait_max,    &p->transfer, &p->latency, &p->balanced,
-                            &p->skew,      &p->unexplained, &p->exposed,  &p->hidden};
+    double *const sums[] = {&p->lag,         &p->by_load,     &p->wait_mean,    &p->wait_max,
+                            &p->transfer,    &p->latency,     &p->balanced,     &p->skew,
+                            &p->unexplained, &p->exposed.low, &p->exposed.high, &p->hidden.low,
+                            &p->hidden.high};
     for (size_t i = 0; i < sizeof sums / sizeof *sums && p->exchanges; i++)
         *sums[i] /= (double)p->exchanges;
     return p->exchanges > 0;
@@ -91,6 +122,16 @@ static void print_clocks(const struct skew_time_result *r)
     if (r->clocks == SKEW_TIME_FITTED_CLOCKS)
         printf("clocks of several nodes, related to within ±%.1f µs: waits are within twice that\n",
                r->clock_residual_ns / 1e3);
+    if (r->clocks == SKEW_TIME_VAGUE_CLOCKS)
+        printf("times on the devices are known to ±%.1f µs only, more than an exchange takes: "
+               "waits are "
+               "taken from durations, as if all ranks were through at once\n",
+               r->error_ns / 1e3);
+    else if (r->error_ns >= 50)
+        printf("times on the devices are within ±%.1f µs (median) on the clock that ranks share: "
+               "waits and "
+               "transfers are within twice that\n",
+               r->error_ns / 1e3);
     if (r->clocks == SKEW_TIME_UNRELATED_CLOCKS)
         printf(
             "clocks of several nodes that nothing relates: waits are taken from durations, as if "
@@ -122,6 +163,44 @@ static void print_roles(const struct skew_time_result *r)
            "where the mean lies below all sizes seen\n");
 }
 
+/* "12.3" or "12.3 – 14.0", in units of `unit` ns. */
+static char *range(char text[SKEW_ESTIMATE_TEXT], const struct skew_time_range *r, double unit,
+                   int digits)
+{
+    if (isnan(r->low))
+        snprintf(text, SKEW_ESTIMATE_TEXT, "not known");
+    else if (r->high - r->low < unit * (digits == 1 ? 0.05 : 0.00005))
+        snprintf(text, SKEW_ESTIMATE_TEXT, "%.*f", digits, r->high / unit);
+    else
+        snprintf(text, SKEW_ESTIMATE_TEXT, "%.*f – %.*f", digits, r->low / unit, digits,
+                 r->high / unit);
+    return text;
+}
+#define R(r, unit, digits) range((char[SKEW_ESTIMATE_TEXT]){0}, r, unit, digits)
+
+/* What of it other kernels hide; the definitions are those of skewscope overlap. */
+static void print_overlap(const struct skew_time_result *r)
+{
+    struct skew_time_parts p;
+
+    if (!r->overlap_known) {
+        printf("what computation hides of this is not known: its kernels are recorded with "
+               "SKEWSCOPE_TIMING=cupti only; all of it counts as on the critical path\n");
+        return;
+    }
+    for (int role = 0; role < SKEW_TIME_ROLES; role++)
+        if (skew_time_parts_of(r, (enum skew_time_role)role, &p))
+            printf(" %-13s hidden by computation on every rank %s µs, on the critical path %s µs\n",
+                   skew_time_role_name[role], R(&p.hidden, 1e3, 1), R(&p.exposed, 1e3, 1));
+    if (r->overlap_known < r->complete)
+        printf("kernels of the computation are recorded for %zu of %zu exchanges: the others count "
+               "as on the critical path as a whole\n",
+               r->overlap_known, r->complete);
+    if (r->cupti_dropped)
+        printf("%" PRIu64 " records of CUPTI found no room: more may be hidden\n",
+               r->cupti_dropped);
+}
+
 static void print_fit(const struct skew_time_fit *f)
 {
     printf("\ntransfer against the busiest port's bytes: %s\n", f->why);
@@ -138,6 +217,8 @@ static void print_fit(const struct skew_time_fit *f)
 
 static void print_loads(const struct skew_time_result *r)
 {
+    struct skew_time_parts p;
+
     for (int role = 0; role < SKEW_TIME_ROLES; role++) {
         const struct skew_time_fit *f = &r->load[role];
         if (!f->observations)
@@ -149,13 +230,19 @@ static void print_loads(const struct skew_time_result *r)
         if (f->model == SKEW_TIME_PIECEWISE)
             printf(" above %.1f KiB, %s below", f->knee / 1024, S(&f->slope_below, 1 / 1024.0, 3));
         printf("%s", f->slope.value > 0 ? "\n" : "");
+        if (f->slope.value > 0 && skew_time_parts_of(r, (enum skew_time_role)role, &p))
+            printf(" with even loads the last rank would come to %s %.1f µs sooner in the mean; it "
+                   "comes %.1f µs after the median rank\n",
+                   skew_time_role_name[role], p.by_load / 1e3, p.lag / 1e3);
     }
 }
 
 static void print_stragglers(const struct skew_time_result *r)
 {
     if (r->unlabelled) {
-        printf("\nstragglers: not looked for, since steps and roles of %zu exchanges are unknown\n",
+        printf("\nstragglers and what steps cost: not known, since the steps of %zu exchanges "
+               "could not "
+               "be told: see skewscope label, --microbatches, --step-marker\n",
                r->unlabelled);
         return;
     }
@@ -165,10 +252,14 @@ static void print_stragglers(const struct skew_time_result *r)
                r->late_scale_ns / 1e3);
     for (size_t i = 0; i < r->straggler_count; i++) {
         const struct skew_time_straggler *s = &r->stragglers[i];
-        printf("%srank %u is late %s: %.1f µs an exchange in the median, and beyond chance in %zu "
-               "steps\n",
-               i ? "" : "\n", s->rank, s->persistent ? "persistently" : "at times",
-               s->median_ns / 1e3, s->late_steps);
+        printf("%srank %u is late", i ? "" : "\n", s->rank);
+        if (s->persistent)
+            printf(" persistently: %.1f µs before an exchange in the median of %zu steps%s",
+                   s->median_ns / 1e3, r->step_count, s->late_steps ? "; beyond chance" : "");
+        if (s->late_steps)
+            printf(" in %zu of %zu steps, by %.1f µs a step (median)", s->late_steps, r->step_count,
+                   s->late_ns / 1e3);
+        printf("\n");
     }
     for (size_t i = 0; i < r->event_count && i < EVENTS_SHOWN; i++) {
         const struct skew_time_event *e = &r->events[i];
@@ -190,6 +281,51 @@ static const char *ordinal_text(char text[24], int64_t ordinal)
     return text;
 }
 
+static void print_step(const char *step, const struct skew_time_range *exposed,
+                       const double saves[SKEW_CAUSES], double share)
+{
+    struct skew_time_range part = {exposed->low * share, exposed->high * share};
+
+    printf(" %6s %19s %10.4f %10.4f %10.4f %11.4f", step, R(&part, 1e6, 4),
+           saves[SKEW_CAUSE_LATE] * share / 1e6, saves[SKEW_CAUSE_LOAD] * share / 1e6,
+           saves[SKEW_CAUSE_SKEW] * share / 1e6, saves[SKEW_CAUSE_UNEXPLAINED] * share / 1e6);
+}
+
+/* Savings of the exchanges of a step add up; those of its causes do not. */
+static void print_steps(const struct skew_time_result *r, size_t rows)
+{
+    struct skew_time_range exposed = {0, 0};
+    double saves[SKEW_CAUSES] = {0};
+    size_t *worst = skew_time_worst_steps(r, &rows);
+
+    for (size_t i = 0; i < r->step_count; i++) {
+        exposed.low += r->steps[i].exposed.low;
+        exposed.high += r->steps[i].exposed.high;
+        for (int cause = 0; cause < SKEW_CAUSES; cause++)
+            saves[cause] += r->steps[i].saves[cause];
+    }
+    if (rows && worst) {
+        printf("\nledger of steps, ms: exchanges on the critical path, and how much sooner without "
+               "one cause alone (causes overlap)\n %6s %19s %10s %10s %10s %11s  %s\n",
+               "step", "critical path", "late rank", "load", "skew", "unexplained",
+               "the most in one exchange");
+        print_step("mean", &exposed, saves, 1 / (double)r->step_count);
+        printf("\n");
+    }
+    for (size_t i = 0; i < rows && worst; i++) {
+        const struct skew_time_step *s = &r->steps[worst[i]];
+        const struct skew_time_exchange *x = &r->exchanges[s->worst];
+        char step[24], layer[24];
+        print_step(ordinal_text(step, s->step), &s->exposed, s->saves, 1);
+        if (skew_time_avoidable(x) > 0)
+            printf("  %s, layer %s: %s, rank %u", skew_time_role_name[x->role],
+                   ordinal_text(layer, x->layer), skew_time_cause_name[x->cause],
+                   skew_time_rank_of(x));
+        printf("\n");
+    }
+    free(worst);
+}
+
 static void print_ledger(const struct skew_time_result *r, size_t rows)
 {
     size_t *worst = skew_time_worst(r, &rows);
@@ -198,26 +334,20 @@ static void print_ledger(const struct skew_time_result *r, size_t rows)
         free(worst);
         return;
     }
-    printf("\nwhat costs most on the critical path: ms sooner without this cause alone (of one "
-           "exchange they overlap)\n %6s %6s %-13s %-12s %6s %9s %9s\n",
-           "step", "layer", "role", "cause", "rank", "sooner", "exposed");
+    printf("\nexchanges that cost most, ms: on the critical path, and how much sooner without this "
+           "cause alone\n %6s %6s %-13s %-12s %6s %9s %s\n",
+           "step", "layer", "role", "cause", "rank", "sooner", "critical path");
     for (size_t i = 0; i < rows; i++) {
         const struct skew_time_exchange *x = &r->exchanges[worst[i]];
-        bool of_last = x->cause == SKEW_CAUSE_LATE || x->cause == SKEW_CAUSE_LOAD;
         char step[24], layer[24];
         printf(" %6s %6s %-13s %-12s ", ordinal_text(step, x->step), ordinal_text(layer, x->layer),
                skew_time_role_name[x->role], skew_time_cause_name[x->cause]);
-        if (of_last || x->cause == SKEW_CAUSE_SKEW)
-            printf("%6u", of_last ? x->last_rank : x->busiest_rank);
+        if (of_last(x) || x->cause == SKEW_CAUSE_SKEW)
+            printf("%6u", skew_time_rank_of(x));
         else
             printf("%6s", "");
-        printf(" %9.4f %9.4f\n", x->saves[x->cause] / 1e6, x->exposed / 1e6);
+        printf(" %9.4f %s\n", x->saves[x->cause] / 1e6, R(&x->exposed, 1e6, 4));
     }
-    if (r->overlap_known < r->complete)
-        printf(
-            "kernels of the computation are recorded for %zu of %zu exchanges: the others count as "
-            "exposed as a whole\n",
-            r->overlap_known, r->complete);
     free(worst);
 }
 
@@ -292,9 +422,11 @@ void skew_time_print(const struct skew_time_shown *s)
         print_clocks(r);
         print_headline(&r->headline);
         print_roles(r);
+        print_overlap(r);
         print_fit(&r->transfer);
         print_loads(r);
         print_stragglers(r);
+        print_steps(r, s->rows);
         print_ledger(r, s->rows);
     }
     skew_coverage_print(&s->coverage);

@@ -28,12 +28,16 @@ json_t *skew_time_saved(const struct skew_time_shown *shown);
 
 /** The `rows` exchanges whose cause costs most: indices into result->exchanges; free(). */
 size_t *skew_time_worst(const struct skew_time_result *result, size_t *rows);
+/** The `rows` steps whose causes cost most: indices into result->steps; free(). */
+size_t *skew_time_worst_steps(const struct skew_time_result *result, size_t *rows);
+/** The rank that its cause is about: the last, or that of the busiest port. */
+uint32_t skew_time_rank_of(const struct skew_time_exchange *exchange);
 
 /** Mean over exchanges of one role of the parts. False: there is none. */
 struct skew_time_parts {
     size_t exchanges, beyond;
-    double wait_mean, wait_max, transfer, latency, balanced, skew, unexplained, exposed;
-    double hidden; /* NaN: not known of all */
+    double wait_mean, wait_max, lag, by_load, transfer, latency, balanced, skew, unexplained;
+    struct skew_time_range exposed, hidden; /* hidden: NaN where it is not known of all */
 };
 bool skew_time_parts_of(const struct skew_time_result *result, enum skew_time_role role,
                         struct skew_time_parts *parts);

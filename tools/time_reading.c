@@ -6,6 +6,7 @@
 #include "time_reading.h"
 #include "analysis_output.h"
 #include "clock.h"
+#include "match.h"
 #include "rows.h"
 #include "term.h"
 
@@ -81,6 +82,7 @@ int skew_time_of_reading(struct skew_time_result *out, const struct skew_reading
 {
     struct skew_labelling labelling;
     struct skew_times *times = NULL;
+    struct skew_matches *matches = NULL;
     struct all_traces all = {reading, comm_key, error};
     struct skew_time_router router = {each_routing, &all};
 
@@ -89,8 +91,11 @@ int skew_time_of_reading(struct skew_time_result *out, const struct skew_reading
         return result;
     *error = (struct skew_error){"out of memory"};
     result = skew_times_create(&times, ranks);
-    for (size_t i = 0; i < reading->count && result == 0; i++)
-        result = skew_times_read(times, reading->traces[i], comm_key, (uint32_t)i, error);
+    if (result == 0)
+        result = skew_matches_find(reading->traces, reading->count, &matches, error);
+    for (uint32_t i = 0; i < reading->count && result == 0; i++)
+        result = skew_times_read(times, reading->traces[i], matches, i, comm_key, error);
+    skew_matches_free(&matches);
     skew_labelling_close(&labelling, reading);
     if (result == 0)
         result = relate_clocks(times, reading, comm_key, error);

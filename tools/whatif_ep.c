@@ -10,6 +10,7 @@
 #include "option_values.h"
 #include "router.h"
 #include "term.h"
+#include "trace_arguments.h"
 #include "whatif.h"
 
 #include <errno.h>
@@ -20,14 +21,12 @@
 #define LIST_MAX 32
 
 struct arguments {
-    char **paths;
-    size_t count;
+    struct skew_trace_arguments in;
     struct skew_routing_filter filter;
     uint32_t ranks[LIST_MAX], domains[LIST_MAX];
     size_t rank_count, domain_count;
     uint32_t topk;
     double token_bytes;
-    bool json;
 };
 
 /* One number of ranks, over all layers that it fits: means. */
@@ -41,7 +40,7 @@ struct row {
     double copies; /* token copies a call */
 };
 
-enum { KEY_RANKS = 0x100, KEY_DOMAIN, KEY_TOPK, KEY_LAYER, KEY_STAGE, KEY_TOKEN, KEY_JSON };
+enum { KEY_RANKS = SKEW_KEY_OWN, KEY_DOMAIN, KEY_TOPK, KEY_LAYER, KEY_STAGE, KEY_TOKEN };
 
 /* clang-format off */
 static const struct argp_option options[] = {
@@ -51,7 +50,7 @@ static const struct argp_option options[] = {
     {"layer", KEY_LAYER, "N", 0, "of this MoE layer only", 0},
     {"stage", KEY_STAGE, "STAGE", 0, "prefill, decode or train only", 0},
     {"token-bytes", KEY_TOKEN, "N", 0, "size of a token, to show bytes (default: shares only)", 0},
-    {"json", KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 0},
+    {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/router.md)", 0},
     {0}};
 /* clang-format on */
 
@@ -94,18 +93,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_TOKEN:
         a->token_bytes = skew_option_real(state, "token-bytes", text, 1, 1e9);
         return 0;
-    case KEY_JSON:
-        a->json = true;
-        return 0;
-    case ARGP_KEY_ARGS:
-        a->paths = state->argv + state->next;
-        a->count = (size_t)(state->argc - state->next);
-        return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "which trace? Give its file or directory");
-        return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return skew_trace_arguments_parse(key, state, &a->in);
     }
 }
 
@@ -301,7 +290,7 @@ static int read_counts(const struct arguments *a, const struct skew_reading *rea
     skew_tell(
         "%s: there are no per-expert counts%s: they come from the tap (skewscope run), or from "
         "skewscope import",
-        a->paths[0], a->filter.by_layer || a->filter.stage ? " that are selected" : "");
+        a->in.paths[0], a->filter.by_layer || a->filter.stage ? " that are selected" : "");
     return -ENOENT;
 }
 
@@ -315,7 +304,7 @@ int skew_whatif_ep(int argc, char **argv)
     struct skew_coverage coverage = {0};
 
     argp_parse(skew_whatif_argp_ep(), argc, argv, 0, NULL, &a);
-    if (skew_readings_open(&reading, a.paths, a.count) < 0)
+    if (skew_readings_open(&reading, a.in.paths, a.in.count) < 0)
         return SKEW_EXIT_FAILURE;
     rows = calloc(LIST_MAX, sizeof *rows);
     int result = rows ? read_counts(&a, &reading, &routing) : -ENOMEM;
@@ -325,12 +314,12 @@ int skew_whatif_ep(int argc, char **argv)
         skew_tell("out of memory");
     if (result == 0 && count == 0) {
         skew_tell("%s: none of these numbers of ranks divides the experts of a complete layer",
-                  a.paths[0]);
+                  a.in.paths[0]);
         result = -EINVAL;
     }
     if (result == 0)
         result = skew_coverage_read(&coverage, &reading);
-    if (result == 0 && a.json) {
+    if (result == 0 && a.in.json) {
         result = show_json(&a, rows, count, &coverage);
     } else if (result == 0) {
         show_text(&a, rows, count);

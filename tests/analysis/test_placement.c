@@ -3,6 +3,7 @@
  * Placements: the worked example that EPLB publishes, bounds that no placement may undercut
  * (against all placements of small cases), and what LPT with swaps must keep.
  */
+#include "check.h"
 #include "placement.h"
 
 #include <errno.h>
@@ -10,28 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int failures;
-
-#define CHECK(what, ...)                                                                           \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            failures++;                                                                            \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #what);                             \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fputc('\n', stderr);                                                                   \
-        }                                                                                          \
-    } while (0)
-
-static uint64_t state = 0x9e3779b97f4a7c15;
-
-static uint32_t random_below(uint32_t limit)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state % limit);
-}
 
 /* deepseek-ai/EPLB README, 12 experts in 4 groups, 16 slots, 2 nodes, 8 GPUs. */
 static void test_eplb_example(void)

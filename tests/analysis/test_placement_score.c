@@ -3,6 +3,7 @@
  * Scores of placements by hand, locality against all assignments of small cases, groups that must
  * stay together, and profiles that age as they were made to.
  */
+#include "check.h"
 #include "placement_score.h"
 
 #include <errno.h>
@@ -10,28 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int failures;
-
-#define CHECK(what, ...)                                                                           \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            failures++;                                                                            \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #what);                             \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fputc('\n', stderr);                                                                   \
-        }                                                                                          \
-    } while (0)
-
-static uint64_t state = 0x9e3779b97f4a7c15;
-
-static uint32_t random_below(uint32_t limit)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)(state % limit);
-}
 
 static bool near(double a, double b)
 {

@@ -3,6 +3,7 @@
  * Requests of known correlation and of known groups: the estimates must find them, their intervals
  * must cover, and where there is nothing to find nothing may be claimed.
  */
+#include "check.h"
 #include "request_groups.h"
 
 #include <errno.h>
@@ -11,26 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int failures;
-
-#define CHECK(what, ...)                                                                           \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            failures++;                                                                            \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #what);                             \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fputc('\n', stderr);                                                                   \
-        }                                                                                          \
-    } while (0)
-
-static uint64_t state = 0x9e3779b97f4a7c15;
-
 static double uniform(void)
 {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return ((double)(state >> 11) + 0.5) / 9007199254740992.0;
+    return ((double)(random_bits() >> 11) + 0.5) / 9007199254740992.0;
 }
 
 static double normal(void)

@@ -6,6 +6,7 @@
  * shop with a recurrence written apart, and Johnson's order with all orders where it must be
  * optimal.
  */
+#include "check.h"
 #include "schedule.h"
 
 #include <errno.h>
@@ -13,28 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int failures;
-
-#define CHECK(what, ...)                                                                           \
-    do {                                                                                           \
-        if (!(what)) {                                                                             \
-            failures++;                                                                            \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #what);                             \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fputc('\n', stderr);                                                                   \
-        }                                                                                          \
-    } while (0)
-
-static uint64_t state = 0x9e3779b97f4a7c15;
-
-static uint64_t random_below(uint64_t limit)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state % limit;
-}
 
 /* ---- schedules ------------------------------------------------------------------------------- */
 
@@ -112,10 +91,12 @@ static void check_matrix(const uint64_t *bytes, uint32_t n, const char *what)
 
     for (int m = 0; m < SKEW_SCHEDULE_METHOD_COUNT; m++) {
         for (int k = 0; k < 6; k++) {
-            struct skew_schedule_options options = {
-                .max_matchings = caps[k / 2],
-                .pick = k % 2 ? SKEW_PICK_FIRST : SKEW_PICK_LARGEST,
-                .domain_ranks = n % 4 == 0 ? 4 : n % 3 == 0 ? 3 : 1};
+            struct skew_schedule_options options = {.max_matchings = caps[k / 2],
+                                                    .pick =
+                                                        k % 2 ? SKEW_PICK_FIRST : SKEW_PICK_LARGEST,
+                                                    .domain_ranks = n % 4 == 0   ? 4
+                                                                    : n % 3 == 0 ? 3
+                                                                                 : 1};
             struct skew_schedule *s;
             snprintf(text, sizeof text, "%s, %u ranks, %s, cap %u, pick %d", what, n,
                      skew_schedule_name((enum skew_schedule_method)m), options.max_matchings,
@@ -281,7 +262,8 @@ static void test_flow_shop(void)
     CHECK(t.makespan_s == 40 && t.compute_idle_s == 12, "%g",
           t.makespan_s); /* 10, then 20, then 10 */
     CHECK(count == 4 && bars[0].machine == 1 && bars[0].phase == -1 && bars[0].end_s == 8 &&
-              bars[3].machine == 2 && bars[3].end_s == 40, "%zu bars", count);
+              bars[3].machine == 2 && bars[3].end_s == 40,
+          "%zu bars", count);
     CHECK(skew_schedule_idle(s) == 1 - 13 / 20.0, "idle");
     skew_schedule_free(&s);
 }

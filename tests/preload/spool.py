@@ -15,11 +15,12 @@ from pathlib import Path
 HEAD_BYTES = 64 << 10
 SEG_HEAD = struct.Struct("<IIQQQQQ")
 REC = struct.Struct("<IHH")
-HEADER = (Path(__file__).resolve().parents[2] / "schema/spool.h").read_text()
+SCHEMA = Path(__file__).resolve().parents[2] / "schema"
+HEADER = (SCHEMA / "spool.h").read_text() + (SCHEMA / "spool_records.h").read_text()
 
 
 def names(macro):
-    """The names of one X-macro list of schema/spool.h, in order."""
+    """The names of one X-macro list of schema/spool.h or spool_records.h, in order."""
     body = re.search(rf"#define {macro}\(X\)(.*?)\n\n", HEADER, re.S).group(1)
     return re.findall(r"X\(\w+, \"(\w+)\"", body)
 

@@ -3,6 +3,7 @@
 #include "synth_times.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@ static int on_exchange(void *context, const struct skew_synth_exchange *x)
         }
         double token = (double)x->token_bytes;
         struct skew_time_row row = {
+            .place = x->seq,
             .seq = x->seq,
             .rank = (uint32_t)i,
             .step = x->step,
@@ -32,7 +34,8 @@ static int on_exchange(void *context, const struct skew_synth_exchange *x)
             .sent = sent * token,
             .received = received * token,
             .load = (received + own) * token,
-            .token_bytes = token};
+            .token_bytes = token,
+            .hidden = {NAN, NAN}};
         if (t->spec.no_device_time)
             row.start_ns = row.end_ns = SKEW_TIME_ABSENT;
         if (t->spec.missing && t->spec.missing[i])

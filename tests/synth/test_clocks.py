@@ -203,7 +203,7 @@ class Said(Case):
         self.assertFalse(math.isnan(time["roles"]["dispatch"]["wait_mean_ns"]))
 
     def test_refuses(self):
-        self.assertIn("which traces?", tool("clocks", code=2).stderr)
+        self.assertIn("which trace?", tool("clocks", code=2).stderr)
         tool("clocks", self.dir / "none", code=1)
 
 

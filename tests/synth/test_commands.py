@@ -261,23 +261,93 @@ class Time(Case):
         answer = self.time(out)
         self.assertEqual((answer["exchanges"], answer["complete"]), (2 * 480, 2 * 480))
         self.assertEqual(answer["transfer"]["model"], "linear")
-        self.assertIn("steps are not known", answer["headline"]["why"])
+        self.assertIn("steps of 960 of 960 exchanges could not be told", answer["headline"]["why"])
         self.assertEqual(answer["stragglers"]["ranks"], [])
 
     def test_what_computation_hides(self):
+        """`time` and `overlap` say the same of the same kernels, as exactly as those are known."""
         out, _ = self.synth("a", *self.OPTIONS)
         before = self.time(out)["roles"]["combine"]
         self.assertIsNone(before["hidden_ns"])
         with contextlib.closing(sqlite3.connect(out / "trace.db")) as db:
-            # A kernel of half the time in the last 40 us of every exchange, and one on another stream that says nothing new.
-            for busy, stream in ((20000, 7), (10000, 8)):
-                db.execute("INSERT INTO kernel SELECT m.process_id, m.device, ?, t.end_ns - ? * 2, t.end_ns, ?, 1, NULL"
-                           " FROM device_time t JOIN member m USING (member_id)", (stream, busy, busy))
+            # Half the last 40 us of every exchange, with gaps; a kernel on another stream that says nothing new; and one of
+            # communication, which hides nothing. All of it known, as CUPTI would have it.
+            db.execute("UPDATE device_time SET source = 2")
+            db.execute("INSERT INTO kernel_name (process_id, name_id, name) SELECT process_id, 1, 'ncclDevKernel_SendRecv' FROM process")
+            for span, busy, stream, name in ((40000, 20000, 7, None), (10000, 10000, 8, None), (60000, 60000, 9, 1)):
+                db.execute("INSERT INTO kernel (process_id, device, stream, start_ns, end_ns, busy_ns, kernels, name_id)"
+                           " SELECT m.process_id, m.device, ?, t.end_ns - ?, t.end_ns, ?, 1, ?"
+                           " FROM device_time t JOIN member m USING (member_id)", (stream, span, busy, name))
             db.commit()
-        after = self.time(out)["roles"]["combine"]
-        self.assertAlmostEqual(after["hidden_ns"], 20000, delta=1)
-        self.assertAlmostEqual(after["exposed_ns"], before["exposed_ns"] - 20000, delta=1)
+        answer = self.time(out, "--rows", "1000")
+        after = answer["roles"]["combine"]
+        self.assertEqual((answer["overlap_known"], answer["complete"]), (480, 480))
+        # both may lie in the gaps of the first, so that they hide at least what one of them does
+        self.assertAlmostEqual(after["hidden_ns"]["low"], 20000, delta=1)
+        self.assertAlmostEqual(after["hidden_ns"]["high"], 30000, delta=1)
+        for side, hidden in (("low", 30000), ("high", 20000)):
+            self.assertAlmostEqual(after["exposed_ns"][side], before["exposed_ns"][side] - hidden, delta=1)
         self.assertEqual(after["transfer_ns"], before["transfer_ns"])
+        overlap = json.loads(tool("overlap", "--json", "--rows", "100000", out).stdout)["exchanges"]
+        self.assertEqual({(x["overlapped_ns"]["low"], x["overlapped_ns"]["high"]) for x in overlap}, {(20000, 30000)})
+        for x in answer["ledger"]:
+            self.assertAlmostEqual(x["exposed_ns"]["high"] - x["exposed_ns"]["low"], 10000, delta=1)
+        exposed = answer["headline"]["exposed_ns"]
+        self.assertLess(exposed["low"], exposed["value"] - 4 * 5000 + 1)  # four exchanges a step, each ± 5 us
+        self.assertGreater(exposed["high"], exposed["value"] + 4 * 5000 - 1)
+        text = tool("time", out).stdout
+        self.assertIn("hidden by computation on every rank 20.0 – 30.0 µs", text)
+
+    def test_least_of_the_ranks_is_hidden(self):
+        """What some ranks hide delays the others all the same: of the critical path, the least of them counts."""
+        out, _ = self.synth("a", *self.OPTIONS)
+        with contextlib.closing(sqlite3.connect(out / "trace.db")) as db:
+            db.execute("UPDATE device_time SET source = 2")
+            db.execute("INSERT INTO kernel (process_id, device, stream, start_ns, end_ns, busy_ns, kernels)"
+                       " SELECT m.process_id, m.device, 7, t.end_ns - 1000 * (m.rank + 3), t.end_ns, 1000 * (m.rank + 3), 1"
+                       " FROM device_time t JOIN member m USING (member_id)")
+            db.commit()
+        for role in self.time(out)["roles"].values():
+            self.assertEqual(role["hidden_ns"], {"low": 3000, "high": 3000})
+
+    def test_times_that_are_hardly_known(self):
+        """Where a device's clock is known worse than an exchange takes, clocks of ranks do not compare."""
+        out, _ = self.synth("a", *self.OPTIONS)
+        one = self.time(out)
+        self.assertEqual((one["clocks"], one["error_ns"]), ("one", query(out / "trace.db", "SELECT max(error_ns) FROM device_time")[0][0]))
+        with contextlib.closing(sqlite3.connect(out / "trace.db")) as db:
+            db.execute("UPDATE device_time SET error_ns = 5000000")
+            # what it is known to: each rank's clock off by ms
+            db.execute("UPDATE device_time SET start_ns = start_ns + 1000000 * member_id, end_ns = end_ns + 1000000 * member_id")
+            db.commit()
+        vague = self.time(out)
+        self.assertEqual((vague["clocks"], vague["error_ns"]), ("vague", 5000000))
+        for part in ("wait_mean_ns", "transfer_ns"):
+            self.assertLess(abs(vague["roles"]["combine"][part] / one["roles"]["combine"][part] - 1), 0.05, part)
+        self.assertIn("known to ±5000.0 µs only", tool("time", out).stdout)
+
+    def test_ledger_of_steps(self):
+        """A step's savings are those of its exchanges, added up; all of it, from the same answer."""
+        out, _ = self.synth("a", *self.OPTIONS, "--straggler", "3:60000:0.2")
+        answer = self.time(out, "--rows", "100000")
+        of_step = {}
+        for x in answer["ledger"]:
+            of_step.setdefault(x["step"], []).append(x)
+        self.assertEqual(len(answer["steps"]), 60)
+        for s in answer["steps"]:
+            mine = of_step[s["step"]]
+            self.assertEqual(s["exchanges"], len(mine))
+            for side in ("low", "high"):
+                self.assertAlmostEqual(s["exposed_ns"][side], sum(x["exposed_ns"][side] for x in mine), delta=1)
+            # of each exchange the cause that is shown, unless it is what an exchange is
+            avoidable = [x for x in mine if x["cause"] not in ("volume", "latency")]
+            self.assertAlmostEqual(s["saves_ns"], sum(x["saves_ns"] for x in avoidable), delta=1)
+            self.assertAlmostEqual(s["without_ns"]["skew"], sum(max(0, x["skew_ns"]) for x in mine), delta=1)
+            worst = max(avoidable, key=lambda x: x["saves_ns"])
+            self.assertEqual(s["worst"], {k: worst[k] for k in ("layer", "role", "cause", "rank", "saves_ns")})
+        costs = [s["saves_ns"] for s in answer["steps"]]
+        self.assertEqual(costs, sorted(costs, reverse=True))
+        self.assertTrue(all(s["worst"]["cause"] == "late rank" and s["worst"]["rank"] == 3 for s in answer["steps"][:5]))
 
     def test_uniform_routing_costs_nothing(self):
         out, _ = self.synth("a", "--routing", "uniform", "--steps", "100", "--seed", "4")

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See vector.h. The encoding is canonical: equal cells give equal bytes, whoever encodes them. */
 #include "vector.h"
+#include "arithmetic.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -34,31 +35,13 @@ void skew_cells_free(struct skew_cells *cells)
     *cells = (struct skew_cells){0};
 }
 
-static uint64_t gcd(uint64_t a, uint64_t b)
-{
-    if (!a || !b)
-        return a | b;
-    unsigned shift = (unsigned)__builtin_ctzll(a | b);
-    a >>= __builtin_ctzll(a);
-    while (b) {
-        b >>= __builtin_ctzll(b);
-        if (a > b) {
-            uint64_t swap = a;
-            a = b;
-            b = swap;
-        }
-        b -= a;
-    }
-    return a << shift;
-}
-
 /* The largest number of bytes that divides every cell; 1 when all are zero. */
 static uint64_t unit_of(const struct skew_cells *cells)
 {
     uint64_t unit = 0;
     for (size_t i = 0; i < cells->count && unit != 1; i++)
         if (!unit || cells->bytes[i] % unit)
-            unit = gcd(unit, cells->bytes[i]);
+            unit = skew_gcd(unit, cells->bytes[i]);
     return unit ? unit : 1;
 }
 

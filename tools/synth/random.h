@@ -7,20 +7,14 @@
 #ifndef SKEW_SYNTH_RANDOM_H
 #define SKEW_SYNTH_RANDOM_H
 
+#include "arithmetic.h"
+
 #include <math.h>
 #include <stdint.h>
 
 struct rng {
     uint64_t s[4];
 };
-
-static inline uint64_t splitmix(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
 
 static inline struct rng rng_keyed(uint64_t seed, uint64_t purpose, uint64_t a, uint64_t b,
                                    uint64_t c)
@@ -30,10 +24,10 @@ static inline struct rng rng_keyed(uint64_t seed, uint64_t purpose, uint64_t a, 
     uint64_t state = 0;
     for (int i = 0; i < 5; i++) {
         state ^= parts[i];
-        state = splitmix(&state);
+        state = skew_splitmix(&state);
     }
     for (int i = 0; i < 4; i++)
-        r.s[i] = splitmix(&state);
+        r.s[i] = skew_splitmix(&state);
     return r;
 }
 
