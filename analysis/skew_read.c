@@ -66,11 +66,27 @@ static void take_label(struct seen *x, const struct skew_label *l)
     x->partial = (l->flags & SKEW_LABEL_PARTIAL) != 0;
 }
 
-/* From the table. False: it names a role that there is not. */
-static bool read_label(struct seen *x, sqlite3_stmt *s)
+/* Negative: there is no such role. Asking for text would copy it, for the zero behind it; bytes are
+ * as they lie. */
+static int read_role(struct part *p, sqlite3_stmt *s)
 {
-    const char *text = (const char *)sqlite3_column_text(s, C_ROLE);
-    int role = text ? skew_label_role_of(text) : SKEW_LABEL_UNKNOWN;
+    const char *last = skew_label_role_name(p->last_role);
+    const char *bytes = sqlite3_column_blob(s, C_ROLE);
+    size_t size = (size_t)sqlite3_column_bytes(s, C_ROLE);
+
+    if (last && bytes && strlen(last) == size && memcmp(last, bytes, size) == 0)
+        return p->last_role;
+    if (sqlite3_column_type(s, C_ROLE) == SQLITE_NULL)
+        return SKEW_LABEL_UNKNOWN;
+    int role = skew_label_role_of((const char *)sqlite3_column_text(s, C_ROLE));
+    p->last_role = role < 0 ? 0 : (uint8_t)role;
+    return role;
+}
+
+/* From the table. False: it names a role that there is not. */
+static bool read_label(struct part *p, struct seen *x, sqlite3_stmt *s)
+{
+    int role = read_role(p, s);
     int64_t pass = known(s, C_PASS);
 
     x->role = role < 0 ? 0 : (uint8_t)role;
@@ -107,9 +123,36 @@ static int bad(const struct part *p, sqlite3_stmt *s, struct skew_error *error)
     return -EBADMSG;
 }
 
+/* Ranks of this node mostly take turns: the one after the last, or the first again. */
+static const struct skew_member *member_of(struct part *p, int64_t id)
+{
+    if (p->next_member >= p->member_count || p->members[p->next_member].id != id) {
+        const struct skew_member *m = skew_trace_member(p->trace, id);
+        if (!m)
+            return NULL;
+        p->next_member = (size_t)(m - p->members);
+    }
+    return &p->members[p->next_member++];
+}
+
+static int more_seen(struct part *p)
+{
+    size_t blocks = p->capacity / SEEN_BLOCK;
+    struct seen **bigger = realloc(p->seen, (blocks + 1) * sizeof *bigger);
+
+    if (!bigger)
+        return -ENOMEM;
+    p->seen = bigger;
+    p->seen[blocks] = malloc(SEEN_BLOCK * sizeof **p->seen);
+    if (!p->seen[blocks])
+        return -ENOMEM;
+    p->capacity += SEEN_BLOCK;
+    return 0;
+}
+
 static int take_exchange(struct part *p, sqlite3_stmt *s)
 {
-    const struct skew_member *m = skew_trace_member(p->trace, sqlite3_column_int64(s, C_MEMBER));
+    const struct skew_member *m = member_of(p, sqlite3_column_int64(s, C_MEMBER));
     struct seen x = {
         .step = -1, .layer = -1, .microbatch = -1, .token_bytes = -1, .confidence = -1};
     int64_t send_unit, recv_unit;
@@ -121,7 +164,7 @@ static int take_exchange(struct part *p, sqlite3_stmt *s)
     x.member = (uint32_t)(m - p->members);
     if (p->labels)
         take_label(&x, skew_labels_exchange(p->labels, sqlite3_column_int64(s, C_ID)));
-    else if (!read_label(&x, s))
+    else if (!read_label(p, &x, s))
         return bad(p, s, &p->error);
     x.send = known(s, C_SEND);
     x.recv = known(s, C_RECV);
@@ -131,15 +174,9 @@ static int take_exchange(struct part *p, sqlite3_stmt *s)
         return 0;
     if (x.send > p->last_vector || x.recv > p->last_vector)
         return bad(p, s, &p->error);
-    if (p->count == p->capacity) {
-        size_t capacity = p->capacity ? p->capacity * 2 : 4096;
-        struct seen *bigger = realloc(p->seen, capacity * sizeof *bigger);
-        if (!bigger)
-            return -ENOMEM;
-        p->seen = bigger;
-        p->capacity = capacity;
-    }
-    p->seen[p->count++] = x;
+    if (p->count == p->capacity && more_seen(p) < 0)
+        return -ENOMEM;
+    *seen_at(p, p->count++) = x;
     return 0;
 }
 
@@ -164,9 +201,8 @@ static int run_range(struct part *p, const char *sql, int64_t from, int64_t to,
 static void *read_exchanges(void *context)
 {
     struct part *p = context;
-    size_t count;
 
-    p->result = skew_trace_members(p->trace, &p->members, &count, &p->error);
+    p->result = skew_trace_members(p->trace, &p->members, &p->member_count, &p->error);
     bool wide = sqlite3_table_column_metadata(skew_trace_db(p->trace), "main", "exchange_label",
                                               "pass", NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
     const char *sql = p->labels ? select_bare : wide ? select_labelled : select_labelled_old;
@@ -220,16 +256,19 @@ static void add_row(const struct use *use, const struct packed_cells *c)
 {
     uint32_t plain = c->cells < use->ranks ? c->cells : use->ranks;
     uint64_t *restrict row = use->row, unit = use->unit;
+    bool narrow = !c->peers && c->stride == c->width && unit <= UINT32_MAX;
 
-    /* What nearly all vectors are, in loops that a compiler can unroll. */
-    if (!c->peers && c->width == 1 && c->stride == 1) {
+    /* What nearly all vectors are, in loops that become vectors themselves: 32 × 32 bits are what
+     * every processor multiplies several of at once. */
+    if (narrow && c->width == 1) {
         for (uint32_t i = 0; i < plain; i++)
-            row[i] += unit * c->sizes[i];
+            row[i] += (uint64_t)(uint32_t)unit * (uint32_t)c->sizes[i];
         return;
     }
-    if (!c->peers && c->width == 2 && c->stride == 2) {
+    if (narrow && c->width == 2) {
         for (uint32_t i = 0; i < plain; i++)
-            row[i] += unit * (uint64_t)(c->sizes[2 * i] << 8 | c->sizes[2 * i + 1]);
+            row[i] += (uint64_t)(uint32_t)unit *
+                      ((uint32_t)c->sizes[2 * i] << 8 | (uint32_t)c->sizes[2 * i + 1]);
         return;
     }
     for (uint32_t i = 0; i < c->cells; i++) {
@@ -388,12 +427,12 @@ int skew_volume_read(struct skew_volume *v, struct skew_trace *trace, struct ske
 {
     struct part parts[SKEW_PARTS_MAX] = {0};
     int64_t exchanges = 0, vectors = 0;
-    int result =
-        skew_sql_number(trace, "SELECT coalesce(max(exchange_id), 0) FROM exchange", &exchanges, error);
+    int result = skew_sql_number(trace, "SELECT coalesce(max(exchange_id), 0) FROM exchange",
+                                 &exchanges, error);
 
     if (result == 0)
-        result =
-            skew_sql_number(trace, "SELECT coalesce(max(vector_id), 0) FROM vector", &vectors, error);
+        result = skew_sql_number(trace, "SELECT coalesce(max(vector_id), 0) FROM vector", &vectors,
+                                 error);
     if (result < 0)
         return result;
     unsigned count = thread_count(v->options.threads, exchanges);
@@ -408,6 +447,8 @@ int skew_volume_read(struct skew_volume *v, struct skew_trace *trace, struct ske
     if (result == 0)
         result = read_both(v, parts, count, exchanges, vectors, error);
     for (unsigned i = 0; i < count; i++) {
+        for (size_t k = 0; k < parts[i].capacity / SEEN_BLOCK; k++)
+            free(parts[i].seen[k]);
         free(parts[i].seen);
         if (i > 0)
             skew_trace_close(&parts[i].trace);
