@@ -155,7 +155,7 @@ def curve(directory):
     for ranks, layers, few, many in ((64, 8, 16, 176), (256, 4, 8, 56), (1024, 2, 4, 14), (4096, 1, 2, 4)):
         edges, least = [], []
         for steps in few, many:
-            trace = str(pathlib.Path(directory) / "curve.db")
+            trace = str(pathlib.Path(directory) / f"ranks{ranks}-steps{steps}.db")
             synthesise(trace, ranks, layers, steps, max(ranks, 256))
             edges.append(ranks * ranks * layers * steps * 2)
             least.append([min(Run([*arguments, trace]).cpu for _ in range(3)) for arguments in COMMANDS.values()])
