@@ -21,19 +21,58 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-void skew_sort(double *values, size_t n)
+#define SORT_RUN  8    /* values sorted by insertion before runs are merged */
+#define SORT_MOST 4096 /* values of which a copy fits on the stack */
+
+static void insert(double *values, size_t n)
 {
-    if (n > 24) {
-        qsort(values, n, sizeof *values, compare);
-        return;
-    }
-    for (size_t i = 1; i < n; i++) { /* insertion: short rows are the common case */
+    for (size_t i = 1; i < n; i++) {
         double value = values[i];
         size_t j = i;
         for (; j > 0 && values[j - 1] > value; j--)
             values[j] = values[j - 1];
         values[j] = value;
     }
+}
+
+/* Which of the two heads is less cannot be foretold, so nothing is made to jump on it. */
+static void merge(double *into, const double *a, size_t a_count, const double *b, size_t b_count)
+{
+    size_t i = 0, j = 0;
+
+    while (i < a_count && j < b_count) {
+        bool second = b[j] < a[i];
+        into[i + j] = second ? b[j] : a[i];
+        j += second;
+        i += !second;
+    }
+    memcpy(into + i + j, a + i, (a_count - i) * sizeof *a);
+    memcpy(into + a_count + j, b + j, (b_count - j) * sizeof *b);
+}
+
+/* A row of loads is sorted for each Gini coefficient of each call: several times as fast as
+ * qsort(). */
+void skew_sort(double *values, size_t n)
+{
+    double other[SORT_MOST], *from = values, *to = other;
+
+    if (n > SORT_MOST) {
+        qsort(values, n, sizeof *values, compare);
+        return;
+    }
+    for (size_t i = 0; i < n; i += SORT_RUN)
+        insert(values + i, n - i < SORT_RUN ? n - i : SORT_RUN);
+    for (size_t run = SORT_RUN; run < n; run *= 2) {
+        for (size_t i = 0; i < n; i += 2 * run) {
+            size_t middle = n - i < run ? n : i + run, end = n - i < 2 * run ? n : i + 2 * run;
+            merge(to + i, from + i, middle - i, from + middle, end - middle);
+        }
+        double *sorted = to;
+        to = from;
+        from = sorted;
+    }
+    if (from != values)
+        memcpy(values, from, n * sizeof *values);
 }
 
 double skew_quantile(const double *sorted, size_t n, double p)

@@ -41,6 +41,16 @@ static int by_call(const void *a, const void *b)
     return 0;
 }
 
+/* Rows mostly come in the order that is wanted: ranks of a call one after the other. */
+static void sort_rows(struct making *m)
+{
+    for (size_t i = 1; i < m->count; i++)
+        if (by_call(&m->rows[i - 1], &m->rows[i]) > 0) {
+            qsort(m->rows, m->count, sizeof *m->rows, by_call);
+            return;
+        }
+}
+
 static int compare_ids(const void *a, const void *b)
 {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
@@ -369,7 +379,7 @@ static int make_layer(struct making *m)
     if (result == 0)
         result = make_room(m);
     if (result == 0) {
-        qsort(m->rows, m->count, sizeof *m->rows, by_call);
+        sort_rows(m);
         for (size_t i = 0; i < m->count && result == 0;) {
             size_t end = i;
             while (end < m->count && m->rows[end]->call == m->rows[i]->call)

@@ -37,11 +37,12 @@ enum {
 };
 
 #define COLUMNS(step, layer, microbatch, stage, ordinal)                                           \
-    "SELECT r.routing_id, r.exchange_id, r.comm_id, r.source_rank, " step ", " layer               \
+    "SELECT skew_take(r.routing_id, r.exchange_id, r.comm_id, r.source_rank, " step ", " layer     \
     ", " microbatch ", " stage ", r.request, r.experts, r.topk, r.tokens, r.unit, r.verified, "    \
     "r.source, v.cells, v.size_width, v.size_stride, v.sizes, v.peer_width, v.peer_stride, "       \
     "v.peers, CASE WHEN r.step IS NULL THEN coalesce((SELECT x.seq FROM exchange x WHERE "         \
-    "x.exchange_id = r.exchange_id), " ordinal ") END FROM routing r LEFT JOIN vector v ON "       \
+    "x.exchange_id = r.exchange_id), " ordinal                                                     \
+    ") END) FROM routing r NOT INDEXED LEFT JOIN vector v ON "                                     \
     "v.vector_id = r.counts "
 #define OWN(ordinal) COLUMNS("r.step", "r.layer", "r.microbatch", "r.stage", ordinal)
 #define LABELLED(ordinal)                                                                          \
@@ -83,40 +84,43 @@ bool skew_packed_add(const struct skew_packed *p, uint64_t *into)
 
 struct pass {
     struct skew_trace *trace;
-    sqlite3_stmt *select;
+    sqlite3_value **values; /* of the row at hand */
     struct skew_error *error;
     uint8_t *scattered; /* sizes in order of the experts, where the vector names its peers */
     size_t scattered_size;
     const struct skew_comm *comms;
     size_t comm_count;
+    const struct skew_routing_filter *filter;
+    skew_packed_fn *take;
+    void *accumulator;
 };
 
 static int damaged(const struct pass *p, const char *why)
 {
     skew_error_set(p->error, "%s: is damaged: routing %lld %s", skew_trace_path(p->trace),
-                   (long long)sqlite3_column_int64(p->select, C_ID), why);
+                   (long long)sqlite3_value_int64(p->values[C_ID]), why);
     return -EBADMSG;
 }
 
-static int64_t or_unknown(sqlite3_stmt *s, int column)
+static int64_t or_unknown(sqlite3_value **s, int column)
 {
     int64_t value;
-    return skew_sql_between(s, column, 0, INT64_MAX, &value) ? value : -1;
+    return skew_value_between(s[column], 0, INT64_MAX, &value) ? value : -1;
 }
 
 /* A vector that names its peers: brought into the order of the experts, 8 bytes each. */
 static int scatter(struct pass *p, struct skew_packed *sizes, uint32_t experts)
 {
-    sqlite3_stmt *s = p->select;
+    sqlite3_value **s = p->values;
     int64_t width, stride;
     size_t need = (size_t)experts * 8;
 
-    if (!skew_sql_between(s, C_PEER_WIDTH, 1, 8, &width) ||
-        !skew_sql_between(s, C_PEER_STRIDE, 0, 8, &stride) || (stride && stride != width) ||
-        (uint64_t)sqlite3_column_bytes(s, C_PEERS) <
+    if (!skew_value_between(s[C_PEER_WIDTH], 1, 8, &width) ||
+        !skew_value_between(s[C_PEER_STRIDE], 0, 8, &stride) || (stride && stride != width) ||
+        (uint64_t)sqlite3_value_bytes(s[C_PEERS]) <
             (sizes->cells ? (uint64_t)(sizes->cells - 1) * (uint64_t)stride + (uint64_t)width : 0))
         return damaged(p, "names its experts in a way that makes no sense");
-    const uint8_t *peers = sqlite3_column_blob(s, C_PEERS);
+    const uint8_t *peers = sqlite3_value_blob(s[C_PEERS]);
     if (p->scattered_size < need) {
         free(p->scattered);
         p->scattered = malloc(need);
@@ -142,23 +146,23 @@ static int scatter(struct pass *p, struct skew_packed *sizes, uint32_t experts)
 
 static int read_sizes(struct pass *p, struct skew_packed *sizes, uint32_t experts)
 {
-    sqlite3_stmt *s = p->select;
+    sqlite3_value **s = p->values;
     int64_t cells, width, stride, unit;
 
-    if (sqlite3_column_type(s, C_CELLS) == SQLITE_NULL)
+    if (sqlite3_value_type(s[C_CELLS]) == SQLITE_NULL)
         return damaged(p, "has counts that are missing");
-    if (!skew_sql_between(s, C_CELLS, 0, SKEW_CELLS_MAX, &cells) ||
-        !skew_sql_between(s, C_WIDTH, 1, 8, &width) ||
-        !skew_sql_between(s, C_STRIDE, 0, 8, &stride) || (stride && stride != width) ||
-        !skew_sql_between(s, C_UNIT, 1, INT64_MAX, &unit))
+    if (!skew_value_between(s[C_CELLS], 0, SKEW_CELLS_MAX, &cells) ||
+        !skew_value_between(s[C_WIDTH], 1, 8, &width) ||
+        !skew_value_between(s[C_STRIDE], 0, 8, &stride) || (stride && stride != width) ||
+        !skew_value_between(s[C_UNIT], 1, INT64_MAX, &unit))
         return damaged(p, "has counts that make no sense");
     uint64_t need = cells ? (uint64_t)(cells - 1) * (uint64_t)stride + (uint64_t)width : 0;
-    const void *bytes = sqlite3_column_blob(s, C_SIZES);
-    if ((uint64_t)sqlite3_column_bytes(s, C_SIZES) < need)
+    const void *bytes = sqlite3_value_blob(s[C_SIZES]);
+    if ((uint64_t)sqlite3_value_bytes(s[C_SIZES]) < need)
         return damaged(p, "has counts that are shorter than they say");
     *sizes = (struct skew_packed){bytes ? bytes : (const uint8_t *)"", (uint32_t)cells,
                                   (uint32_t)width, (uint32_t)stride, (uint64_t)unit};
-    if (sqlite3_column_type(s, C_PEERS) != SQLITE_NULL)
+    if (sqlite3_value_type(s[C_PEERS]) != SQLITE_NULL)
         return scatter(p, sizes, experts);
     return sizes->cells == experts ? 0 : damaged(p, "has another number of counts than experts");
 }
@@ -179,38 +183,38 @@ static const struct skew_comm *comm_of(const struct pass *p, int64_t id)
 
 static int read_row(struct pass *p, struct skew_packed_row *out)
 {
-    sqlite3_stmt *s = p->select;
+    sqlite3_value **s = p->values;
     struct skew_routing_row *row = &out->row;
     int64_t experts, topk, source;
 
-    if (!skew_sql_between(s, C_EXPERTS, 1, SKEW_EXPERTS_MAX, &experts))
+    if (!skew_value_between(s[C_EXPERTS], 1, SKEW_EXPERTS_MAX, &experts))
         return damaged(p, "has no sensible number of experts");
     *row = (struct skew_routing_row){
-        .id = sqlite3_column_int64(s, C_ID),
-        .exchange = sqlite3_column_int64(s, C_EXCHANGE),
+        .id = sqlite3_value_int64(s[C_ID]),
+        .exchange = sqlite3_value_int64(s[C_EXCHANGE]),
         .source = -1,
         .step = or_unknown(s, C_STEP),
         .layer = or_unknown(s, C_LAYER),
         .microbatch = or_unknown(s, C_MICROBATCH),
         .request = or_unknown(s, C_REQUEST),
         .ordinal = or_unknown(s, C_ORDINAL),
-        .stage = (const char *)sqlite3_column_text(s, C_STAGE),
+        .stage = (const char *)sqlite3_value_text(s[C_STAGE]),
         .experts = (uint32_t)experts,
-        .topk = skew_sql_between(s, C_TOPK, 1, experts, &topk) ? (uint32_t)topk : 0,
+        .topk = skew_value_between(s[C_TOPK], 1, experts, &topk) ? (uint32_t)topk : 0,
         .tokens = or_unknown(s, C_TOKENS),
-        .verified = sqlite3_column_int(s, C_VERIFIED) != 0,
-        .how = (const char *)sqlite3_column_text(s, C_HOW)};
+        .verified = sqlite3_value_int(s[C_VERIFIED]) != 0,
+        .how = (const char *)sqlite3_value_text(s[C_HOW])};
     if (!row->how)
         row->how = "";
     row->physical = strstr(row->how, "physical") != NULL;
-    if (sqlite3_column_type(s, C_COMM) != SQLITE_NULL) {
-        row->comm = comm_of(p, sqlite3_column_int64(s, C_COMM));
+    if (sqlite3_value_type(s[C_COMM]) != SQLITE_NULL) {
+        row->comm = comm_of(p, sqlite3_value_int64(s[C_COMM]));
         if (!row->comm)
             return damaged(p, "belongs to a communicator that is not there");
     }
-    if (sqlite3_column_type(s, C_SOURCE) != SQLITE_NULL) {
+    if (sqlite3_value_type(s[C_SOURCE]) != SQLITE_NULL) {
         int64_t most = row->comm && row->comm->ranks ? row->comm->ranks : SKEW_RANKS_MAX;
-        if (!skew_sql_between(s, C_SOURCE, 0, most - 1, &source))
+        if (!skew_value_between(s[C_SOURCE], 0, most - 1, &source))
             return damaged(p, "comes from a rank that does not exist");
         row->source = (int32_t)source;
     }
@@ -234,27 +238,6 @@ int skew_routing_has_table(struct skew_trace *trace, const char *name, struct sk
         result = skew_trace_sql_error(trace, error);
     sqlite3_finalize(s);
     return result;
-}
-
-static int prepare(struct pass *p, const struct skew_routing_filter *f)
-{
-    char sql[1024];
-    bool ordinal =
-        sqlite3_table_column_metadata(skew_trace_db(p->trace), "main", "routing", "ordinal", NULL,
-                                      NULL, NULL, NULL, NULL) == SQLITE_OK;
-
-    snprintf(sql, sizeof sql, "%s WHERE 1%s%s ORDER BY r.routing_id",
-             columns[p->trace->labels != NULL][ordinal],
-             f->id_from || f->id_to ? " AND r.routing_id BETWEEN ?1 AND ?2" : "",
-             f->verified ? " AND r.verified <> 0" : "");
-    int result = skew_sql_prepare(p->trace, &p->select, sql, p->error);
-    if (result < 0)
-        return result;
-    if (f->id_from || f->id_to) {
-        sqlite3_bind_int64(p->select, 1, f->id_from);
-        sqlite3_bind_int64(p->select, 2, f->id_to);
-    }
-    return 0;
 }
 
 static void take_label(const struct pass *p, struct skew_routing_row *row)
@@ -285,39 +268,43 @@ static bool passes(const struct skew_routing_filter *f, const struct skew_routin
     return !f->by_step || (row->step >= 0 && row->step >= f->step_from && row->step <= f->step_to);
 }
 
+static int take_values(void *context, sqlite3_value **values)
+{
+    struct pass *p = context;
+    struct skew_packed_row row;
+
+    p->values = values;
+    int result = read_row(p, &row);
+    if (result < 0)
+        return result;
+    if (p->trace->labels)
+        take_label(p, &row.row);
+    if (!passes(p->filter, &row.row))
+        return 0;
+    result = p->take(p->accumulator, &row);
+    return result == -EOVERFLOW ? damaged(p, "holds counts beyond 64 bits") : result;
+}
+
 int skew_routing_each_packed(struct skew_trace *trace, const struct skew_routing_filter *filter,
                              skew_packed_fn *take, void *accumulator, struct skew_error *error)
 {
-    const struct skew_routing_filter none = {0};
-    struct pass p = {.trace = trace, .error = error};
-    struct skew_packed_row row;
-    int step, result = skew_routing_has_table(trace, "routing", error);
+    const struct skew_routing_filter none = {0}, *f = filter ? filter : &none;
+    struct pass p = {
+        .trace = trace, .error = error, .filter = f, .take = take, .accumulator = accumulator};
+    char sql[1024];
+    int result = skew_routing_has_table(trace, "routing", error);
 
     if (result <= 0)
         return result;
-    if (!filter)
-        filter = &none;
+    bool ordinal =
+        sqlite3_table_column_metadata(skew_trace_db(p.trace), "main", "routing", "ordinal", NULL,
+                                      NULL, NULL, NULL, NULL) == SQLITE_OK;
+    snprintf(sql, sizeof sql, "%s WHERE 1%s%s", columns[trace->labels != NULL][ordinal],
+             f->id_from || f->id_to ? " AND r.routing_id BETWEEN ?1 AND ?2" : "",
+             f->verified ? " AND r.verified <> 0" : "");
     result = skew_trace_comms(trace, &p.comms, &p.comm_count, error);
     if (result == 0)
-        result = prepare(&p, filter);
-    while (result == 0 && (step = sqlite3_step(p.select)) != SQLITE_DONE) {
-        if (step != SQLITE_ROW) {
-            result = skew_trace_sql_error(trace, error);
-            break;
-        }
-        result = read_row(&p, &row);
-        if (result == 0 && trace->labels)
-            take_label(&p, &row.row);
-        if (result == 0 && !passes(filter, &row.row))
-            continue;
-        if (result == 0)
-            result = take(accumulator, &row);
-        if (result == -EOVERFLOW)
-            result = damaged(&p, "holds counts beyond 64 bits");
-    }
-    if (result == -ENOMEM)
-        skew_error_set(error, "%s: out of memory", skew_trace_path(trace));
-    sqlite3_finalize(p.select);
+        result = skew_sql_rows(trace, sql, f->id_from, f->id_to, take_values, &p, error);
     free(p.scattered);
     return result;
 }

@@ -150,6 +150,7 @@ struct skew_assign {
     double *cost; /* [n][stride], of which n columns count; what is minimised: minus the weight */
     uint32_t *column;   /* [n] the solution: column of each row */
     /* private */
+    bool wide;          /* vectors of this processor's full width; the solution is the same without */
     double *price, *distance, *closed;
     int64_t *reached_from;
     uint32_t *row, *free_rows, *scanned;

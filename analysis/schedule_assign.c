@@ -15,28 +15,62 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NONE  UINT32_MAX
+#define NONE UINT32_MAX
 #define TAKEN                                                                                      \
     0.25 /* distances are whole numbers: of two equal ones the free column wins, and ends it */
-#define FAR   1e300 /* costs of columns that only fill the last vector */
+#define FAR 1e300 /* costs of columns that only fill the last vector */
 
-/* Two lanes are what every x86-64 and aarch64 has. Comparing them gives masks of all ones. The
- * loops below go in pairs of vectors that do not wait for each other: what limits them is latency.
+#define ALIGNMENT 64 /* a line of the cache */
+#define STEP      8  /* columns in one turn of the loops over a row, at the greatest width */
+
+struct two_least {
+    double first, second; /* of cost − price in a row; equal when two columns are as good */
+    uint32_t column;      /* of the first */
+};
+
+/* Two lanes are what every x86-64 and aarch64 has; four, where the processor says that it has them.
  */
-typedef double vector __attribute__((vector_size(16)));
-typedef int64_t mask __attribute__((vector_size(16)));
-#define LANES 2
-#define STEP  4 /* columns in one turn of a loop */
+#define LANES        2
+#define LANES_TARGET /* the compiler's own */
+#define LANES_(name) name##_of_2
+#include "schedule_lanes.h"
 
-static inline vector choose(mask m, vector yes, vector no)
+#ifdef __x86_64__
+#define LANES        4
+#define LANES_TARGET __attribute__((target("avx2")))
+#define LANES_(name) name##_of_4
+#include "schedule_lanes.h"
+
+static bool wide_vectors(void)
 {
-    return (vector)(((mask)yes & m) | ((mask)no & ~m));
+    return __builtin_cpu_supports("avx2");
 }
 
-static inline mask choose_index(mask m, mask yes, mask no)
+static struct two_least two_least(const struct skew_assign *a, uint32_t i)
 {
-    return (yes & m) | (no & ~m);
+    return a->wide ? two_least_of_4(a, i) : two_least_of_2(a, i);
 }
+
+static uint32_t relax(struct skew_assign *a, uint32_t i, double base)
+{
+    return a->wide ? relax_of_4(a, i, base) : relax_of_2(a, i, base);
+}
+#else
+static bool wide_vectors(void)
+{
+    return false;
+}
+
+static struct two_least two_least(const struct skew_assign *a, uint32_t i)
+{
+    return two_least_of_2(a, i);
+}
+
+static uint32_t relax(struct skew_assign *a, uint32_t i, double base)
+{
+    return relax_of_2(a, i, base);
+}
+#endif
 
 int skew_assign_create(struct skew_assign **out, uint32_t n)
 {
@@ -46,7 +80,7 @@ int skew_assign_create(struct skew_assign **out, uint32_t n)
 
     *out = NULL;
     if (a)
-        a->memory = aligned_alloc(sizeof(vector), (size + sizeof(vector)) & ~(sizeof(vector) - 1));
+        a->memory = aligned_alloc(ALIGNMENT, (size + ALIGNMENT) & ~(size_t)(ALIGNMENT - 1));
     if (!a || !a->memory) {
         free(a);
         return -ENOMEM;
@@ -54,6 +88,7 @@ int skew_assign_create(struct skew_assign **out, uint32_t n)
     memset(a->memory, 0, size);
     a->n = n;
     a->stride = stride;
+    a->wide = wide_vectors();
     a->cost = a->memory;
     a->price = a->cost + cells;
     a->distance = a->price + stride;
@@ -76,55 +111,6 @@ void skew_assign_free(struct skew_assign **assign)
         free((*assign)->memory);
     free(*assign);
     *assign = NULL;
-}
-
-struct two_least {
-    double first, second; /* of cost − price in a row; equal when two columns are as good */
-    uint32_t column;      /* of the first */
-};
-
-/* The same for the columns of one lane. */
-struct two_lanes {
-    vector first, second;
-    mask column;
-};
-
-static inline void least_of_lanes(struct two_lanes *l, const vector *cost, const vector *price,
-                                  mask at)
-{
-    vector reduced = *cost - *price;
-    mask better = reduced < l->first;
-    vector beaten = choose(better, l->first, reduced);
-
-    l->second = choose(beaten < l->second, beaten, l->second);
-    l->first = choose(better, reduced, l->first);
-    l->column = choose_index(better, at, l->column);
-}
-
-static struct two_least two_least(const struct skew_assign *a, uint32_t i)
-{
-    const vector *cost = (const vector *)(a->cost + i * a->stride);
-    const vector *price = (const vector *)a->price;
-    struct two_lanes l[2] = {{{FAR, FAR}, {FAR, FAR}, {0, 0}}, {{FAR, FAR}, {FAR, FAR}, {0, 0}}};
-    struct two_least t = {FAR, FAR, 0};
-    mask at = {0, 1};
-
-    for (size_t k = 0; k < a->stride / LANES; k += 2, at += STEP) {
-        least_of_lanes(&l[0], &cost[k], &price[k], at);
-        least_of_lanes(&l[1], &cost[k + 1], &price[k + 1], at + LANES);
-    }
-    for (int k = 0; k < STEP; k++) {
-        double first = l[k / LANES].first[k % LANES], second = l[k / LANES].second[k % LANES];
-        uint32_t column = (uint32_t)l[k / LANES].column[k % LANES];
-        if (first < t.first || (first == t.first && column < t.column)) {
-            t.second = t.first < second ? t.first : second;
-            t.first = first;
-            t.column = column;
-        } else if (first < t.second) {
-            t.second = first;
-        }
-    }
-    return t;
 }
 
 /* A column as good as `column` is for row i; itself when there is none. */
@@ -169,52 +155,6 @@ static uint32_t reduce_rows(struct skew_assign *a, uint32_t free_count)
         }
     }
     return kept;
-}
-
-struct nearest_lanes {
-    vector least;
-    mask column;
-};
-
-/* Offers an edge to the columns of two lanes, and keeps the nearest that is still open. */
-static inline void relax_lanes(struct skew_assign *a, struct nearest_lanes *l, const vector *cost,
-                               size_t k, double base, mask self, mask at)
-{
-    vector *distance = (vector *)a->distance + k;
-    mask *from = (mask *)a->reached_from + k;
-    vector offer = base + (cost[k] - ((const vector *)a->price)[k]);
-    mask shorter = offer < *distance;
-
-    *distance = choose(shorter, offer, *distance);
-    *from = choose_index(shorter, self, *from);
-    vector open = *distance + ((const vector *)a->closed)[k];
-    mask nearer = open < l->least;
-    l->least = choose(nearer, open, l->least);
-    l->column = choose_index(nearer, at, l->column);
-}
-
-/* Offers row i's edges at `base` above its least; returns the nearest column that is still open. */
-static uint32_t relax(struct skew_assign *a, uint32_t i, double base)
-{
-    const vector *cost = (const vector *)(a->cost + i * a->stride);
-    struct nearest_lanes l[2] = {{{DBL_MAX, DBL_MAX}, {0, 0}}, {{DBL_MAX, DBL_MAX}, {0, 0}}};
-    mask self = {i, i}, at = {0, 1};
-    double least = DBL_MAX;
-    uint32_t nearest = 0;
-
-    for (size_t k = 0; k < a->stride / LANES; k += 2, at += STEP) {
-        relax_lanes(a, &l[0], cost, k, base, self, at);
-        relax_lanes(a, &l[1], cost, k + 1, base, self, at + LANES);
-    }
-    for (int k = 0; k < STEP; k++) {
-        double one = l[k / LANES].least[k % LANES];
-        uint32_t column = (uint32_t)l[k / LANES].column[k % LANES];
-        if (one < least || (one == least && column < nearest)) {
-            least = one;
-            nearest = column;
-        }
-    }
-    return nearest;
 }
 
 /* Dijkstra from a free row to the nearest free column; prices of what was passed stay tight. */

@@ -223,7 +223,7 @@ int skew_volume_file(struct skew_volume *v, struct part *parts, unsigned count, 
     }
     for (unsigned i = 0; i < count; i++) {
         for (size_t k = 0; k < parts[i].count; k++) {
-            struct seen *x = &parts[i].seen[k];
+            struct seen *x = seen_at(&parts[i], k);
             const struct skew_member *m = &parts[i].members[x->member];
             if (find_group(v, m->comm, x, &x->group) < 0)
                 return -ENOMEM;
@@ -264,7 +264,7 @@ int skew_volume_fill(struct skew_volume *v, const struct part *parts, unsigned c
 {
     for (unsigned i = 0; i < count; i++) {
         for (size_t k = 0; k < parts[i].count; k++) {
-            const struct seen *x = &parts[i].seen[k];
+            const struct seen *x = seen_at(&parts[i], k);
             struct filing *f = &v->groups[x->group];
             size_t at =
                 (size_t)x->call * f->group.ranks + (uint32_t)parts[i].members[x->member].rank;

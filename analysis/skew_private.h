@@ -45,16 +45,25 @@ struct part {
     struct skew_trace *trace;
     const struct skew_labels *labels; /* of the caller; NULL: the table's */
     const struct skew_member *members;
+    size_t member_count, next_member;
     const struct skew_volume_options *options;
     int64_t from, to, last_vector;
-    struct seen *seen;
+    struct seen **seen; /* blocks of SEEN_BLOCK: seen_at() */
     size_t count, capacity;
+    uint8_t last_role; /* what most rows have that follow one with it */
     struct vector_total *totals;
     struct use *const *uses; /* [last_vector + 1], or NULL: matrices are not wanted */
     pthread_mutex_t *locks;  /* [SKEW_LOCKS] */
     struct skew_error error;
     int result;
 };
+
+#define SEEN_BLOCK 8192
+
+static inline struct seen *seen_at(const struct part *p, size_t k)
+{
+    return &p->seen[k / SEEN_BLOCK][k % SEEN_BLOCK];
+}
 
 struct call {
     int64_t step, order; /* order: seq of the first rank that was met; for calls without a step */

@@ -33,22 +33,22 @@ enum {
 };
 
 #define EXCHANGE_COLUMNS                                                                           \
-    "SELECT e.exchange_id, e.member_id, e.seq, e.send_vector, e.recv_vector, e.send_unit,"         \
-    " e.recv_unit"
-#define RANGE         " WHERE e.exchange_id BETWEEN ?1 AND ?2 ORDER BY e.exchange_id"
+    "SELECT skew_take(e.exchange_id, e.member_id, e.seq, e.send_vector, e.recv_vector,"            \
+    " e.send_unit, e.recv_unit"
+#define RANGE         " WHERE e.exchange_id BETWEEN ?1 AND ?2"
 #define LABEL_COLUMNS ", b.role, b.step, b.layer, b.microbatch, b.token_bytes, b.confidence"
-#define LABELS        " FROM exchange e LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id"
+#define LABELS        " FROM exchange e NOT INDEXED LEFT JOIN exchange_label b USING (exchange_id)"
 
-static const char select_bare[] = EXCHANGE_COLUMNS " FROM exchange e" RANGE;
+static const char select_bare[] = EXCHANGE_COLUMNS ") FROM exchange e NOT INDEXED" RANGE;
 static const char select_labelled[] =
-    EXCHANGE_COLUMNS LABEL_COLUMNS ", b.pass, b.flags" LABELS RANGE;
+    EXCHANGE_COLUMNS LABEL_COLUMNS ", b.pass, b.flags)" LABELS RANGE;
 /* Traces of before these two columns. */
-static const char select_labelled_old[] = EXCHANGE_COLUMNS LABEL_COLUMNS ", NULL, 0" LABELS RANGE;
+static const char select_labelled_old[] = EXCHANGE_COLUMNS LABEL_COLUMNS ", NULL, 0)" LABELS RANGE;
 
-static int64_t known(sqlite3_stmt *s, int column)
+static int64_t known(sqlite3_value **row, int column)
 {
     int64_t value;
-    return skew_sql_between(s, column, 0, INT64_MAX, &value) ? value : -1;
+    return skew_value_between(row[column], 0, INT64_MAX, &value) ? value : -1;
 }
 
 /* From what is attached to the caller's trace. */
@@ -66,24 +66,40 @@ static void take_label(struct seen *x, const struct skew_label *l)
     x->partial = (l->flags & SKEW_LABEL_PARTIAL) != 0;
 }
 
-/* From the table. False: it names a role that there is not. */
-static bool read_label(struct seen *x, sqlite3_stmt *s)
+/* Negative: there is no such role. Asking for text would copy it, for the zero behind it; bytes are
+ * as they lie. */
+static int read_role(struct part *p, sqlite3_value **row)
 {
-    const char *text = (const char *)sqlite3_column_text(s, C_ROLE);
-    int role = text ? skew_label_role_of(text) : SKEW_LABEL_UNKNOWN;
-    int64_t pass = known(s, C_PASS);
+    const char *last = skew_label_role_name(p->last_role);
+    const char *bytes = sqlite3_value_blob(row[C_ROLE]);
+    size_t size = (size_t)sqlite3_value_bytes(row[C_ROLE]);
+
+    if (last && bytes && strlen(last) == size && memcmp(last, bytes, size) == 0)
+        return p->last_role;
+    if (sqlite3_value_type(row[C_ROLE]) == SQLITE_NULL)
+        return SKEW_LABEL_UNKNOWN;
+    int role = skew_label_role_of((const char *)sqlite3_value_text(row[C_ROLE]));
+    p->last_role = role < 0 ? 0 : (uint8_t)role;
+    return role;
+}
+
+/* From the table. False: it names a role that there is not. */
+static bool read_label(struct part *p, struct seen *x, sqlite3_value **row)
+{
+    int role = read_role(p, row);
+    int64_t pass = known(row, C_PASS);
 
     x->role = role < 0 ? 0 : (uint8_t)role;
-    x->step = known(s, C_STEP);
+    x->step = known(row, C_STEP);
     x->by_pass = x->step < 0 && pass >= 0;
     if (x->by_pass)
         x->step = pass;
-    x->layer = (int32_t)known(s, C_LAYER);
-    x->microbatch = (int32_t)known(s, C_MICRO);
-    x->token_bytes = known(s, C_TOKEN);
-    if (sqlite3_column_type(s, C_CONFIDENCE) != SQLITE_NULL)
-        x->confidence = (float)sqlite3_column_double(s, C_CONFIDENCE);
-    x->partial = (sqlite3_column_int(s, C_FLAGS) & SKEW_LABEL_PARTIAL) != 0;
+    x->layer = (int32_t)known(row, C_LAYER);
+    x->microbatch = (int32_t)known(row, C_MICRO);
+    x->token_bytes = known(row, C_TOKEN);
+    if (sqlite3_value_type(row[C_CONFIDENCE]) != SQLITE_NULL)
+        x->confidence = (float)sqlite3_value_double(row[C_CONFIDENCE]);
+    x->partial = (sqlite3_value_int(row[C_FLAGS]) & SKEW_LABEL_PARTIAL) != 0;
     return role >= 0;
 }
 
@@ -100,78 +116,81 @@ static bool wanted(const struct skew_volume_options *o, const struct skew_member
            (!o->role || role_is(x->role, o->role)) && (!o->by_layer || x->layer == o->layer);
 }
 
-static int bad(const struct part *p, sqlite3_stmt *s, struct skew_error *error)
+static int bad(const struct part *p, sqlite3_value **row, struct skew_error *error)
 {
     skew_error_set(error, "%s: is damaged: exchange %lld makes no sense", skew_trace_path(p->trace),
-                   (long long)sqlite3_column_int64(s, C_ID));
+                   (long long)sqlite3_value_int64(row[C_ID]));
     return -EBADMSG;
 }
 
-static int take_exchange(struct part *p, sqlite3_stmt *s)
+/* Ranks of this node mostly take turns: the one after the last, or the first again. */
+static const struct skew_member *member_of(struct part *p, int64_t id)
 {
-    const struct skew_member *m = skew_trace_member(p->trace, sqlite3_column_int64(s, C_MEMBER));
+    if (p->next_member >= p->member_count || p->members[p->next_member].id != id) {
+        const struct skew_member *m = skew_trace_member(p->trace, id);
+        if (!m)
+            return NULL;
+        p->next_member = (size_t)(m - p->members);
+    }
+    return &p->members[p->next_member++];
+}
+
+static int more_seen(struct part *p)
+{
+    size_t blocks = p->capacity / SEEN_BLOCK;
+    struct seen **bigger = realloc(p->seen, (blocks + 1) * sizeof *bigger);
+
+    if (!bigger)
+        return -ENOMEM;
+    p->seen = bigger;
+    p->seen[blocks] = malloc(SEEN_BLOCK * sizeof **p->seen);
+    if (!p->seen[blocks])
+        return -ENOMEM;
+    p->capacity += SEEN_BLOCK;
+    return 0;
+}
+
+static int take_exchange(void *context, sqlite3_value **row)
+{
+    struct part *p = context;
+    const struct skew_member *m = member_of(p, sqlite3_value_int64(row[C_MEMBER]));
     struct seen x = {
         .step = -1, .layer = -1, .microbatch = -1, .token_bytes = -1, .confidence = -1};
     int64_t send_unit, recv_unit;
 
-    if (!m || !skew_sql_between(s, C_SEQ, 0, INT64_MAX, &x.seq) ||
-        !skew_sql_between(s, C_SEND_UNIT, 0, INT64_MAX, &send_unit) ||
-        !skew_sql_between(s, C_RECV_UNIT, 0, INT64_MAX, &recv_unit))
-        return bad(p, s, &p->error);
+    if (!m || !skew_value_between(row[C_SEQ], 0, INT64_MAX, &x.seq) ||
+        !skew_value_between(row[C_SEND_UNIT], 0, INT64_MAX, &send_unit) ||
+        !skew_value_between(row[C_RECV_UNIT], 0, INT64_MAX, &recv_unit))
+        return bad(p, row, &p->error);
     x.member = (uint32_t)(m - p->members);
     if (p->labels)
-        take_label(&x, skew_labels_exchange(p->labels, sqlite3_column_int64(s, C_ID)));
-    else if (!read_label(&x, s))
-        return bad(p, s, &p->error);
-    x.send = known(s, C_SEND);
-    x.recv = known(s, C_RECV);
+        take_label(&x, skew_labels_exchange(p->labels, sqlite3_value_int64(row[C_ID])));
+    else if (!read_label(p, &x, row))
+        return bad(p, row, &p->error);
+    x.send = known(row, C_SEND);
+    x.recv = known(row, C_RECV);
     x.send_unit = send_unit ? (uint64_t)send_unit : 1;
     x.recv_unit = recv_unit ? (uint64_t)recv_unit : 1;
     if (m->rank < 0 || !wanted(p->options, m, &x))
         return 0;
     if (x.send > p->last_vector || x.recv > p->last_vector)
-        return bad(p, s, &p->error);
-    if (p->count == p->capacity) {
-        size_t capacity = p->capacity ? p->capacity * 2 : 4096;
-        struct seen *bigger = realloc(p->seen, capacity * sizeof *bigger);
-        if (!bigger)
-            return -ENOMEM;
-        p->seen = bigger;
-        p->capacity = capacity;
-    }
-    p->seen[p->count++] = x;
+        return bad(p, row, &p->error);
+    if (p->count == p->capacity && more_seen(p) < 0)
+        return -ENOMEM;
+    *seen_at(p, p->count++) = x;
     return 0;
-}
-
-static int run_range(struct part *p, const char *sql, int64_t from, int64_t to,
-                     int (*take)(struct part *, sqlite3_stmt *))
-{
-    sqlite3_stmt *s;
-    int step, result = skew_sql_prepare(p->trace, &s, sql, &p->error);
-
-    if (result < 0)
-        return result;
-    sqlite3_bind_int64(s, 1, from);
-    sqlite3_bind_int64(s, 2, to);
-    while (result == 0 && (step = sqlite3_step(s)) != SQLITE_DONE)
-        result = step == SQLITE_ROW ? take(p, s) : skew_trace_sql_error(p->trace, &p->error);
-    sqlite3_finalize(s);
-    if (result == -ENOMEM)
-        skew_error_set(&p->error, "%s: out of memory", skew_trace_path(p->trace));
-    return result;
 }
 
 static void *read_exchanges(void *context)
 {
     struct part *p = context;
-    size_t count;
 
-    p->result = skew_trace_members(p->trace, &p->members, &count, &p->error);
+    p->result = skew_trace_members(p->trace, &p->members, &p->member_count, &p->error);
     bool wide = sqlite3_table_column_metadata(skew_trace_db(p->trace), "main", "exchange_label",
                                               "pass", NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
     const char *sql = p->labels ? select_bare : wide ? select_labelled : select_labelled_old;
     if (p->result == 0)
-        p->result = run_range(p, sql, p->from, p->to, take_exchange);
+        p->result = skew_sql_rows(p->trace, sql, p->from, p->to, take_exchange, p, &p->error);
     return NULL;
 }
 
@@ -190,16 +209,16 @@ enum {
     V_PEERS
 };
 
-static const char select_totals[] = "SELECT vector_id, cells, total, largest FROM vector"
+static const char select_totals[] = "SELECT skew_take(vector_id, cells, total, largest) FROM vector"
                                     " WHERE vector_id BETWEEN ?1 AND ?2";
 static const char select_cells[] =
-    "SELECT vector_id, cells, total, largest, size_width, size_stride, sizes, peer_width,"
-    " peer_stride, peers FROM vector WHERE vector_id BETWEEN ?1 AND ?2";
+    "SELECT skew_take(vector_id, cells, total, largest, size_width, size_stride, sizes, peer_width,"
+    " peer_stride, peers) FROM vector WHERE vector_id BETWEEN ?1 AND ?2";
 
-static int bad_vector(struct part *p, sqlite3_stmt *s, const char *why)
+static int bad_vector(struct part *p, sqlite3_value **row, const char *why)
 {
     skew_error_set(&p->error, "%s: is damaged: vector %lld %s", skew_trace_path(p->trace),
-                   (long long)sqlite3_column_int64(s, V_ID), why);
+                   (long long)sqlite3_value_int64(row[V_ID]), why);
     return -EBADMSG;
 }
 
@@ -212,16 +231,19 @@ static void add_row(const struct use *use, const struct packed_cells *c)
 {
     uint32_t plain = c->cells < use->ranks ? c->cells : use->ranks;
     uint64_t *restrict row = use->row, unit = use->unit;
+    bool narrow = !c->peers && c->stride == c->width && unit <= UINT32_MAX;
 
-    /* What nearly all vectors are, in loops that a compiler can unroll. */
-    if (!c->peers && c->width == 1 && c->stride == 1) {
+    /* What nearly all vectors are, in loops that become vectors themselves: 32 × 32 bits are what
+     * every processor multiplies several of at once. */
+    if (narrow && c->width == 1) {
         for (uint32_t i = 0; i < plain; i++)
-            row[i] += unit * c->sizes[i];
+            row[i] += (uint64_t)(uint32_t)unit * (uint32_t)c->sizes[i];
         return;
     }
-    if (!c->peers && c->width == 2 && c->stride == 2) {
+    if (narrow && c->width == 2) {
         for (uint32_t i = 0; i < plain; i++)
-            row[i] += unit * (uint64_t)(c->sizes[2 * i] << 8 | c->sizes[2 * i + 1]);
+            row[i] += (uint64_t)(uint32_t)unit *
+                      ((uint32_t)c->sizes[2 * i] << 8 | (uint32_t)c->sizes[2 * i + 1]);
         return;
     }
     for (uint32_t i = 0; i < c->cells; i++) {
@@ -233,26 +255,26 @@ static void add_row(const struct use *use, const struct packed_cells *c)
 }
 
 /* A row of a matrix, from the side that sends. Another thread may be adding to the same row. */
-static int add_cells(struct part *p, sqlite3_stmt *s, const struct use *use, uint32_t cells)
+static int add_cells(struct part *p, sqlite3_value **row, const struct use *use, uint32_t cells)
 {
     int64_t width, stride, peer_width = 1, peer_stride = 0;
-    bool named = sqlite3_column_type(s, V_PEERS) != SQLITE_NULL;
+    bool named = sqlite3_value_type(row[V_PEERS]) != SQLITE_NULL;
 
-    if (!skew_sql_between(s, V_WIDTH, 1, 8, &width) ||
-        !skew_sql_between(s, V_STRIDE, 0, 8, &stride) || (stride && stride != width) ||
-        (named && (!skew_sql_between(s, V_PEER_WIDTH, 1, 8, &peer_width) ||
-                   !skew_sql_between(s, V_PEER_STRIDE, 0, 8, &peer_stride) ||
+    if (!skew_value_between(row[V_WIDTH], 1, 8, &width) ||
+        !skew_value_between(row[V_STRIDE], 0, 8, &stride) || (stride && stride != width) ||
+        (named && (!skew_value_between(row[V_PEER_WIDTH], 1, 8, &peer_width) ||
+                   !skew_value_between(row[V_PEER_STRIDE], 0, 8, &peer_stride) ||
                    (peer_stride && peer_stride != peer_width))))
-        return bad_vector(p, s, "has numbers out of range");
-    const uint8_t *sizes = sqlite3_column_blob(s, V_SIZES);
-    const uint8_t *peers = named ? sqlite3_column_blob(s, V_PEERS) : NULL;
+        return bad_vector(p, row, "has numbers out of range");
+    const uint8_t *sizes = sqlite3_value_blob(row[V_SIZES]);
+    const uint8_t *peers = named ? sqlite3_value_blob(row[V_PEERS]) : NULL;
     uint64_t last = cells ? cells - 1 : 0;
     if (cells == 0)
         return 0;
-    if ((uint64_t)sqlite3_column_bytes(s, V_SIZES) < last * (uint64_t)stride + (uint64_t)width ||
-        (named && (uint64_t)sqlite3_column_bytes(s, V_PEERS) <
+    if ((uint64_t)sqlite3_value_bytes(row[V_SIZES]) < last * (uint64_t)stride + (uint64_t)width ||
+        (named && (uint64_t)sqlite3_value_bytes(row[V_PEERS]) <
                       last * (uint64_t)peer_stride + (uint64_t)peer_width))
-        return bad_vector(p, s, "is shorter than it says");
+        return bad_vector(p, row, "is shorter than it says");
     for (; use; use = use->next) {
         struct packed_cells c = {sizes,
                                  peers,
@@ -269,14 +291,16 @@ static int add_cells(struct part *p, sqlite3_stmt *s, const struct use *use, uin
     return 0;
 }
 
-static int take_vector(struct part *p, sqlite3_stmt *s)
+static int take_vector(void *context, sqlite3_value **row)
 {
-    int64_t id = sqlite3_column_int64(s, V_ID), cells, total, largest;
+    struct part *p = context;
+    int64_t id = sqlite3_value_int64(row[V_ID]), cells, total, largest;
 
-    if (id < 0 || id > p->last_vector || !skew_sql_between(s, V_CELLS, 0, SKEW_CELLS_MAX, &cells) ||
-        !skew_sql_between(s, V_TOTAL, 0, INT64_MAX, &total) ||
-        !skew_sql_between(s, V_LARGEST, 0, INT64_MAX, &largest))
-        return bad_vector(p, s, "has numbers out of range");
+    if (id < 0 || id > p->last_vector ||
+        !skew_value_between(row[V_CELLS], 0, SKEW_CELLS_MAX, &cells) ||
+        !skew_value_between(row[V_TOTAL], 0, INT64_MAX, &total) ||
+        !skew_value_between(row[V_LARGEST], 0, INT64_MAX, &largest))
+        return bad_vector(p, row, "has numbers out of range");
     uint64_t flat = 0;
     p->totals[id].total = (uint64_t)total;
     p->totals[id].known = 1;
@@ -284,7 +308,7 @@ static int take_vector(struct part *p, sqlite3_stmt *s)
                             !__builtin_mul_overflow((uint64_t)largest, (uint64_t)cells, &flat) &&
                             flat == (uint64_t)total;
     if (p->uses && p->uses[id])
-        return add_cells(p, s, p->uses[id], (uint32_t)cells);
+        return add_cells(p, row, p->uses[id], (uint32_t)cells);
     return 0;
 }
 
@@ -292,7 +316,8 @@ static void *read_vectors(void *context)
 {
     struct part *p = context;
 
-    p->result = run_range(p, p->uses ? select_cells : select_totals, p->from, p->to, take_vector);
+    p->result = skew_sql_rows(p->trace, p->uses ? select_cells : select_totals, p->from, p->to,
+                              take_vector, p, &p->error);
     return NULL;
 }
 
@@ -400,6 +425,8 @@ int skew_volume_read(struct skew_volume *v, struct skew_trace *trace, struct ske
     if (result == 0)
         result = read_both(v, parts, count, exchanges, vectors, error);
     for (unsigned i = 0; i < count; i++) {
+        for (size_t k = 0; k < parts[i].capacity / SEEN_BLOCK; k++)
+            free(parts[i].seen[k]);
         free(parts[i].seen);
         if (i > 0)
             skew_trace_close(&parts[i].trace);

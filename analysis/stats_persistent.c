@@ -40,11 +40,44 @@ static double product(const double *a, const double *b, uint32_t n)
     return sum / n;
 }
 
+/* Four products of moments that follow each other, each summed in the order of product(): side by
+ * side they need not wait for their sums. `step` is from one first factor to the next: n, or 0 for
+ * the same one. */
+static void four_products(const double *a, size_t step, const double *b, uint32_t n, double *out)
+{
+    const double *a1 = a + step, *a2 = a1 + step, *a3 = a2 + step;
+    const double *b1 = b + n, *b2 = b1 + n, *b3 = b2 + n;
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        s0 += a[i] * b[i];
+        s1 += a1[i] * b1[i];
+        s2 += a2[i] * b2[i];
+        s3 += a3[i] * b3[i];
+    }
+    out[0] = s0 / n;
+    out[1] = s1 / n;
+    out[2] = s2 / n;
+    out[3] = s3 / n;
+}
+
+/* out[count] = products of `count` pairs of moments; a step of 0 keeps the first factor. */
+static void products(const double *a, size_t step, const double *b, size_t count, uint32_t n,
+                     double *out)
+{
+    size_t t = 0;
+
+    for (; t + 4 <= count; t += 4)
+        four_products(a + t * step, step, b + t * n, n, out + t);
+    for (; t < count; t++)
+        out[t] = product(a + t * step, b + t * n, n);
+}
+
 /*
  * How far apart moments must be to tell nothing about each other beyond what persists: the first
  * lag at which the mean product is no longer above that of far lags by twice the scatter of those.
  */
-static size_t choose_gap(const double *d, size_t rows, uint32_t n)
+static size_t choose_gap(const double *d, size_t rows, uint32_t n, double *scratch)
 {
     double at[LAGS_MAX + 1], far = 0, square = 0;
     size_t lags = rows / 4 < LAGS_MAX ? rows / 4 : LAGS_MAX, count = 0;
@@ -53,8 +86,9 @@ static size_t choose_gap(const double *d, size_t rows, uint32_t n)
         return 0;
     for (size_t h = 1; h <= lags; h++) {
         at[h] = 0;
+        products(d, n, d + h * n, rows - h, n, scratch);
         for (size_t t = 0; t + h < rows; t++)
-            at[h] += product(d + t * n, d + (t + h) * n, n) / (double)(rows - h);
+            at[h] += scratch[t] / (double)(rows - h);
     }
     for (size_t h = lags / 2 + 1; h <= lags; h++) {
         far += at[h];
@@ -92,9 +126,10 @@ static double counted_twice(const double *d, const double *mean, size_t rows, ui
     return pairs ? 4 * scale * scale * square / (double)pairs / (double)rows : 0;
 }
 
-/* influence[rows] of the mean product over pairs more than `gap` apart; returns that mean. */
+/* influence[rows] of the mean product over pairs more than `gap` apart; returns that mean. scratch
+ * [rows]. */
 static double mean_product(const double *d, size_t rows, uint32_t n, size_t gap, double *sums,
-                           double *influence)
+                           double *influence, double *scratch)
 {
     double total = 0, pairs = 0;
 
@@ -105,8 +140,9 @@ static double mean_product(const double *d, size_t rows, uint32_t n, size_t gap,
     for (size_t t = 0; t < rows; t++) {
         size_t from = t > gap ? t - gap : 0, to = t + gap < rows ? t + gap : rows - 1;
         double near = 0, others = (double)(rows - (to - from + 1));
+        products(d + t * n, 0, d + from * n, to - from + 1, n, scratch);
         for (size_t u = from; u <= to; u++)
-            near += product(d + t * n, d + u * n, n);
+            near += scratch[u - from];
         double far = product(d + t * n, sums, n) - near;
         total += far;
         pairs += others;
@@ -121,19 +157,20 @@ struct skew_estimate skew_persistent_cv2(const double *loads, size_t rows, uint3
     double *d = deviations(loads, rows, n, &rows);
     double *sums = malloc((n + 1) * sizeof *sums);
     double *influence = malloc((rows + 1) * sizeof *influence);
+    double *scratch = malloc((rows + 1) * sizeof *scratch);
     struct skew_estimate e = skew_estimate_none("out of memory");
 
-    if (!d || !sums || !influence)
+    if (!d || !sums || !influence || !scratch)
         goto out;
     if (gap == 0)
-        gap = choose_gap(d, rows, n);
+        gap = choose_gap(d, rows, n, scratch);
     if (used)
         *used = gap;
     if (rows < 2 || rows <= 2 * gap + 1) {
         e = skew_estimate_none("there are too few moments to compare");
         goto out;
     }
-    double value = mean_product(d, rows, n, gap, sums, influence);
+    double value = mean_product(d, rows, n, gap, sums, influence, scratch);
     e = skew_mean_around(value, influence, rows, level);
     double mean = 0, variance = 0;
     for (size_t t = 0; t < rows; t++)
@@ -154,6 +191,7 @@ out:
     free(d);
     free(sums);
     free(influence);
+    free(scratch);
     return e;
 }
 

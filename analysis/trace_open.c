@@ -292,14 +292,6 @@ int skew_sql_prepare(struct skew_trace *trace, sqlite3_stmt **out, const char *s
     return skew_trace_sql_error(trace, error);
 }
 
-bool skew_sql_between(sqlite3_stmt *statement, int column, int64_t least, int64_t most,
-                      int64_t *value)
-{
-    *value = sqlite3_column_int64(statement, column);
-    return sqlite3_column_type(statement, column) == SQLITE_INTEGER && *value >= least &&
-           *value <= most;
-}
-
 /* Called for a schema that is newer than this code: is it one that adds only? */
 static int check_min_reader(struct skew_trace *trace, struct skew_error *error)
 {

@@ -210,12 +210,14 @@ static void test_assignment(void)
             struct skew_assign *a;
             uint64_t limit = trial % 3 == 0 ? 3 : trial % 3 == 1 ? 100 : UINT64_C(1) << 45;
             CHECK(skew_assign_create(&a, n) == 0, "no memory");
+            bool wide = a->wide;
             for (int change = 0; change < 12; change++) {
                 for (uint32_t i = 0; i < n; i++)
                     for (uint32_t j = 0; j < n; j++)
                         if (change == 0 || random_below(3) == 0)
                             a->cost[i * a->stride + j] =
                                 change == 7 ? 0 : -(double)random_below(limit);
+                a->wide = wide && change % 2; /* both widths are right, and go on from the other's */
                 skew_assign_solve(a);
                 double found = cost_of(a), best = best_from(a, 0, 0);
                 CHECK(found == best, "n %u trial %d change %d: %g, best %g", n, trial, change,
@@ -223,6 +225,52 @@ static void test_assignment(void)
             }
             skew_assign_free(&a);
         }
+    }
+}
+
+/* What no assignment can be below: any prices, and what is then the least of each row. */
+static double bound_of(const struct skew_assign *a)
+{
+    double sum = 0;
+
+    for (uint32_t i = 0; i < a->n; i++) {
+        double least = INFINITY;
+        for (uint32_t j = 0; j < a->n; j++)
+            least = fmin(least, a->cost[i * a->stride + j] - a->price[j]);
+        sum += least + a->price[i];
+    }
+    return sum;
+}
+
+/* Too large for trying all: the prices prove the solution, and vectors of both widths find the same one, whatever is
+ * left over in the last of them, ties and all. */
+static void test_widths(void)
+{
+    static const uint32_t sizes[] = {7, 8, 9, 31, 64, 101};
+
+    for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++) {
+        uint32_t n = sizes[z];
+        struct skew_assign *a, *b;
+        CHECK(skew_assign_create(&a, n) == 0 && skew_assign_create(&b, n) == 0, "no memory");
+        b->wide = false;
+        for (int turn = 0; turn < 24; turn++) {
+            uint64_t limit = turn < 8 ? 4 : turn < 16 ? 1000 : UINT64_C(1) << 40;
+            for (uint32_t i = 0; i < n; i++)
+                for (uint32_t j = 0; j < n; j++)
+                    if (turn % 8 == 0 || a->column[i] == j)
+                        a->cost[i * a->stride + j] = b->cost[i * b->stride + j] =
+                            turn % 8 || random_below(4) == 0 ? 0 : -(double)random_below(limit);
+            skew_assign_solve(a);
+            skew_assign_solve(b);
+            double found = 0;
+            for (uint32_t i = 0; i < n; i++)
+                found += a->cost[i * a->stride + a->column[i]];
+            CHECK(found == bound_of(a), "n %u turn %d: %g, bound %g", n, turn, found, bound_of(a));
+            CHECK(memcmp(a->column, b->column, n * sizeof *a->column) == 0,
+                  "n %u turn %d: the widths differ", n, turn);
+        }
+        skew_assign_free(&a);
+        skew_assign_free(&b);
     }
 }
 
@@ -378,6 +426,7 @@ int main(void)
     test_awkward();
     test_refused();
     test_assignment();
+    test_widths();
     test_flow_shop();
     test_lines();
     test_johnson();

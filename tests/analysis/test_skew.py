@@ -168,6 +168,34 @@ class SkewTest(unittest.TestCase):
         chance = skew("--experts", experts, "--topk", topk, trace.path)["exchanges"][0]["load"]
         self.assertGreater(chance["max_mean"]["chance"], 1.02)
 
+    def test_several_threads(self):
+        """So many rows that the tables are read in parts: sums over all of them, and a fault in the last part."""
+        path, ranks, layers, steps = self.path("many.db"), 8, 4, 1700
+        run("synth", "-q", "-o", path, "--ranks", ranks, "--layers", layers, "--steps", steps, "--experts", 16, "--topk", 2,
+            "--tokens", 32, "--no-device-time")
+        db = sqlite3.connect(path)
+        truth = {}
+        for role, layer, rank, unit, width, sizes in db.execute(
+                "SELECT b.role, b.layer, m.rank, e.send_unit, v.size_width, v.sizes FROM exchange e JOIN member m"
+                " USING (member_id) JOIN exchange_label b USING (exchange_id) JOIN vector v ON v.vector_id = e.send_vector"
+                " WHERE v.peers IS NULL AND v.cells = 8 AND v.size_stride = v.size_width"):
+            row = truth.setdefault((role, layer), [[0] * ranks for _ in range(ranks)])[rank]
+            for peer in range(ranks):
+                row[peer] += unit * int.from_bytes(sizes[peer * width:(peer + 1) * width], "big")
+        groups = skew("--matrices", path)["exchanges"]
+        self.assertEqual(len(groups), 2 * layers)
+        for group in groups:
+            self.assertEqual(group["matrix"], truth[group["role"], group["layer"]])
+            self.assertEqual((group["calls"], group["exchanges"]), (steps, steps * ranks))
+        counts = json.loads(run("router", "--json", path).stdout)["layers"]
+        self.assertEqual([(layer["calls"], layer["rows"]) for layer in counts], [(steps, steps * ranks)] * layers)
+        db.execute("UPDATE exchange SET send_unit = -1 WHERE exchange_id = (SELECT max(exchange_id) FROM exchange)")
+        db.execute("UPDATE routing SET experts = 0 WHERE routing_id = (SELECT max(routing_id) FROM routing)")
+        db.commit()
+        db.close()
+        self.assertRegex(run("skew", path, status=1).stderr, "damaged: exchange 108800 makes no sense")
+        self.assertRegex(run("router", path, status=1).stderr, "damaged: routing 54400 has no sensible number of experts")
+
     def test_save_and_bad(self):
         path, _ = self.labelled("save.db", steps=4)
         for _ in range(2):

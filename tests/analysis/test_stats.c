@@ -60,6 +60,28 @@ static void test_metrics(void)
 }
 
 /* Gradients against differences. */
+/* Every length of a last run, ties, and more values than are merged. */
+static void test_sort(void)
+{
+    static double values[5000];
+    struct skew_rng rng;
+
+    skew_rng_seed(&rng, 8);
+    for (size_t n = 0; n <= 5000; n = n < 300 ? n + 1 : n + 470) {
+        double sum = 0, again = 0;
+        size_t falls = 0;
+        for (size_t i = 0; i < n; i++)
+            sum += values[i] = (double)skew_rng_below(&rng, n % 2 ? 5 : 1000000) - 2;
+        skew_sort(values, n);
+        for (size_t i = 0; i < n; i++) {
+            again += values[i];
+            falls += i > 0 && values[i] < values[i - 1];
+        }
+        CHECK(falls == 0 && again == sum, "%zu values: %zu falls, sum %g of %g", n, falls, again,
+              sum);
+    }
+}
+
 static void test_gradients(void)
 {
     const double loads[] = {4, 9, 1.5, 7, 2, 12, 3.25};
@@ -550,6 +572,7 @@ int main(void)
 {
     longer = getenv("SKEWSCOPE_TEST_LONG") != NULL;
     test_metrics();
+    test_sort();
     test_gradients();
     test_balancedness();
     test_distributions();

@@ -25,7 +25,7 @@ static double now(void)
 
 struct rival {
     uint32_t n;
-    double *cost, *u, *v, *least;  /* [n + 1] each, columns and rows from 1 */
+    double *cost, *u, *v, *least; /* [n + 1] each, columns and rows from 1 */
     uint32_t *row_of, *from;
     unsigned char *used;
 };
@@ -137,7 +137,16 @@ static double time_ours(const uint64_t *bytes, uint32_t n, uint64_t *bottlenecks
     return took;
 }
 
-/* Tokens of 4096 bytes: uniform; a few hot receivers (1/x); a quarter of the pairs silent. */
+enum { UNIFORM, HOT, EQUAL, SPARSE, SPARSER, KINDS };
+
+static const char *const kinds[KINDS] = {[UNIFORM] = "uniform",
+                                         [HOT] = "hot",
+                                         [EQUAL] = "all equal",
+                                         [SPARSE] = "1/4 zero",
+                                         [SPARSER] = "9/10 zero"};
+
+/* Tokens of 4096 bytes. Hot: a few large pairs (1/x). All equal: padded to capacity, nothing but
+ * ties. */
 static void fill(uint64_t *bytes, uint32_t n, int kind)
 {
     uint64_t state = 88172645463325252u;
@@ -147,17 +156,21 @@ static void fill(uint64_t *bytes, uint32_t n, int kind)
         state ^= state >> 7;
         state ^= state << 17;
         double u = (double)(state >> 11) / 9007199254740992.0;
-        double tokens = kind == 0   ? u * 8192
-                        : kind == 1 ? 100 / (u + 0.001)
-                        : u < 0.25  ? 0
-                                    : u * u * 8192;
+        double tokens = u * u * 8192;
+        if (kind == UNIFORM)
+            tokens = u * 8192;
+        else if (kind == HOT)
+            tokens = 100 / (u + 0.001);
+        else if (kind == EQUAL)
+            tokens = 512;
+        else if (u < (kind == SPARSE ? 0.25 : 0.9))
+            tokens = 0;
         bytes[i] = (uint64_t)tokens * 4096;
     }
 }
 
 int main(void)
 {
-    static const char *const kinds[] = {"uniform", "hot", "sparse"};
     static const struct {
         uint32_t n;
         double promise;
@@ -171,7 +184,7 @@ int main(void)
         size_t matchings = 0;
         if (!bytes)
             return 1;
-        for (int kind = 0; kind < 3; kind++) {
+        for (int kind = 0; kind < KINDS; kind++) {
             double best = DBL_MAX, rival = DBL_MAX;
             fill(bytes, n, kind);
             for (int t = 0; t < sizes[z].turns; t++) {
@@ -180,7 +193,7 @@ int main(void)
                 took = t < sizes[z].rival_turns ? time_rival(bytes, n, &rival_sum) : DBL_MAX;
                 rival = took < rival ? took : rival;
             }
-            printf("%3u ranks, %-8s %8.3f ms for %zu matchings (promise %3.0f ms: %.2f of it); "
+            printf("%3u ranks, %-9s %8.3f ms for %zu matchings (promise %3.0f ms: %.2f of it); "
                    "rival, Hungarian "
                    "from scratch: %9.3f ms, ratio %.1f; sums of bottlenecks %.4f of the rival's\n",
                    n, kinds[kind], best * 1e3, matchings, sizes[z].promise * 1e3,
