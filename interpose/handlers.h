@@ -35,9 +35,10 @@ struct skew_comm *skew_comm_leaving(ncclComm_t handle, enum skew_comm_end how);
 void skew_comm_left(struct skew_comm *comm, enum skew_comm_end how, ncclResult_t result);
 void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle);
 
-struct skew_thread *skew_graph_enter(int function); /* enum skew_api */
+struct skew_thread *skew_graph_enter(uint32_t slot, int function); /* enum skew_api */
 uint64_t skew_graph_capture_id(void *stream);
 void skew_graph_event(enum skew_graph_event event, void *graph, void *source, void *exec,
                       uint64_t capture);
+void *skew_proc_answer(const char *name, void *real, uint64_t flags);
 
 #endif

@@ -231,6 +231,8 @@ struct skew_process {
     const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
 
+    uint64_t early_calls[SKEW_BACKEND_CALL_SLOTS]; /* backend_call.c: before there was a head */
+
     uint32_t time_lock;
     struct skew_time *time; /* timing.c; NULL: not decided yet */
 };
@@ -306,6 +308,7 @@ void skew_group_commit(struct skew_thread *thread, uint64_t call_ns, uintptr_t a
 void skew_group_discard(struct skew_thread *thread);
 void skew_put_alltoallv(struct skew_thread *thread, const size_t *sends, const size_t *recvs,
                         int datatype, ncclComm_t handle, cudaStream_t stream);
+uint32_t skew_site(struct skew_thread *thread, uintptr_t address, uintptr_t frame); /* 0: none */
 void skew_launch_put(struct skew_thread *thread, uint64_t call_ns, void *exec, void *stream);
 int skew_put(struct skew_thread *thread, const struct skew_rec *rec); /* a record of no group, wherever there is room */
 void skew_thread_seal(struct skew_thread *thread);

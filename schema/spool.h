@@ -156,6 +156,28 @@ struct skew_time_totals {
     uint64_t dropped;                     /* CUPTI activity records that found no room */
 };
 
+/* Calls of libraries that move tokens from inside kernels (interpose/ep.api): id, function, backend as in
+ * schema/kernels.json, what it does. Stored as numbers: append only. */
+#define SKEW_BACKEND_CALL_LIST(X)                                                                  \
+    X(CREATE_GROUP, "ncclEpCreateGroup", "NCCL EP", "setup")                                       \
+    X(GROUP_DESTROY, "ncclEpGroupDestroy", "NCCL EP", "end")                                       \
+    X(CREATE_HANDLE, "ncclEpCreateHandle", "NCCL EP", "routing")                                   \
+    X(INIT_HANDLE, "ncclEpInitHandle", "NCCL EP", "setup")                                         \
+    X(UPDATE_HANDLE, "ncclEpUpdateHandle", "NCCL EP", "routing")                                   \
+    X(HANDLE_DESTROY, "ncclEpHandleDestroy", "NCCL EP", "end")                                     \
+    X(DISPATCH, "ncclEpDispatch", "NCCL EP", "dispatch")                                           \
+    X(COMBINE, "ncclEpCombine", "NCCL EP", "combine")                                              \
+    X(COMPLETE, "ncclEpComplete", "NCCL EP", "complete")
+
+enum skew_backend_call {
+    SKEW_BACKEND_CALL_NONE,
+#define X(id, function, backend, does) SKEW_BACKEND_CALL_##id,
+    SKEW_BACKEND_CALL_LIST(X)
+#undef X
+        SKEW_BACKEND_CALLS
+};
+#define SKEW_BACKEND_CALL_SLOTS 16u /* room in the head; SKEW_BACKEND_CALLS stays below it */
+
 enum skew_spool_state {
     SKEW_SPOOL_LIVE = 1,  /* the process runs, or died without a chance to say so */
     SKEW_SPOOL_EXITED = 2 /* the process ran its exit handlers; nothing more will come */
@@ -209,8 +231,10 @@ struct skew_spool_head {
 
     struct skew_tap_count tap[SKEW_TAP_COUNT_SLOTS]; /* zeros from a library that had no tap */
     struct skew_time_totals time;                    /* likewise */
+    uint64_t backend_calls[SKEW_BACKEND_CALL_SLOTS]; /* calls, by enum skew_backend_call; stored or not. Atomic adds */
 
-    uint8_t reserved[1024 - SKEW_TAP_COUNT_SLOTS * sizeof(struct skew_tap_count) - sizeof(struct skew_time_totals)];
+    uint8_t reserved[1024 - SKEW_TAP_COUNT_SLOTS * sizeof(struct skew_tap_count) - sizeof(struct skew_time_totals) -
+                     SKEW_BACKEND_CALL_SLOTS * sizeof(uint64_t)];
     struct skew_seg_entry seg[SKEW_SPOOL_SEGMENTS];
 };
 _Static_assert(sizeof(struct skew_spool_head) <= SKEW_SPOOL_HEAD_BYTES, "head block too small");
@@ -251,7 +275,8 @@ enum skew_rec_type {
     SKEW_REC_TIME = 48,  /* struct skew_rec_time */
     SKEW_REC_CLOCK = 49, /* struct skew_rec_clock */
     SKEW_REC_KERNEL = 50, /* struct skew_rec_kernel */
-    SKEW_REC_REPLAY = 51 /* struct skew_rec_replay */
+    SKEW_REC_REPLAY = 51, /* struct skew_rec_replay */
+    SKEW_REC_BACKEND_CALL = 52 /* struct skew_rec_backend_call */
 };
 
 struct skew_rec {
@@ -422,6 +447,17 @@ struct skew_rec_kernel {
     uint64_t busy_ns;   /* time that kernels ran within start … end */
 };
 
+/* A call that is noted and not understood: when it was made, and no more. */
+struct skew_rec_backend_call {
+    struct skew_rec head;
+    uint64_t ns;     /* before the real call */
+    uint64_t object; /* the first argument as it came: a handle, or where the call stores one */
+    uint32_t call;   /* enum skew_backend_call */
+    uint32_t site;   /* struct skew_rec_site.site; 0: none */
+    int32_t tid;
+    uint32_t reserved;
+};
+
 /* Text of `length` bytes follows (not terminated), padded with zeros to a multiple of 8. */
 struct skew_rec_text {
     struct skew_rec head;
@@ -463,7 +499,8 @@ enum skew_process_text {
     X(COLLECTOR_RESTART, "collector_restart", "info")                                              \
     X(RUN_NOTE, "run_note", "info")                                                                \
     X(TAP_OFF, "tap_off", "info")                                                                   \
-    X(TIMING, "timing", "info")
+    X(TIMING, "timing", "info")                                                                     \
+    X(GRAPH_UNSEEN, "graph_unseen", "warning")
 
 enum skew_diag {
     SKEW_DIAG_NONE,

@@ -412,6 +412,30 @@ CREATE TABLE kernel_name (
     PRIMARY KEY (process_id, name_id)
 ) WITHOUT ROWID;
 
+-- Calls of libraries that move tokens from inside kernels, where they are called by way of the loader: NCCL EP's
+-- (ncclEpDispatch, …). That a call was made is known; which bytes it moved, and when the device did it, is not: see
+-- backend_time for the kernels.
+CREATE TABLE backend_call (
+    process_id INTEGER NOT NULL REFERENCES process,
+    start_ns   INTEGER NOT NULL, -- CLOCK_MONOTONIC of the host when the call was made
+    backend    TEXT NOT NULL,    -- as in kernel_name
+    does       TEXT NOT NULL,    -- dispatch, combine, complete, routing (which tokens go where), setup, end
+    function   TEXT NOT NULL,
+    object     INTEGER NOT NULL, -- its first argument as it came: a handle, or where the call stores one
+    tid        INTEGER NOT NULL, -- the thread, as the operating system numbers it
+    site_id    INTEGER REFERENCES callsite
+);
+
+-- How many such calls there were, counted in the target whether or not they found room: exact also after a kill.
+CREATE TABLE backend_call_count (
+    process_id INTEGER NOT NULL REFERENCES process,
+    function   TEXT NOT NULL,
+    backend    TEXT NOT NULL,
+    does       TEXT NOT NULL,
+    calls      INTEGER NOT NULL,
+    PRIMARY KEY (process_id, function)
+) WITHOUT ROWID;
+
 -- How clocks of processes relate: time on the reference's axis = ns + offset_ns + drift_ppb × (ns − at_ns) / 1e9.
 -- Fitted from matched exchanges by analyses; processes of one node share a clock and have offset 0.
 CREATE TABLE clock_fit (
@@ -726,6 +750,13 @@ CREATE VIEW backend_time AS
            k.kernels, n.name
     FROM kernel k JOIN kernel_name n USING (process_id, name_id) JOIN process p USING (process_id)
     WHERE n.backend IS NOT NULL AND n.backend <> 'NCCL' AND n.does NOT IN ('permute', 'experts', 'other');
+
+-- Noted calls by process and function: how many there were, how many have a row, and the first and the last of these.
+CREATE VIEW backend_call_total AS
+    SELECT c.process_id, p.world_rank, c.backend, c.does, c.function, c.calls, coalesce(b.rows, 0) AS rows, b.first_ns, b.last_ns
+    FROM backend_call_count c JOIN process p USING (process_id)
+    LEFT JOIN (SELECT process_id, function, count(*) AS rows, min(start_ns) AS first_ns, max(start_ns) AS last_ns
+               FROM backend_call GROUP BY 1, 2) b USING (process_id, function);
 
 -- Tokens of each expert, spelled out.
 CREATE VIEW routing_cell AS

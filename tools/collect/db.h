@@ -86,6 +86,10 @@
       "REPLACE INTO kernel_name(process_id, name_id, name, does, backend) VALUES(?,?,?,?,?)")      \
     X(KERNEL, "INSERT INTO kernel(process_id, device, stream, start_ns, end_ns, busy_ns, "         \
               "kernels, name_id) VALUES(?,?,?,?,?,?,?,?)")                                         \
+    X(BACKEND_CALL, "INSERT INTO backend_call(process_id, start_ns, backend, does, function, "     \
+                    "object, tid, site_id) VALUES(?,?,?,?,?,?,?,?)")                               \
+    X(BACKEND_CALL_COUNT, "REPLACE INTO backend_call_count(process_id, function, backend, does, "  \
+                          "calls) VALUES(?,?,?,?,?)")                                              \
     X(LAUNCHES, "INSERT INTO capture_launches(capture_id, launches) VALUES(?1, ?2) "               \
                 "ON CONFLICT(capture_id) DO UPDATE SET launches = launches + ?2")                  \
     X(ENV, "REPLACE INTO process_env(process_id, name, value) VALUES(?,?,?)")                      \

@@ -90,6 +90,7 @@ struct skew_proc {
     struct skew_tap_count taps[SKEW_TAP_COUNTS];  /* as stored */
     uint64_t returned;                            /* as stored */
     struct skew_time_totals time;                 /* as stored */
+    uint64_t backend_calls[SKEW_BACKEND_CALL_SLOTS]; /* as stored */
     struct skew_launches *launches;               /* the latest, for their times (graphs.c) */
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
@@ -170,6 +171,10 @@ int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
 /* times.c */
 int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_time_store(struct skew_proc *proc); /* the counters in the head, if they have changed */
+
+/* calls.c */
+int skew_backend_call_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_backend_call_counters(struct skew_proc *proc); /* those in the head, as far as they are news */
 
 /* taps.c */
 int skew_tap_record(struct skew_proc *proc, const struct skew_rec *rec);
