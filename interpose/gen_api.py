@@ -311,8 +311,9 @@ def body(f, slot, slow=False):
         return GUARDED.format(call=call, before=f"struct skew_comm *gone = skew_comm_leaving(comm, {how});\n    ",
                               after=f"skew_comm_left(gone, {how}, result);")
     if f.cls == "reg" and f.record in ("devcomm", "window"):
+        flags = "winFlags" if "winFlags" in args else "0"
         return GUARDED.format(call=call, before="",
-                              after=f"skew_comm_device_api(result, \"{f.name}\", comm);")
+                              after=f"skew_comm_device_api(result, \"{f.name}\", comm, {flags});")
     if f.cls == "graph" and f.record == "launch":
         return LAUNCH.format(slot=slot, name=f.name, call=call)
     if f.cls == "proc":

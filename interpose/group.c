@@ -246,6 +246,8 @@ static uint8_t *put_lanes(struct skew_thread *t)
         lane[i].comm = comm->id;
         lane[i].stream = (uintptr_t)t->lane[i].stream;
         skew_capture_query(t->lane[i].stream, &lane[i].flags, &lane[i].capture);
+        if (t->others && skew_comm_may_copy(comm))
+            lane[i].flags |= SKEW_LANE_MAY_COPY;
         while (t->lane[first].comm != comm)
             first++;
         if (first < i) {

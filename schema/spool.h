@@ -133,7 +133,10 @@ enum skew_tier_why {
     X(UNFINISHED, "unfinished", "not finished on the device when the process ended")               \
     X(NO_ROOM, "no_room", "the spool had no room for the time")                                    \
     X(NO_RECORD, "no_record", "CUPTI has reported no kernel or copy of it")                        \
-    X(DROPPED, "dropped", "CUPTI's records did not fit into the bounded buffers")
+    X(DROPPED, "dropped", "CUPTI's records did not fit into the bounded buffers")                  \
+    X(COPIES, "copies", "done by copy engines: CUPTI does not tell when it began to wait")         \
+    X(REPLAY, "replay",                                                                            \
+      "in a replayed graph whose NCCL kernels do not tell which launch is which: copies, or another number of kernels")
 
 enum skew_untimed {
 #define X(id, name, text) SKEW_UNTIMED_##id,
@@ -321,7 +324,8 @@ struct skew_cell {
 
 enum skew_lane_flags {
     SKEW_LANE_CAPTURED = 1,    /* the stream was being captured into a CUDA graph: not executed now */
-    SKEW_LANE_CAPTURE_UNKNOWN = 2 /* no driver function to ask was found, or it failed */
+    SKEW_LANE_CAPTURE_UNKNOWN = 2, /* no driver function to ask was found, or it failed */
+    SKEW_LANE_MAY_COPY = 4         /* holds collectives that NCCL may do by copy engines, without a kernel */
 };
 
 /* One distinct (communicator, stream) of a group, in order of first use. */
@@ -410,7 +414,7 @@ struct skew_rec_replay {
     uint64_t end_ns;
     uint64_t error_ns;
     uint32_t ordinal; /* 0, 1, … */
-    uint32_t count;   /* NCCL kernels of this replay */
+    uint32_t count;   /* NCCL kernels of this replay; 0: it had none, and the times are 0 */
     uint32_t source;  /* enum skew_time_source */
     uint32_t reserved;
 };

@@ -193,7 +193,8 @@ CREATE TABLE exchange (
     group_seq   INTEGER NOT NULL, -- equal for all that one outermost group launched, with `thread`
     flags       INTEGER NOT NULL, -- 1 captured into a CUDA graph, 2 not known whether captured,
                                   -- 4 unknown data type (bytes understated), 8 non-blocking, 16 several streams,
-                                  -- 32 an all-to-all whose number of ranks was never learned: its vector has one cell
+                                  -- 32 an all-to-all whose number of ranks was never learned: its vector has one cell,
+                                  -- 64 in a launch with collectives that NCCL may do by copy engines, without a kernel
     capture_id  INTEGER           -- graph_capture, when captured
 );
 

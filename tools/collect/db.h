@@ -69,9 +69,9 @@
     X(GRAPH_EVENT, "INSERT INTO graph_event(process_id, ns, event, driver_id, graph, source, "     \
                    "exec) VALUES(?,?,?,?,?,?,?)")                                                  \
     X(LAUNCH, "INSERT INTO graph_launch(process_id, ns, exec, stream_id) VALUES(?,?,?,?)")         \
-    X(CAPTURED, "SELECT member_id, thread, group_seq, min(start_ns) FROM (SELECT member_id, "      \
-                "thread, group_seq, start_ns, capture_id FROM exchange WHERE capture_id = ?1 "     \
-                "UNION ALL SELECT member_id, thread, group_seq, start_ns, capture_id FROM "        \
+    X(CAPTURED, "SELECT member_id, thread, group_seq, min(start_ns), max(flags & 64) FROM (SELECT member_id, " \
+                "thread, group_seq, start_ns, flags FROM exchange WHERE capture_id = ?1 "          \
+                "UNION ALL SELECT member_id, thread, group_seq, start_ns, flags FROM "             \
                 "operation WHERE capture_id = ?1) GROUP BY 1, 2, 3 ORDER BY 4, 3")                 \
     X(LAUNCH_KNOW, "UPDATE graph_launch SET stream_id = ?2 WHERE launch_id = ?1")                  \
     X(TIME, "REPLACE INTO device_time(member_id, thread, group_seq, launch_id, source, start_ns, " \
@@ -80,6 +80,8 @@
              "VALUES(?,?,?,?,?,?)")                                                                \
     X(TIER, "INSERT INTO timing(process_id, ns, tier, why) VALUES(?,?,?,?)")                       \
     X(UNTIMED, "REPLACE INTO untimed(process_id, reason, launches) VALUES(?,?,?)")                 \
+    X(UNTIMED_ADD, "INSERT INTO untimed(process_id, reason, launches) VALUES(?1, ?2, ?3) "         \
+                   "ON CONFLICT DO UPDATE SET launches = launches + ?3")                           \
     X(OVERHEAD, "REPLACE INTO overhead(process_id, measured_groups, measured_ns, setup_ns, "       \
                 "events, event_ns, cupti_records, cupti_dropped) VALUES(?,?,?,?,?,?,?,?)")         \
     X(KERNEL_NAME,                                                                                 \

@@ -258,7 +258,7 @@ static int captured_list(struct skew_proc *proc, uint64_t driver_id, struct capt
         list = more;
         list->of[list->count++] =
             (struct skew_captured){sqlite3_column_int64(stmt, 0), sqlite3_column_int64(stmt, 1),
-                                   sqlite3_column_int64(stmt, 2)};
+                                   sqlite3_column_int64(stmt, 2), sqlite3_column_int64(stmt, 4) != 0};
     }
     sqlite3_reset(stmt);
     error = error ? error : row < 0 ? row : 0;
@@ -271,25 +271,28 @@ static int captured_list(struct skew_proc *proc, uint64_t driver_id, struct capt
 }
 
 int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint32_t ordinal,
-                        uint32_t count, struct skew_captured *out)
+                        uint32_t count, struct skew_captured *out, uint64_t *launches)
 {
     const struct set *set = exec_at(proc->graphs, exec, ns);
     uint64_t total = 0;
-    int found = 0;
+    bool found = false, may_copy = false;
     for (size_t i = 0; set && i < set->count; i++) {
         struct capture_list *list;
         int error = captured_list(proc, set->item[i].capture, &list);
         if (error)
             return error;
-        for (uint64_t times = 0; times < set->item[i].times && total <= count; times++) {
+        for (size_t k = 0; k < list->count; k++)
+            may_copy |= list->of[k].may_copy;
+        for (uint64_t times = 0; times < set->item[i].times; times++) {
             if (ordinal >= total && ordinal - total < list->count) {
                 *out = list->of[ordinal - total];
-                found = 1;
+                found = true;
             }
             total += list->count;
         }
     }
-    return found && total == count;
+    *launches = total;
+    return found && total == count && !may_copy;
 }
 
 static int launch_remember(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t id,
