@@ -241,6 +241,7 @@ GRAPH_EVENT = {
     "update": "skew_graph_event(SKEW_GRAPH_UPDATED, graph, NULL, exec, 0);",
     "clone": "skew_graph_event(SKEW_GRAPH_CLONED, *graph_out, source, NULL, 0);",
     "child": "skew_graph_event(SKEW_GRAPH_CHILD, graph, source, NULL, 0);",
+    "node": "skew_graph_node(graph, params);",
     "graph_end": "skew_graph_event(SKEW_GRAPH_GRAPH_DESTROYED, graph, NULL, NULL, 0);",
     "exec_end": "skew_graph_event(SKEW_GRAPH_EXEC_DESTROYED, NULL, NULL, exec, 0);",
     "capture_end": "skew_graph_event(SKEW_GRAPH_CAPTURED, *graph_out, NULL, NULL, capture);",
@@ -259,24 +260,31 @@ GRAPH = """    struct skew_thread *thread = skew_graph_enter({slot}, SKEW_API_{n
 PROC = """    skew_single_bind(SKEW_API_{name});
     int result = {call};
     if (result == 0 && pfn)
-        *pfn = skew_proc_answer(symbol, *pfn, flags);
+        *pfn = skew_proc_answer(symbol, *pfn, version, flags);
     return result;
 """
 
 LAUNCH = """    struct skew_thread *thread = skew_graph_enter({slot}, SKEW_API_{name});
     if (!thread)
         return {call};
-    uint64_t call_ns = skew_now();
-    if (skew_unlikely(thread->watch))
+    uint64_t call_ns = skew_now(), capture = skew_graph_capture_id({stream});
+    if (skew_unlikely(thread->watch && !capture))
         skew_time_graph_before(thread, call_ns, exec);
     int result = {call};
-    if (skew_unlikely(thread->watch))
+    if (skew_unlikely(thread->watch && !capture))
         skew_time_graph_after(thread, result == 0);
-    if (result == 0)
+    if (result == 0 && !capture)
         skew_launch_put(thread, call_ns, exec, stream);
+    else if (result == 0)
+        skew_graph_event(SKEW_GRAPH_LAUNCH_CAPTURED, NULL, NULL, exec, capture);
     skew_leave(thread);
     return result;
 """
+
+
+def stream_of(f):
+    """The stream that is asked about: 0 is another one where each thread has its own (CU_STREAM_PER_THREAD)."""
+    return "stream ? stream : (void *)2" if f.name.endswith("_ptsz") else "stream"
 
 
 def body(f, slot, slow=False):
@@ -315,13 +323,13 @@ def body(f, slot, slow=False):
         return GUARDED.format(call=call, before="",
                               after=f"skew_comm_device_api(result, \"{f.name}\", comm, {flags});")
     if f.cls == "graph" and f.record == "launch":
-        return LAUNCH.format(slot=slot, name=f.name, call=call)
+        return LAUNCH.format(slot=slot, name=f.name, call=call, stream=stream_of(f))
     if f.cls == "proc":
         return PROC.format(name=f.name, call=call)
     if f.cls == "cupti":
         return GRAPH.format(slot=slot, name=f.name, call=call, before="skew_time_hand_over();\n    ", after="(void)0;")
     if f.cls == "graph":
-        before = ("uint64_t capture = skew_graph_capture_id(stream);\n    "
+        before = (f"uint64_t capture = skew_graph_capture_id({stream_of(f)});\n    "
                   if f.record == "capture_end" else "")
         return GRAPH.format(slot=slot, name=f.name, call=call, before=before, after=GRAPH_EVENT[f.record])
     return f"    skew_bind();\n    return {call};\n"

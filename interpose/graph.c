@@ -78,3 +78,14 @@ void skew_graph_event(enum skew_graph_event event, void *graph, void *source, vo
     skew_unlock(proc);
     errno = saved;
 }
+
+/* A node of any kind was added, CUgraphNodeParams: the kind stands first, and its own parameters 16 bytes behind. */
+void skew_graph_node(void *graph, const void *params)
+{
+    const struct {
+        int type, reserved[3];
+        void *child;
+    } *node = params;
+    if (node && node->type == 4 /* CU_GRAPH_NODE_TYPE_GRAPH */)
+        skew_graph_event(SKEW_GRAPH_CHILD, graph, node->child, NULL, 0);
+}

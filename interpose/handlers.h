@@ -39,6 +39,7 @@ struct skew_thread *skew_graph_enter(uint32_t slot, int function); /* enum skew_
 uint64_t skew_graph_capture_id(void *stream);
 void skew_graph_event(enum skew_graph_event event, void *graph, void *source, void *exec,
                       uint64_t capture);
-void *skew_proc_answer(const char *name, void *real, uint64_t flags);
+void skew_graph_node(void *graph, const void *params);
+void *skew_proc_answer(const char *name, void *real, int version, uint64_t flags);
 
 #endif

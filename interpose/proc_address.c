@@ -15,10 +15,13 @@
 /* Asked for with per-thread default streams, the driver answers with another function where there is one. */
 #define PER_THREAD_STREAMS 2u /* CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM */
 
-static int find(const char *name, uint64_t flags)
+static int find(const char *name, int version, uint64_t flags)
 {
     char per_thread[NAME_BYTES];
     int function = -1;
+    /* The one whose versions differ in where the arguments stand that we read (cudaTypedefs.h). */
+    if (version >= 12030 && strcmp(name, "cuGraphAddNode") == 0)
+        return skew_api_find("cuGraphAddNode_v2");
     if (flags & PER_THREAD_STREAMS && strnlen(name, NAME_BYTES) < NAME_BYTES - sizeof("_ptsz")) {
         skew_text_add(per_thread, sizeof(per_thread), skew_text_add(per_thread, sizeof(per_thread), 0, name), "_ptsz");
         function = skew_api_find(per_thread);
@@ -30,11 +33,11 @@ static int find(const char *name, uint64_t flags)
  * @param real what the driver has answered for `name`
  * @return what the caller gets: our wrapper for it, or `real` itself
  */
-void *skew_proc_answer(const char *name, void *real, uint64_t flags)
+void *skew_proc_answer(const char *name, void *real, int version, uint64_t flags)
 {
     if (!name || !real || !skew_name_may_be_ours(name))
         return real;
-    int function = find(name, flags);
+    int function = find(name, version, flags);
     /* Only the driver's functions have a wrapper of their own in slot 1 that is no NCCL's. */
     if (function < 0 || name[0] != 'c' || skew_wrapper[1][function] == skew_wrapper[0][function])
         return real;

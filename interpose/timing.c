@@ -265,13 +265,14 @@ static void before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream
     timer->sampled_out = sampled_out(time, t, handle);
     if (timer->sampled_out)
         return;
+    /* What is captured has its times in the replays. */
+    if (tier == SKEW_TIER_CUPTI && skew_stream_captured(handle ? stream : t->lane[0].stream)) {
+        t->time_open = 0;
+        return;
+    }
     timer->why = tier == SKEW_TIER_CUPTI ? beyond_cupti_any(t, handle) : SKEW_UNTIMED_NO_RECORD;
     if (timer->why < 0) {
-        /* What is captured has its times in the replays. */
-        if (skew_stream_captured(handle ? stream : t->lane[0].stream))
-            t->time_open = 0;
-        else
-            skew_cupti_before(time->cupti, timer, t, handle);
+        skew_cupti_before(time->cupti, timer, t, handle);
     } else if (time->events_too) {
         skew_events_before(time, timer, t, handle, stream);
     }

@@ -601,7 +601,8 @@ struct skew_rec_module {
     X(CLONED, "cloned")             /* source → graph */                                           \
     X(CHILD, "child")               /* source was added to graph as a child */                     \
     X(GRAPH_DESTROYED, "graph_destroyed")                                                          \
-    X(EXEC_DESTROYED, "exec_destroyed")
+    X(EXEC_DESTROYED, "exec_destroyed")                                                            \
+    X(LAUNCH_CAPTURED, "launch_captured") /* exec was launched on a stream that is captured: part of that capture */
 
 enum skew_graph_event {
     SKEW_GRAPH_NONE,
@@ -616,7 +617,7 @@ struct skew_rec_graph {
     uint32_t event; /* enum skew_graph_event */
     uint32_t reserved;
     uint64_t ns;
-    uint64_t capture; /* the driver's capture id, CAPTURED only */
+    uint64_t capture; /* the driver's capture id, CAPTURED and LAUNCH_CAPTURED only */
     uint64_t graph;   /* handles are reused by the driver: `ns` decides which one is meant */
     uint64_t source;
     uint64_t exec;

@@ -303,8 +303,9 @@ CREATE TABLE graph_capture (
 CREATE TABLE graph_event (
     process_id INTEGER NOT NULL REFERENCES process,
     ns         INTEGER NOT NULL,
-    event      TEXT NOT NULL, -- captured, instantiated, updated, cloned, child, graph_destroyed, exec_destroyed
-    driver_id  INTEGER,       -- of captured
+    event      TEXT NOT NULL, -- captured, instantiated, updated, cloned, child, graph_destroyed, exec_destroyed,
+                              -- launch_captured (what the executable holds became part of the capture)
+    driver_id  INTEGER,       -- of captured and launch_captured
     graph      INTEGER,       -- CUgraph handle
     source     INTEGER,       -- CUgraph that was cloned, or added as a child
     exec       INTEGER        -- CUgraphExec handle
@@ -334,7 +335,8 @@ CREATE TABLE time_source (source INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)
 INSERT INTO time_source VALUES (1, 'events'), (2, 'cupti'), (3, 'synth');
 
 -- When the exchanges and operations of one communicator in one NCCL group occupied the device: NCCL launches
--- them together. What was captured into a CUDA graph has one row a launch.
+-- them together. What was captured into a CUDA graph has one row a launch, or several where the graph holds the
+-- capture several times.
 CREATE TABLE device_time (
     member_id INTEGER NOT NULL REFERENCES member,
     thread    INTEGER NOT NULL, -- with group_seq: the group, as in exchange and operation
@@ -346,7 +348,8 @@ CREATE TABLE device_time (
     error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock, but for:
     start_slack_ns INTEGER NOT NULL DEFAULT 0, -- events: the start may be up to this earlier, the host was still launching
     end_slack_ns   INTEGER NOT NULL DEFAULT 0, -- events: the end may be up to this earlier: over before it could be marked
-    PRIMARY KEY (member_id, thread, group_seq, launch_id)
+    place          INTEGER NOT NULL DEFAULT 0, -- which time in this launch, from 0
+    PRIMARY KEY (member_id, thread, group_seq, launch_id, place)
 ) WITHOUT ROWID;
 
 -- How times were taken from `ns` on, and why (schema/spool.h names both): tier host, events or cupti.
@@ -711,7 +714,7 @@ CREATE VIEW exchange_time AS
                        coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
                        t.start_slack_ns, t.end_slack_ns,
                        CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
-                           row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id) - 1 END AS run
+                           row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id, t.place) - 1 END AS run
                 FROM exchange e JOIN member m USING (member_id)
                 LEFT JOIN device_time t
                     ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq

@@ -188,6 +188,7 @@ int skew_launch_record(struct skew_proc *proc, const struct skew_rec *rec);
 struct skew_captured {
     int64_t member, thread, group;
     bool may_copy; /* it may have no kernel */
+    int64_t place; /* which time in this launch, from 0 */
 };
 /** The ordinal-th of all `count` launches of NCCL work that an executable graph held at `ns`, in the order in which
  * they were captured. @param launches how many it held. @return 1, 0 when that is another number, or when some

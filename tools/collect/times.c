@@ -65,6 +65,7 @@ static int time_record(struct skew_proc *proc, const struct skew_rec_time *rec)
     sqlite3_bind_int64(stmt, 8, (int64_t)rec->error_ns);
     sqlite3_bind_int64(stmt, 9, (int64_t)rec->start_slack_ns);
     sqlite3_bind_int64(stmt, 10, (int64_t)rec->end_slack_ns);
+    sqlite3_bind_int64(stmt, 11, 0);
     return skew_db_run(proc->db, stmt);
 }
 
@@ -179,6 +180,7 @@ static int replay_record(struct skew_proc *proc, const struct skew_rec_replay *r
     sqlite3_bind_int64(stmt, 8, (int64_t)rec->error_ns);
     sqlite3_bind_int64(stmt, 9, 0);
     sqlite3_bind_int64(stmt, 10, 0);
+    sqlite3_bind_int64(stmt, 11, captured.place);
     return skew_db_run(proc->db, stmt);
 }
 
