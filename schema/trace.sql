@@ -342,13 +342,13 @@ CREATE TABLE device_time (
     thread    INTEGER NOT NULL, -- with group_seq: the group, as in exchange and operation
     group_seq INTEGER NOT NULL,
     launch_id INTEGER NOT NULL, -- graph_launch; 0: was not captured
+    place     INTEGER NOT NULL DEFAULT 0, -- which time in this launch, from 0
     source    INTEGER NOT NULL REFERENCES time_source,
     start_ns  INTEGER NOT NULL, -- this node's CLOCK_MONOTONIC, brought there from the device's clock
     end_ns    INTEGER NOT NULL,
     error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock, but for:
     start_slack_ns INTEGER NOT NULL DEFAULT 0, -- events: the start may be up to this earlier, the host was still launching
     end_slack_ns   INTEGER NOT NULL DEFAULT 0, -- events: the end may be up to this earlier: over before it could be marked
-    place          INTEGER NOT NULL DEFAULT 0, -- which time in this launch, from 0
     PRIMARY KEY (member_id, thread, group_seq, launch_id, place)
 ) WITHOUT ROWID;
 

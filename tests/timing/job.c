@@ -47,7 +47,7 @@ uint64_t job_late(const struct rig *rig, unsigned exchange)
     return ((unsigned)rig->rank * 3 + exchange) % 4 * 120000 + 20000;
 }
 
-static void put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm,
+void job_put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm,
                 cudaStream_t stream)
 {
     OK(ncclSend(job_buffer, bytes_of(exchange, rig->rank, peer), ncclInt8, peer, comm, stream));
@@ -60,7 +60,7 @@ ncclResult_t job_exchange(const struct rig *rig, ncclComm_t comm, cudaStream_t s
     unsigned number = ++job_unique;
     OK(ncclGroupStart());
     for (int p = 0; p < rig->nranks; p++)
-        put(rig, number, p, comm, stream);
+        job_put(rig, number, p, comm, stream);
     return ncclGroupEnd();
 }
 
@@ -97,7 +97,7 @@ static void streams(struct rig *rig)
         job_busy(job_late(rig, i), s[i % 3]); /* now the last one is late, now another */
         OK(ncclGroupStart());
         for (int p = 0; p < rig->nranks; p++)
-            put(rig, number, p, comm, s[p % 3]);
+            job_put(rig, number, p, comm, s[p % 3]);
         OK(ncclGroupEnd());
     }
     OK(job_exchange(rig, comm, s[0])); /* behind the one before, which was on another stream */
@@ -120,8 +120,8 @@ static void comms(struct rig *rig)
         job_busy(job_late(rig, i), rig->stream);
         OK(ncclGroupStart());
         for (int p = 0; p < rig->nranks; p++) {
-            put(rig, number, p, a, rig->stream);
-            put(rig, number + 1, p, b, second);
+            job_put(rig, number, p, a, rig->stream);
+            job_put(rig, number + 1, p, b, second);
         }
         OK(ncclGroupEnd());
     }
@@ -476,6 +476,7 @@ static const struct {
              {"overlap", overlap},
              {"named", named},
              {"graphs", job_graphs},
+             {"graph_streams", job_graph_streams},
              {"engines", job_engines},
              {"engine_graphs", job_engine_graphs}};
 

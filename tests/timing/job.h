@@ -12,11 +12,13 @@ void job_work(const char *kernel, uint64_t ns, cudaStream_t stream);
 void job_busy(uint64_t ns, cudaStream_t stream); /* expert computation */
 void job_ahead(cudaStream_t stream);             /* keeps the device busy while the host issues what is to come */
 uint64_t job_late(const struct rig *rig, unsigned exchange);
+void job_put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm, cudaStream_t stream);
 ncclResult_t job_exchange(const struct rig *rig, ncclComm_t comm, cudaStream_t stream);
 unsigned job_rounds(unsigned usual);
 
 /* job_graphs.c */
 void job_graphs(struct rig *rig);
+void job_graph_streams(struct rig *rig);
 
 /* job_engines.c */
 void job_engines(struct rig *rig);

@@ -32,7 +32,7 @@ void job_engines(struct rig *rig)
 {
     ncclComm_t comm = engine_comm(rig);
     job_ahead(rig->stream);
-    for (unsigned i = 0; i < job_rounds(12); i++) {
+    for (unsigned i = 0; i < job_rounds(18) * 2 / 3; i++) { /* some are two: see job_rounds() */
         job_busy(job_late(rig, i), rig->stream);
         all_to_all(comm, 0, rig->stream);
         if (i % 3 == 1) {

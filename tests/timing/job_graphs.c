@@ -176,3 +176,29 @@ void job_graphs(struct rig *rig)
         CHECK_EQ(cu.exec_destroy(exec[i]), 0);
     OK(ncclCommDestroy(comm));
 }
+
+/* Several streams of one capture in one group: the kernel goes to the last one, and waits for the others. */
+void job_graph_streams(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm(rig, 0);
+    cudaStream_t s[2] = {rig->stream, rig_stream()};
+    job_ahead(s[0]);
+    OK(job_exchange(rig, comm, s[0]));
+    rig_capture_begin(s[0]);
+    rig_stream_join(s[0], s[1]);
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned number = ++job_unique;
+        job_busy(job_late(rig, i), s[i]);
+        OK(ncclGroupStart());
+        for (int p = 0; p < rig->nranks; p++)
+            job_put(rig, number, p, comm, s[p % 2]);
+        OK(ncclGroupEnd());
+    }
+    rig_stream_join(s[1], s[0]);
+    rig_graph exec = rig_capture_end(s[0]);
+    for (unsigned i = 0; i < 4; i++)
+        rig_graph_launch(exec, s[0]);
+    rig_sync(s[0]);
+    rig_graph_destroy(exec);
+    OK(ncclCommDestroy(comm));
+}

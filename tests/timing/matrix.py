@@ -6,11 +6,9 @@ had, none, with the reason, and still the right number of runs.
 usage: matrix.py SKEWSCOPE LIBRARY JOB STANDIN_DIRECTORY matrix [CASE…]
 """
 import json
-import os
 import subprocess
-import sys
 
-from timing import LIBRARIES, SKEWSCOPE, Run, check_times, covered
+from timing import SKEWSCOPE, Run, check_times, covered, main
 
 # Source of each kind of launch by tier; None: it has no times, for the reason that stands behind it.
 KINDS = {
@@ -22,8 +20,8 @@ KINDS = {
     "engines": {"events": "events", "cupti": "events"},
     "graph": {"events": None, "cupti": "cupti"},
     "graphs": {"events": None, "cupti": "cupti"},
+    "graph_streams": {"events": None, "cupti": "cupti"},
 }
-GRAPHS = {"graph", "graphs"}
 # Of their own making, the calls of which the job is told by JOB_ROUTE.
 ROUTES = ("driver", "runtime", "static", "per_thread", "entry_point")
 
@@ -132,6 +130,15 @@ def case_copy_engines_without_events():
     run.close()
 
 
+def case_nonblocking_without_events():
+    """Nor have non-blocking communicators: their kernels are launched by a thread without an external id."""
+    run = run_kind("nonblocking", "cupti", "paced", CUDA_DEVICE_MAX_CONNECTIONS=1)
+    assert run.untimed() == {"nonblocking": 3 * 8}, run.untimed()
+    assert not run.rows("SELECT 1 FROM device_time")
+    covered(run)
+    run.close()
+
+
 def case_copy_engines_in_graphs():
     """Replays with a copy in them are not timed, for which kernel is which launch cannot be told; the others are."""
     for clock in ("paced", "virtual"):
@@ -149,24 +156,5 @@ def case_copy_engines_in_graphs():
         run.close()
 
 
-def main():
-    failed = 0
-    only = sys.argv[6:]
-    for case in [f for n, f in list(globals().items()) if n.startswith("case_")]:
-        name = case.__name__.removeprefix("case_")
-        if only and name not in only:
-            continue
-        try:
-            note = case()
-            print(f"ok    {name.replace('_', ' ')}" + (f" ({note})" if note else ""), flush=True)
-        except AssertionError as e:
-            failed += 1
-            print(f"FAIL  {name.replace('_', ' ')}: {e}", flush=True)
-    sys.exit(failed != 0)
-
-
 if __name__ == "__main__":
-    if not os.path.exists(os.path.join(LIBRARIES, "libnccl.so.2")):
-        print("skipped: the stand-ins are not built")
-        sys.exit(77)
-    main()
+    main([f for n, f in list(globals().items()) if n.startswith("case_")])

@@ -188,7 +188,7 @@ static void send_progress(struct sn_message *m, enum sn_ring_kind kind, struct s
     }
     if (!m->header_done) {
         struct sn_header header = {m->bytes, SN_WHAT | m->what, m->ordinal, m->offset,
-                                   pass->arrival_ns};
+                                   sn_link_told(pass)};
         if (size - sn_ring_used(ring) < sizeof(header))
             return;
         m->number = ++ring->sent;
@@ -248,7 +248,7 @@ bool sn_message_header(struct sn_message *m, enum sn_ring_kind kind, struct sn_p
     pass->touched[m->peer] = 1;
     if (sn_options()->couple) {
         sn_link_heard(pass, header.arrival_ns);
-        atomic_store_explicit(&ring->arrival_ns, pass->arrival_ns, memory_order_relaxed);
+        atomic_store_explicit(&ring->arrival_ns, sn_link_told(pass), memory_order_relaxed);
         atomic_fetch_add_explicit(&ring->answered, 1, memory_order_release);
     }
     check_header(m, kind, &header, pass);

@@ -44,6 +44,8 @@ ncclResult_t sn_fail(ncclResult_t result, const char *format, ...)
 const char *sn_last_error(void);
 void sn_show_version(void);
 uint64_t sn_now_ns(void); /* CLOCK_MONOTONIC */
+/* Ranks in time namespaces of their own have other clocks: what this one's is ahead of the machine's. */
+int64_t sn_clock_offset_ns(void);
 
 /* ---- cu.c ----------------------------------------------------------------------------------- */
 
@@ -178,6 +180,7 @@ struct ncclComm {
     /* From here on everything starts from zero with each use. */
     uint64_t magic; /* SN_MAGIC while alive */
     int rank, nranks, device, blocking;
+    int64_t clock_offset_ns; /* on the wire times are the machine's */
     bool zero_ctas; /* config.CTAPolicy has NCCL_CTA_POLICY_ZERO */
     sn_ctx ctx;
     struct sn_id id;
@@ -383,6 +386,7 @@ bool sn_message_header(struct sn_message *m, enum sn_ring_kind kind, struct sn_p
 
 /* ---- link.c --------------------------------------------------------------------------------- */
 
+uint64_t sn_link_told(const struct sn_pass *pass); /* this rank's arrival, for the others */
 void sn_link_heard(struct sn_pass *pass, uint64_t arrival_ns);
 /** Sets the end of the operation by the model, and writes its line of truth. */
 void sn_link_finish(const struct sn_op *op, const struct sn_pass *pass, uint64_t *end_ns);
