@@ -7,17 +7,8 @@
 
 static ncclComm_t engine_comm(struct rig *rig)
 {
-    struct {
-        struct skew_nccl_config_policy policy;
-        int rest[16];
-    } config = {.policy = {.size = sizeof(config),
-                           .magic = NCCL_CONFIG_MAGIC,
-                           .version = 22809,
-                           .blocking = 1,
-                           .cta_policy = NCCL_CTA_POLICY_ZERO}};
+    ncclComm_t comm = rig_comm_zero_ctas(rig, 0);
     ncclWindow_t window;
-    ncclComm_t comm;
-    OK(ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[0], rig->rank, (ncclConfig_t *)&config));
     OK(ncclCommWindowRegister(comm, job_buffer, 2 << 20, &window, NCCL_WIN_COLL_SYMMETRIC));
     return comm;
 }

@@ -141,6 +141,23 @@ ncclComm_t rig_comm(struct rig *rig, int id)
     return comm;
 }
 
+ncclComm_t rig_comm_zero_ctas(struct rig *rig, int id)
+{
+    struct {
+        struct skew_nccl_config_policy policy;
+        int rest[16];
+    } config = {.policy = {.size = sizeof(config),
+                           .magic = NCCL_CONFIG_MAGIC,
+                           .version = 22809,
+                           .blocking = 1,
+                           .cta_policy = NCCL_CTA_POLICY_ZERO}};
+    ncclComm_t comm;
+
+    OK(ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[id], rig->rank,
+                              (ncclConfig_t *)&config));
+    return comm;
+}
+
 ncclResult_t rig_settle(ncclComm_t comm)
 {
     ncclResult_t state;
