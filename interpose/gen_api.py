@@ -257,8 +257,7 @@ GRAPH = """    struct skew_thread *thread = skew_graph_enter({slot}, SKEW_API_{n
 """
 
 # What the driver answers to who looks its functions up.
-PROC = """    skew_single_bind(SKEW_API_{name});
-    int result = {call};
+PROC = """    {before}int result = {call};
     if (result == 0 && pfn)
         *pfn = skew_proc_answer(symbol, *pfn, version, flags);
     return result;
@@ -325,7 +324,7 @@ def body(f, slot, slow=False):
     if f.cls == "graph" and f.record == "launch":
         return LAUNCH.format(slot=slot, name=f.name, call=call, stream=stream_of(f))
     if f.cls == "proc":
-        return PROC.format(name=f.name, call=call)
+        return PROC.format(call=call, before="" if slot else f"skew_single_bind(SKEW_API_{f.name});\n    ")
     if f.cls == "cupti":
         return GRAPH.format(slot=slot, name=f.name, call=call, before="skew_time_hand_over();\n    ", after="(void)0;")
     if f.cls == "graph":

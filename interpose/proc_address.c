@@ -19,9 +19,12 @@ static int find(const char *name, int version, uint64_t flags)
 {
     char per_thread[NAME_BYTES];
     int function = -1;
-    /* The one whose versions differ in where the arguments stand that we read (cudaTypedefs.h). */
+    /* The driver answers with the newest version up to the one that is asked for. Of these two the versions differ in
+     * arguments that we read, or in their number (cudaTypedefs.h); of the others they do not. */
     if (version >= 12030 && strcmp(name, "cuGraphAddNode") == 0)
-        return skew_api_find("cuGraphAddNode_v2");
+        name = "cuGraphAddNode_v2";
+    else if (version >= 12000 && strcmp(name, "cuGetProcAddress") == 0)
+        name = "cuGetProcAddress_v2";
     if (flags & PER_THREAD_STREAMS && strnlen(name, NAME_BYTES) < NAME_BYTES - sizeof("_ptsz")) {
         skew_text_add(per_thread, sizeof(per_thread), skew_text_add(per_thread, sizeof(per_thread), 0, name), "_ptsz");
         function = skew_api_find(per_thread);

@@ -48,9 +48,12 @@ static void *by_proc_address(const char *name, int version)
     void *f = NULL;
     if (!get) {
         get = (__typeof__(get))of_library("libcuda.so.1", "cuGetProcAddress_v2");
-        CHECK_EQ(get("cuGetProcAddress", (void **)&old, 11030, 0, NULL), 0); /* asked for itself, as runtimes do */
-        CHECK_EQ(get("no_such_function", &f, version, 0, &(int){0}), 0);
-        CHECK(f == NULL);
+        /* asked for itself, as runtimes do */
+        CHECK_EQ(get("cuGetProcAddress", (void **)&old, 11030, 0, NULL), 0);
+        CHECK_EQ(get("cuGetProcAddress", (void **)&get, 12000, 0, NULL), 0);
+        int status = 0;
+        CHECK_EQ(get("no_such_function", &f, version, 0, &status), 0);
+        CHECK(f == NULL && status == 1); /* CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND */
     }
     if (version < 12000)
         CHECK_EQ(old(name, &f, version, flags), 0);
