@@ -15,16 +15,26 @@
 /* Asked for with per-thread default streams, the driver answers with another function where there is one. */
 #define PER_THREAD_STREAMS 2u /* CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM */
 
+/* The driver answers with the newest version up to the one that is asked for, and a runtime asks for several. They differ
+ * in the number of their arguments, so each has a wrapper of its own (cudaTypedefs.h says from when on). */
+static const struct {
+    const char *name;
+    int since;
+    const char *symbol;
+} later[] = {
+    {"cuGetProcAddress", 12000, "cuGetProcAddress_v2"},
+    {"cuGraphAddNode", 12030, "cuGraphAddNode_v2"},
+    {"cuGraphExecUpdate", 12000, "cuGraphExecUpdate_v2"},
+    {"cuGraphInstantiate", 11000, "cuGraphInstantiate_v2"},
+};
+
 static int find(const char *name, int version, uint64_t flags)
 {
     char per_thread[NAME_BYTES];
     int function = -1;
-    /* The driver answers with the newest version up to the one that is asked for. Of these two the versions differ in
-     * arguments that we read, or in their number (cudaTypedefs.h); of the others they do not. */
-    if (version >= 12030 && strcmp(name, "cuGraphAddNode") == 0)
-        name = "cuGraphAddNode_v2";
-    else if (version >= 12000 && strcmp(name, "cuGetProcAddress") == 0)
-        name = "cuGetProcAddress_v2";
+    for (unsigned i = 0; i < sizeof(later) / sizeof(later[0]); i++)
+        if (version >= later[i].since && strcmp(name, later[i].name) == 0)
+            name = later[i].symbol;
     if (flags & PER_THREAD_STREAMS && strnlen(name, NAME_BYTES) < NAME_BYTES - sizeof("_ptsz")) {
         skew_text_add(per_thread, sizeof(per_thread), skew_text_add(per_thread, sizeof(per_thread), 0, name), "_ptsz");
         function = skew_api_find(per_thread);
