@@ -99,7 +99,8 @@ static int by_id_and_launch(const void *a, const void *b)
                           : (x->launch > y->launch) - (x->launch < y->launch);
 }
 
-/* The way back of x: of the same replay, and where that runs both several times, the same one of these. */
+/* The way back of x: of the same replay, and where that runs both several times, the same one of
+ * these. */
 static const struct skew_overlap_exchange *way_back(const struct skew_overlap *out,
                                                     const struct skew_overlap_exchange *x)
 {

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Calls of a library that moves tokens from inside its kernels, and whose prototypes we do not know: NCCL EP. That a
- * call was made is counted in the spool's head and noted as a record; what it asked for is not read. The entries in
- * call_entry.S ask here for the real function before they jump to it. Application threads; nothing is held when the real
- * function runs, so that what it calls of NCCL is recorded like any other call.
+ * Calls of a library that moves tokens from inside its kernels, and whose prototypes we do not
+ * know: NCCL EP. That a call was made is counted in the spool's head and noted as a record; what it
+ * asked for is not read. The entries in call_entry.S ask here for the real function before they
+ * jump to it. Application threads; nothing is held when the real function runs, so that what it
+ * calls of NCCL is recorded like any other call.
  */
 #include <errno.h>
 
 #include "bind.h"
 #include "hot.h"
 
-/* Where the library's own code lies: its functions call each other by way of the loader, and only what the
- * application calls counts. The end is stored last. */
+/* Where the library's own code lies: its functions call each other by way of the loader, and only
+ * what the application calls counts. The end is stored last. */
 static uintptr_t inside_start SKEW_EARLY, inside_end SKEW_EARLY;
 
 static SKEW_COLD void find_inside(const void *real)
@@ -41,7 +42,8 @@ static bool is_inside(const void *real, uintptr_t address)
     return address >= __atomic_load_n(&inside_start, __ATOMIC_RELAXED) && address < end;
 }
 
-static void put_call(struct skew_thread *thread, uint32_t call, uint64_t ns, const void *object, uint32_t site)
+static void put_call(struct skew_thread *thread, uint32_t call, uint64_t ns, const void *object,
+                     uint32_t site)
 {
     struct skew_process *proc = skew_proc;
     struct skew_rec_backend_call rec = {
@@ -73,7 +75,8 @@ static void note(uint32_t call, const void *object, uintptr_t address, uintptr_t
     for (uint32_t i = 0; i < SKEW_BACKEND_CALLS; i++)
         if (skew_unlikely(__atomic_load_n(&proc->early_calls[i], __ATOMIC_RELAXED)))
             __atomic_fetch_add(&proc->head->backend_calls[i],
-                               __atomic_exchange_n(&proc->early_calls[i], 0, __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+                               __atomic_exchange_n(&proc->early_calls[i], 0, __ATOMIC_RELAXED),
+                               __ATOMIC_RELAXED);
     __atomic_fetch_add(&proc->head->backend_calls[call], 1, __ATOMIC_RELAXED);
     struct skew_thread *thread = skew_enter();
     if (!thread)
@@ -83,11 +86,12 @@ static void note(uint32_t call, const void *object, uintptr_t address, uintptr_t
 }
 
 /**
- * Called by the entries. @param function enum skew_api @param object the first argument, if it is a pointer
+ * Called by the entries. @param function enum skew_api @param object the first argument, if it is a
+ * pointer
  * @return the real function
  */
-__attribute__((visibility("hidden"))) void *skew_call_noted(uint32_t function, const void *object, uintptr_t address,
-                                                            uintptr_t frame);
+__attribute__((visibility("hidden"))) void *skew_call_noted(uint32_t function, const void *object,
+                                                            uintptr_t address, uintptr_t frame);
 void *skew_call_noted(uint32_t function, const void *object, uintptr_t address, uintptr_t frame)
 {
     int saved = errno;

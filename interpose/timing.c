@@ -213,8 +213,9 @@ static bool sampled_out(const struct skew_time *time, const struct skew_thread *
     return ordinal % time->every != 0;
 }
 
-/* Why CUPTI cannot tell when a launch on this communicator occupied the device, so that events are used: another thread
- * launches it, which has no external id; or copy engines do it, and what they wait for has no record. −1: it can. */
+/* Why CUPTI cannot tell when a launch on this communicator occupied the device, so that events are
+ * used: another thread launches it, which has no external id; or copy engines do it, and what they
+ * wait for has no record. −1: it can. */
 static int beyond_cupti(const struct skew_comm *comm)
 {
     if (!comm)

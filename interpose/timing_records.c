@@ -238,7 +238,8 @@ static void emit_group(struct skew_cupti *cupti, const struct skew_entry *entry)
         };
         if (!entry->of[i].records)
             skew_untimed_add(SKEW_UNTIMED_NO_RECORD, 1);
-        else if (!entry->of[i].kernels && !entry->of[i].alone) /* the first copy began after all waiting */
+        else if (!entry->of[i].kernels &&
+                 !entry->of[i].alone) /* the first copy began after all waiting */
             skew_untimed_add(SKEW_UNTIMED_COPIES, 1);
         else if (!host_time(cupti, entry->of[i].start, &rec.start_ns, &rec.error_ns) ||
                  !host_time(cupti, entry->of[i].end, &rec.end_ns, &error_end) ||

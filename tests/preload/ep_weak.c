@@ -16,7 +16,8 @@ int weak_dispatch(void)
 #else
 int main(void)
 {
-    printf("ncclEpDispatch %d\nncclEpUpdateHandle %d\n", ncclEpDispatch != NULL, ncclEpUpdateHandle != NULL);
+    printf("ncclEpDispatch %d\nncclEpUpdateHandle %d\n", ncclEpDispatch != NULL,
+           ncclEpUpdateHandle != NULL);
     return 0;
 }
 #endif

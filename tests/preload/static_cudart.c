@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Linked to NVIDIA's static CUDA runtime: prints which functions it asks the driver for, in which version, with which flags, and
- * in which object the answer lies. The runtime's own dlsym() comes here first (--wrap).
+ * Linked to NVIDIA's static CUDA runtime: prints which functions it asks the driver for, in which
+ * version, with which flags, and in which object the answer lies. The runtime's own dlsym() comes
+ * here first (--wrap).
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -28,7 +29,8 @@ static const char *owner(const void *address)
 static int ask(lookup get, const char *name, void **pfn, int version, uint64_t flags, int *status)
 {
     int result = get(name, pfn, version, flags, status);
-    printf("%s %d %llu %s\n", name, version, (unsigned long long)flags, result == 0 ? owner(*pfn) : "nowhere");
+    printf("%s %d %llu %s\n", name, version, (unsigned long long)flags,
+           result == 0 ? owner(*pfn) : "nowhere");
     return result;
 }
 

@@ -48,7 +48,7 @@ uint64_t job_late(const struct rig *rig, unsigned exchange)
 }
 
 void job_put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm,
-                cudaStream_t stream)
+             cudaStream_t stream)
 {
     OK(ncclSend(job_buffer, bytes_of(exchange, rig->rank, peer), ncclInt8, peer, comm, stream));
     OK(ncclRecv(job_buffer + (1 << 20), bytes_of(exchange, peer, rig->rank), ncclInt8, peer, comm,
@@ -139,7 +139,8 @@ static void single(struct rig *rig)
         cudaStream_t stream = i % 2 ? NULL : rig->stream;
         job_ahead(stream);
         job_busy(job_late(rig, i), stream);
-        OK(ncclAlltoAll(job_buffer, job_buffer + (1 << 20), 1000 * ++job_unique, ncclInt8, comm, stream));
+        OK(ncclAlltoAll(job_buffer, job_buffer + (1 << 20), 1000 * ++job_unique, ncclInt8, comm,
+                        stream));
         rig_sync(stream);
         OK(ncclAllReduce(job_buffer, job_buffer, 256, ncclFloat32, ncclSum, comm, stream));
         rig_sync(stream);
@@ -388,7 +389,8 @@ static void copies(struct rig *rig)
     ncclComm_t comm = rig_comm(rig, 0);
     job_ahead(rig->stream);
     for (unsigned i = 1; i <= 6; i++)
-        OK(ncclAllGather(job_buffer, job_buffer + (1 << 20), 100000 * i, ncclInt8, comm, rig->stream));
+        OK(ncclAllGather(job_buffer, job_buffer + (1 << 20), 100000 * i, ncclInt8, comm,
+                         rig->stream));
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
 }
@@ -414,7 +416,7 @@ static void overlap(struct rig *rig)
     cudaStream_t second = rig_stream();
     job_ahead(rig->stream);
     job_ahead(second);
-    OK(job_exchange(rig, comm, rig->stream));         /* opens CUPTI */
+    OK(job_exchange(rig, comm, rig->stream));            /* opens CUPTI */
     job_work("some_all_to_all_of_others", 1000, second); /* ends the row of what was ahead */
     for (unsigned i = 0; rig->rank == 0 && i < 60; i++) {
         job_work("_Z11second_gemmv", 7000 + 1000 * (i % 5), second);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * All-to-alls that copy engines do, without a kernel: on a communicator that shall use no CTAs, with both buffers in symmetric
- * windows. Between them such as have a kernel.
+ * All-to-alls that copy engines do, without a kernel: on a communicator that shall use no CTAs,
+ * with both buffers in symmetric windows. Between them such as have a kernel.
  */
 #include "job.h"
 
@@ -16,7 +16,8 @@ static ncclComm_t engine_comm(struct rig *rig)
 /* @param at in the buffer: its first half is in the window, what lies in the second is not */
 static void all_to_all(ncclComm_t comm, size_t at, cudaStream_t stream)
 {
-    OK(ncclAlltoAll(job_buffer + at, job_buffer + at + (1 << 20), 1000 * ++job_unique, ncclInt8, comm, stream));
+    OK(ncclAlltoAll(job_buffer + at, job_buffer + at + (1 << 20), 1000 * ++job_unique, ncclInt8,
+                    comm, stream));
 }
 
 void job_engines(struct rig *rig)
@@ -37,7 +38,8 @@ void job_engines(struct rig *rig)
     OK(ncclCommDestroy(comm));
 }
 
-/* One graph with both kinds, one with copies only, one with kernels only, and exchanges outside of graphs. */
+/* One graph with both kinds, one with copies only, one with kernels only, and exchanges outside of
+ * graphs. */
 void job_engine_graphs(struct rig *rig)
 {
     ncclComm_t comm = engine_comm(rig), other = rig_comm(rig, 1);

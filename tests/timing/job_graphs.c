@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Exchanges in CUDA graphs, and all that can become of these before they are launched: by which functions is for JOB_ROUTE to
- * say, since each route reaches the library under test in another way.
+ * Exchanges in CUDA graphs, and all that can become of these before they are launched: by which
+ * functions is for JOB_ROUTE to say, since each route reaches the library under test in another
+ * way.
  *
  *   driver       the driver's functions by dlsym(libcuda)
  *   runtime      the runtime's, of a shared libcudart
@@ -63,7 +64,8 @@ static void *by_proc_address(const char *name, int version)
     return f;
 }
 
-/* @param name of the driver's symbol @param base what cuGetProcAddress calls it, from `version` on @param runtime's */
+/* @param name of the driver's symbol @param base what cuGetProcAddress calls it, from `version` on
+ * @param runtime's */
 static void *find(const char *name, const char *base, int version, const char *runtime)
 {
     void *f = NULL;
@@ -90,10 +92,13 @@ static void resolve(void)
     FIND(end, "cuStreamEndCapture", "cuStreamEndCapture", 12000, "cudaStreamEndCapture");
     FIND(create, "cuGraphCreate", "cuGraphCreate", 12000, "cudaGraphCreate");
     FIND(clone, "cuGraphClone", "cuGraphClone", 12000, "cudaGraphClone");
-    FIND(child, "cuGraphAddChildGraphNode", "cuGraphAddChildGraphNode", 12000, "cudaGraphAddChildGraphNode");
+    FIND(child, "cuGraphAddChildGraphNode", "cuGraphAddChildGraphNode", 12000,
+         "cudaGraphAddChildGraphNode");
     FIND(add, "cuGraphAddNode_v2", "cuGraphAddNode", 13000, NULL);
-    FIND(with_flags, "cuGraphInstantiateWithFlags", "cuGraphInstantiateWithFlags", 12000, "cudaGraphInstantiateWithFlags");
-    FIND(with_params, "cuGraphInstantiateWithParams", "cuGraphInstantiateWithParams", 12000, "cudaGraphInstantiateWithParams");
+    FIND(with_flags, "cuGraphInstantiateWithFlags", "cuGraphInstantiateWithFlags", 12000,
+         "cudaGraphInstantiateWithFlags");
+    FIND(with_params, "cuGraphInstantiateWithParams", "cuGraphInstantiateWithParams", 12000,
+         "cudaGraphInstantiateWithParams");
     FIND(plain, "cuGraphInstantiate_v2", "cuGraphInstantiate", 11000, "cudaGraphInstantiate");
     FIND(update, "cuGraphExecUpdate_v2", "cuGraphExecUpdate", 12000, "cudaGraphExecUpdate");
     FIND(launch, "cuGraphLaunch", "cuGraphLaunch", 11000, "cudaGraphLaunch");
@@ -121,7 +126,8 @@ static void launch(const struct rig *rig, rig_graph exec, unsigned times)
         CHECK_EQ(cu.launch(exec, rig->stream), 0);
 }
 
-/* A graph of the same graph twice, one after the other: the second time by the function that adds any kind of node. */
+/* A graph of the same graph twice, one after the other: the second time by the function that adds
+ * any kind of node. */
 static graph twice(graph inner)
 {
     const struct {
@@ -137,7 +143,8 @@ static graph twice(graph inner)
     return outer;
 }
 
-/* Exchanges 2 and 3 run eight times in all, 4 and 5 twice; timing.py holds that against the truth. */
+/* Exchanges 2 and 3 run eight times in all, 4 and 5 twice; timing.py holds that against the truth.
+ */
 void job_graphs(struct rig *rig)
 {
     struct {
@@ -169,7 +176,8 @@ void job_graphs(struct rig *rig)
     CHECK_EQ(cu.plain(&exec[2], outer, 0, 0, 0), 0);
     launch(rig, exec[2], 1);
     OK(job_exchange(rig, comm, rig->stream));
-    CHECK_EQ(cu.begin(rig->stream, 1), 0); /* a launch that is captured runs in the replays, and not now */
+    CHECK_EQ(cu.begin(rig->stream, 1),
+             0); /* a launch that is captured runs in the replays, and not now */
     launch(rig, exec[1], 1);
     CHECK_EQ(cu.end(rig->stream, &around), 0);
     CHECK_EQ(cu.with_flags(&exec[3], around, 0), 0);
@@ -180,7 +188,8 @@ void job_graphs(struct rig *rig)
     OK(ncclCommDestroy(comm));
 }
 
-/* Several streams of one capture in one group: the kernel goes to the last one, and waits for the others. */
+/* Several streams of one capture in one group: the kernel goes to the last one, and waits for the
+ * others. */
 void job_graph_streams(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);

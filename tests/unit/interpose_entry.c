@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The entries of functions whose prototypes are not known (interpose/call_entry.S), called by prototypes of all kinds: what
- * is asked before the jump spoils every register that a function may, and no argument changes.
+ * The entries of functions whose prototypes are not known (interpose/call_entry.S), called by
+ * prototypes of all kinds: what is asked before the jump spoils every register that a function may,
+ * and no argument changes.
  */
 #include <stdarg.h>
 #include <stdint.h>
@@ -12,7 +13,7 @@
 #define MUST(condition)                                                                            \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);               \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
@@ -33,26 +34,30 @@ static struct {
 static void spoil(void)
 {
 #if defined(__x86_64__)
-    __asm__ volatile("xorl %%eax, %%eax\n\tmovl $-1, %%ecx\n\tmovl $-2, %%edx\n\tmovl $-3, %%esi\n\tmovl $-4, %%edi\n\t"
-                     "movl $-5, %%r8d\n\tmovl $-6, %%r9d\n\tmovl $-7, %%r10d\n\tmovl $-8, %%r11d\n\t"
-                     "pcmpeqb %%xmm0, %%xmm0\n\tpcmpeqb %%xmm1, %%xmm1\n\tpcmpeqb %%xmm2, %%xmm2\n\t"
-                     "pcmpeqb %%xmm3, %%xmm3\n\tpcmpeqb %%xmm4, %%xmm4\n\tpcmpeqb %%xmm5, %%xmm5\n\t"
-                     "pcmpeqb %%xmm6, %%xmm6\n\tpcmpeqb %%xmm7, %%xmm7\n\t"
-                     :
-                     :
-                     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4",
-                       "xmm5", "xmm6", "xmm7", "cc");
+    __asm__ volatile(
+        "xorl %%eax, %%eax\n\tmovl $-1, %%ecx\n\tmovl $-2, %%edx\n\tmovl $-3, %%esi\n\tmovl $-4, "
+        "%%edi\n\t"
+        "movl $-5, %%r8d\n\tmovl $-6, %%r9d\n\tmovl $-7, %%r10d\n\tmovl $-8, %%r11d\n\t"
+        "pcmpeqb %%xmm0, %%xmm0\n\tpcmpeqb %%xmm1, %%xmm1\n\tpcmpeqb %%xmm2, %%xmm2\n\t"
+        "pcmpeqb %%xmm3, %%xmm3\n\tpcmpeqb %%xmm4, %%xmm4\n\tpcmpeqb %%xmm5, %%xmm5\n\t"
+        "pcmpeqb %%xmm6, %%xmm6\n\tpcmpeqb %%xmm7, %%xmm7\n\t"
+        :
+        :
+        : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "xmm0", "xmm1", "xmm2",
+          "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "cc");
     if (__builtin_cpu_supports("avx"))
         __asm__ volatile("vzeroupper" : : : "xmm8");
 #elif defined(__aarch64__)
-    __asm__ volatile("mov x0, #1\n\tmov x1, #1\n\tmov x2, #1\n\tmov x3, #1\n\tmov x4, #1\n\tmov x5, #1\n\tmov x6, #1\n\t"
-                     "mov x7, #1\n\tmov x8, #1\n\tmov x9, #1\n\tmov x16, #1\n\tmov x17, #1\n\t"
-                     "movi v0.16b, #255\n\tmovi v1.16b, #255\n\tmovi v2.16b, #255\n\tmovi v3.16b, #255\n\t"
-                     "movi v4.16b, #255\n\tmovi v5.16b, #255\n\tmovi v6.16b, #255\n\tmovi v7.16b, #255\n\t"
-                     :
-                     :
-                     : "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x16", "x17", "v0", "v1", "v2", "v3", "v4",
-                       "v5", "v6", "v7");
+    __asm__ volatile(
+        "mov x0, #1\n\tmov x1, #1\n\tmov x2, #1\n\tmov x3, #1\n\tmov x4, #1\n\tmov x5, #1\n\tmov "
+        "x6, #1\n\t"
+        "mov x7, #1\n\tmov x8, #1\n\tmov x9, #1\n\tmov x16, #1\n\tmov x17, #1\n\t"
+        "movi v0.16b, #255\n\tmovi v1.16b, #255\n\tmovi v2.16b, #255\n\tmovi v3.16b, #255\n\t"
+        "movi v4.16b, #255\n\tmovi v5.16b, #255\n\tmovi v6.16b, #255\n\tmovi v7.16b, #255\n\t"
+        :
+        :
+        : "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x16", "x17", "v0", "v1",
+          "v2", "v3", "v4", "v5", "v6", "v7");
 #endif
 }
 
@@ -76,12 +81,15 @@ struct mixed {
     int64_t b;
 };
 
-static struct large everything(void *first, int a, long b, short c, unsigned char d, uint64_t e, int f, long g, int h, double p,
-                               float q, double r, double s, float t, double u, double v, double w, double x, float y,
-                               struct large large, struct mixed mixed)
+static struct large everything(void *first, int a, long b, short c, unsigned char d, uint64_t e,
+                               int f, long g, int h, double p, float q, double r, double s, float t,
+                               double u, double v, double w, double x, float y, struct large large,
+                               struct mixed mixed)
 {
-    MUST(first == (void *)0x1234 && a == -1 && b == -2 && c == -3 && d == 4 && e == UINT64_MAX - 5 && f == 6 && g == -7 && h == 8);
-    MUST(p == 0.5 && q == 1.5f && r == 2.5 && s == 3.5 && t == 4.5f && u == 5.5 && v == 6.5 && w == 7.5 && x == 8.5 && y == 9.5f);
+    MUST(first == (void *)0x1234 && a == -1 && b == -2 && c == -3 && d == 4 &&
+         e == UINT64_MAX - 5 && f == 6 && g == -7 && h == 8);
+    MUST(p == 0.5 && q == 1.5f && r == 2.5 && s == 3.5 && t == 4.5f && u == 5.5 && v == 6.5 &&
+         w == 7.5 && x == 8.5 && y == 9.5f);
     MUST(mixed.a == 10.5 && mixed.b == -11);
     for (int i = 0; i < 9; i++)
         large.part[i] += i;
@@ -119,16 +127,16 @@ __attribute__((target("avx"), noinline)) static void vectors_pass(void)
 
 static void arguments_pass(void)
 {
-    struct large (*call)(void *, int, long, short, unsigned char, uint64_t, int, long, int, double, float, double, double, float,
-                         double, double, double, double, float, struct large, struct mixed) =
-        (__typeof__(call))ncclEpDispatch;
+    struct large (*call)(void *, int, long, short, unsigned char, uint64_t, int, long, int, double,
+                         float, double, double, float, double, double, double, double, float,
+                         struct large, struct mixed) = (__typeof__(call))ncclEpDispatch;
     double (*list)(const char *, ...) = (__typeof__(list))ncclEpCombine;
     struct large large;
     for (int i = 0; i < 9; i++)
         large.part[i] = 1000 * i;
     noted.real = (void *)everything;
-    struct large got = call((void *)0x1234, -1, -2, -3, 4, UINT64_MAX - 5, 6, -7, 8, 0.5, 1.5f, 2.5, 3.5, 4.5f, 5.5, 6.5, 7.5, 8.5,
-                            9.5f, large, (struct mixed){10.5, -11});
+    struct large got = call((void *)0x1234, -1, -2, -3, 4, UINT64_MAX - 5, 6, -7, 8, 0.5, 1.5f, 2.5,
+                            3.5, 4.5f, 5.5, 6.5, 7.5, 8.5, 9.5f, large, (struct mixed){10.5, -11});
     for (int i = 0; i < 9; i++)
         MUST(got.part[i] == 1001 * i);
     noted.real = (void *)variadic;
@@ -164,7 +172,8 @@ static void call_is_told(void)
 
 int main(void)
 {
-    for (int again = 0; again < 2; again++) { /* the first time it is found out how to keep vector registers */
+    for (int again = 0; again < 2;
+         again++) { /* the first time it is found out how to keep vector registers */
         arguments_pass();
         call_is_told();
 #if defined(__x86_64__)

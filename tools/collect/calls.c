@@ -9,10 +9,9 @@
 
 static const struct {
     const char *function, *backend, *does;
-} known[SKEW_BACKEND_CALLS] = {
-    {NULL, NULL, NULL},
+} known[SKEW_BACKEND_CALLS] = {{NULL, NULL, NULL},
 #define X(id, function, backend, does) {function, backend, does},
-    SKEW_BACKEND_CALL_LIST(X)
+                               SKEW_BACKEND_CALL_LIST(X)
 #undef X
 };
 

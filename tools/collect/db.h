@@ -69,13 +69,15 @@
     X(GRAPH_EVENT, "INSERT INTO graph_event(process_id, ns, event, driver_id, graph, source, "     \
                    "exec) VALUES(?,?,?,?,?,?,?)")                                                  \
     X(LAUNCH, "INSERT INTO graph_launch(process_id, ns, exec, stream_id) VALUES(?,?,?,?)")         \
-    X(CAPTURED, "SELECT member_id, thread, group_seq, min(start_ns), max(flags & 64) FROM (SELECT member_id, " \
+    X(CAPTURED, "SELECT member_id, thread, group_seq, min(start_ns), max(flags & 64) FROM "        \
+                "(SELECT member_id, "                                                              \
                 "thread, group_seq, start_ns, flags FROM exchange WHERE capture_id = ?1 "          \
                 "UNION ALL SELECT member_id, thread, group_seq, start_ns, flags FROM "             \
                 "operation WHERE capture_id = ?1) GROUP BY 1, 2, 3 ORDER BY 4, 3")                 \
     X(LAUNCH_KNOW, "UPDATE graph_launch SET stream_id = ?2 WHERE launch_id = ?1")                  \
-    X(TIME, "REPLACE INTO device_time(member_id, thread, group_seq, launch_id, source, start_ns, " \
-            "end_ns, error_ns, start_slack_ns, end_slack_ns, place) VALUES(?,?,?,?,?,?,?,?,?,?,?)") \
+    X(TIME,                                                                                        \
+      "REPLACE INTO device_time(member_id, thread, group_seq, launch_id, source, start_ns, "       \
+      "end_ns, error_ns, start_slack_ns, end_slack_ns, place) VALUES(?,?,?,?,?,?,?,?,?,?,?)")      \
     X(CLOCK, "INSERT INTO device_clock(process_id, clock, source, device_ns, low_ns, high_ns) "    \
              "VALUES(?,?,?,?,?,?)")                                                                \
     X(TIER, "INSERT INTO timing(process_id, ns, tier, why) VALUES(?,?,?,?)")                       \

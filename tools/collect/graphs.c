@@ -50,8 +50,8 @@ struct exec {
 
 struct skew_graphs {
     struct skew_map graphs; /* handle → struct set * */
-    struct skew_map inner;  /* capture → struct set *: of executables that were launched into it */
-    struct skew_map execs;  /* handle → struct exec * */
+    struct skew_map inner; /* capture → struct set *: of executables that were launched into it */
+    struct skew_map execs; /* handle → struct exec * */
     uint64_t newest_ns;
 };
 

@@ -135,7 +135,8 @@ static int kernel_record(struct skew_proc *proc, const struct skew_rec_kernel *r
     return skew_db_run(proc->db, stmt);
 }
 
-/* Which kernel is which launch cannot be told: one is a copy, or there are more, or some were lost. */
+/* Which kernel is which launch cannot be told: one is a copy, or there are more, or some were lost.
+ */
 static int replay_untimed(struct skew_proc *proc, uint64_t launches)
 {
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_UNTIMED_ADD];

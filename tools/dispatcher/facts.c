@@ -96,7 +96,8 @@ static int add_kernels(json_t *facts, struct skew_trace *trace)
     return error;
 }
 
-/* Calls that were noted: they prove that a backend was at work where nobody looked at its kernels. */
+/* Calls that were noted: they prove that a backend was at work where nobody looked at its kernels.
+ */
 static int add_calls(json_t *facts, struct skew_trace *trace)
 {
     json_t *rows = json_array(), *row;

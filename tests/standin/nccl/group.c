@@ -163,8 +163,8 @@ static ncclResult_t add_p2p(struct sn_plan *p, const struct sn_task *call,
     return result;
 }
 
-/* As NCCL since 2.28 decides whether copy engines do a collective (ceImplemented, ncclCeAvailable): no CTAs are wanted, and
- * both buffers lie in symmetric windows. */
+/* As NCCL since 2.28 decides whether copy engines do a collective (ceImplemented, ncclCeAvailable):
+ * no CTAs are wanted, and both buffers lie in symmetric windows. */
 static bool can_be_copies(struct ncclComm *comm, const struct sn_task *task)
 {
     size_t bytes = task->count * skew_nccl_type_size(task->type) * (size_t)comm->nranks;

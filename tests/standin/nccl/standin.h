@@ -44,7 +44,8 @@ ncclResult_t sn_fail(ncclResult_t result, const char *format, ...)
 const char *sn_last_error(void);
 void sn_show_version(void);
 uint64_t sn_now_ns(void); /* CLOCK_MONOTONIC */
-/* Ranks in time namespaces of their own have other clocks: what this one's is ahead of the machine's. */
+/* Ranks in time namespaces of their own have other clocks: what this one's is ahead of the
+ * machine's. */
 int64_t sn_clock_offset_ns(void);
 
 /* ---- cu.c ----------------------------------------------------------------------------------- */
@@ -181,7 +182,7 @@ struct ncclComm {
     uint64_t magic; /* SN_MAGIC while alive */
     int rank, nranks, device, blocking;
     int64_t clock_offset_ns; /* on the wire times are the machine's */
-    bool zero_ctas; /* config.CTAPolicy has NCCL_CTA_POLICY_ZERO */
+    bool zero_ctas;          /* config.CTAPolicy has NCCL_CTA_POLICY_ZERO */
     sn_ctx ctx;
     struct sn_id id;
     struct sn_segment seg;
@@ -230,7 +231,7 @@ ncclResult_t sn_comm_finish(struct ncclComm *comm, struct sn_id id);
 /** How the communicator was made, for the truth file: JSON members. */
 void sn_comm_origin(struct ncclComm *comm, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-void sn_comm_free_sync(struct ncclComm *comm); /* query.c */
+void sn_comm_free_sync(struct ncclComm *comm);                                      /* query.c */
 bool sn_in_symmetric_window(struct ncclComm *comm, const void *buff, size_t bytes); /* query.c */
 void sn_comm_busy(struct ncclComm *comm, int delta);
 void sn_comm_pending(struct ncclComm *comm, int delta);
@@ -333,7 +334,7 @@ struct sn_op {
 ncclResult_t sn_op_build(struct sn_op **out, struct ncclComm *comm, const struct sn_task *tasks,
                          int ntasks, bool copies);
 uint64_t sn_op_bytes(const struct sn_op *op); /* that it sends, itself included */
-void sn_op_count(struct sn_op *op); /* from now to its destruction it is pending */
+void sn_op_count(struct sn_op *op);           /* from now to its destruction it is pending */
 int sn_op_run(void *op, uint64_t *start_ns, uint64_t *end_ns);
 void sn_op_destroy(void *op);
 

@@ -165,7 +165,8 @@ SI_EXPORT int standin_device_copies(struct CUstream_st *stream, uint32_t copies,
         size_t *attrIdxs, numAttrs;
         CUstream hStream;
     } params = {.count = copies, .hStream = stream};
-    CUresult err = drv_enter(&call, CBID_MEMCPY_BATCH_ASYNC_V2, "cuMemcpyBatchAsync_v2", &params, 0);
+    CUresult err =
+        drv_enter(&call, CBID_MEMCPY_BATCH_ASYNC_V2, "cuMemcpyBatchAsync_v2", &params, 0);
     if (err == CUDA_SUCCESS && (run == NULL || copies == 0))
         err = CUDA_ERROR_INVALID_VALUE;
     struct si_work *work = err == CUDA_SUCCESS ? si_work_new(SI_WORK_DEVICE_OP) : NULL;

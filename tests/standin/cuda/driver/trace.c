@@ -122,8 +122,8 @@ static void describe_kernel(const struct si_kernel *kernel, struct standin_activ
     a->shared_bytes = kernel->shared_bytes;
 }
 
-/* Copies that are one operation: a batch is one record that counts them; in a graph each is a node of its own, and they
- * follow each other. */
+/* Copies that are one operation: a batch is one record that counts them; in a graph each is a node
+ * of its own, and they follow each other. */
 static void trace_copies(const struct standin_tracer *tracer, struct standin_activity *a,
                          const struct si_work *work, uint64_t start_ns, uint64_t end_ns)
 {

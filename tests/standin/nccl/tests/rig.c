@@ -205,8 +205,9 @@ static bool write_text(const char *path, const char *text)
     return f && fclose(f) == 0 && written;
 }
 
-/* RIG_CLOCKS=NS,NS,… : what each rank's CLOCK_MONOTONIC is ahead of the machine's. Only children of the process that asks get
- * such a clock, so this one goes on in one, and its parent passes the end on. */
+/* RIG_CLOCKS=NS,NS,… : what each rank's CLOCK_MONOTONIC is ahead of the machine's. Only children of
+ * the process that asks get such a clock, so this one goes on in one, and its parent passes the end
+ * on. */
 static void enter_clock(int rank)
 {
     const char *at = getenv("RIG_CLOCKS");
