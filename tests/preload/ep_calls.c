@@ -70,7 +70,7 @@ static void complete(void *handle, unsigned i)
 }
 #endif
 
-static void round_trip(void *handle, unsigned i)
+static __attribute__((noinline)) void round_trip(void *handle, unsigned i)
 {
     struct ep_large large = {{11 + (long)i, 12, 13, 14, 15, 16, 17}};
     struct ep_pair pair = {0.25, 0.5};
@@ -89,7 +89,7 @@ static void round_trip(void *handle, unsigned i)
 #endif
 }
 #else
-static void round_trip(void *handle, unsigned i)
+static __attribute__((noinline)) void round_trip(void *handle, unsigned i)
 {
     char *at = (char *)0x10000 + i;
 #ifdef EP_NEW
@@ -131,7 +131,8 @@ int main(int argc, char **argv)
     printf("handle %d %p\n",
            ep.ncclEpCreateHandle(&handle, group, (void *)0x21, (void *)0x22, (cudaStream_t)0x23),
            handle);
-    for (unsigned i = 0; i < 3; i++)
+    for (volatile unsigned i = 0; i < 3;
+         i++) /* one call site, whatever the compiler would make of it */
         round_trip(handle, i);
     printf("destroyed %d %d\n", ep.ncclEpHandleDestroy(handle), ep.ncclEpGroupDestroy(group));
     printf("%s", ep.ep_said());
