@@ -108,16 +108,31 @@ static int by_id_and_launch(const void *a, const void *b)
                           : (x->launch > y->launch) - (x->launch < y->launch);
 }
 
-/* What lies between each way there and its way back, in the same replay. */
+/* The way back of x: of the same replay, and where that runs both several times, the same one of
+ * these. */
+static const struct skew_overlap_exchange *way_back(const struct skew_overlap *out,
+                                                    const struct skew_overlap_exchange *x)
+{
+    const struct skew_overlap_exchange *all = out->exchanges, *end = all + out->exchange_count;
+    const struct skew_overlap_exchange key = {.id = x->pair, .launch = x->launch}, *first = x;
+    const struct skew_overlap_exchange *back =
+        x->pair ? bsearch(&key, all, out->exchange_count, sizeof key, by_id_and_launch) : NULL;
+    if (!back)
+        return NULL;
+    while (first > all && by_id_and_launch(first - 1, x) == 0)
+        first--;
+    while (back > all && by_id_and_launch(back - 1, &key) == 0)
+        back--;
+    back += x - first;
+    return back < end && by_id_and_launch(back, &key) == 0 ? back : NULL;
+}
+
+/* What lies between each way there and its way back. */
 static void fill_gaps(struct skew_overlap *out, const struct skew_overlap_lanes *lanes)
 {
     for (size_t i = 0; i < out->exchange_count; i++) {
         struct skew_overlap_exchange *x = &out->exchanges[i];
-        struct skew_overlap_exchange key = {.id = x->pair, .launch = x->launch};
-        const struct skew_overlap_exchange *back =
-            x->pair
-                ? bsearch(&key, out->exchanges, out->exchange_count, sizeof key, by_id_and_launch)
-                : NULL;
+        const struct skew_overlap_exchange *back = way_back(out, x);
         if (!back || back->member->process != x->member->process) {
             x->pair = 0;
             continue;
@@ -142,7 +157,7 @@ static int read_exchanges(struct skew_trace *trace, const struct skew_overlap_la
         "SELECT e.exchange_id, e.member_id, e.seq, coalesce(t.launch_id, 0), t.start_ns, t.end_ns,"
         " e.recv_vector, e.recv_unit, t.source FROM exchange e"
         " LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread"
-        " AND t.group_seq = e.group_seq ORDER BY e.exchange_id, t.launch_id",
+        " AND t.group_seq = e.group_seq ORDER BY e.exchange_id, t.launch_id, t.start_ns",
         error);
     if (result < 0)
         return result;

@@ -22,7 +22,7 @@ static const char rows_sql[] =
     " LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread"
     " AND t.group_seq = e.group_seq"
     " LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id"
-    " ORDER BY e.exchange_id, t.launch_id";
+    " ORDER BY e.exchange_id, t.launch_id, t.start_ns";
 
 struct reader {
     struct skew_times *times;

@@ -45,6 +45,12 @@ static ncclResult_t absent_function(void)
     return ncclInvalidUsage;
 }
 
+/* The same for CUDA: cudaErrorNotSupported. */
+static int absent_cuda(void)
+{
+    return 801;
+}
+
 static const char *absent_text(void)
 {
     return "the loaded NCCL does not have this function";
@@ -259,6 +265,28 @@ static bool bind_if_loaded(void)
     return __atomic_load_n(&skew_bound[0], __ATOMIC_ACQUIRE);
 }
 
+/**
+ * The real function of a wrapper that serves one library, bound if need be: the loader has bound somebody to us.
+ * Never NULL: where it exists nowhere, a function that says so.
+ */
+void *skew_single_bind(enum skew_api function)
+{
+    void *real = __atomic_load_n(&skew_real[0][function], __ATOMIC_ACQUIRE);
+    if (skew_likely(real != NULL))
+        return real;
+    int saved = errno;
+    void *found = skew_dlsym(RTLD_NEXT, api[function].name);
+    if (!found)
+        found = skew_elf_first(api[function].name, false);
+    if (!found)
+        found = skew_backend_call_of[function] ? (void *)absent_function : (void *)absent_cuda;
+    skew_dlerror_clear();
+    if (__atomic_compare_exchange_n(&skew_real[0][function], &real, found, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        real = found;
+    errno = saved;
+    return real;
+}
+
 /* Which of our functions nobody may see under this name, since nobody else defines it. */
 static void *unwanted(const char *name)
 {
@@ -318,8 +346,8 @@ static void *outermost(uint32_t slot, int function)
     return other ? first : skew_wrapper[slot][function];
 }
 
-/* A name of CUDA's graph API: one library a process, found when first needed. */
-static void *answer_cuda(int function, void *real)
+/* A name of CUDA's, CUPTI's or NCCL EP's: one library a process, found when first needed. */
+static void *answer_single(int function, void *real)
 {
     void *bound = NULL;
     if (__atomic_compare_exchange_n(&skew_real[0][function], &bound, real, false, __ATOMIC_ACQ_REL,
@@ -368,7 +396,7 @@ static void *answer_own(int function, void *handle, const void *caller)
     if (!real)
         return SKEW_DLSYM_ABSENT;
     if (!api[function].is_nccl)
-        return answer_cuda(function, real);
+        return answer_single(function, real);
     void *answer = answer_nccl(function, real);
     /* Another tool's wrapper is called by ours. */
     if (!answer && !named && bind_if_loaded() && skew_real[0][function] == real)
@@ -389,5 +417,5 @@ void *skew_dlsym_answer(int function, void *handle, const void *caller)
         return answer_own(function, handle, caller);
     if (!skew_dlsym_wanted())
         return NULL;
-    return api[function].is_nccl ? answer_nccl(function, real) : answer_cuda(function, real);
+    return api[function].is_nccl ? answer_nccl(function, real) : answer_single(function, real);
 }

@@ -8,6 +8,7 @@
  * pointer later, from another thread: such constructors wait in `pending` until the pointer shows up.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -158,6 +159,18 @@ static bool is_nonblocking(const ncclConfig_t *config)
     return head && head->magic == NCCL_CONFIG_MAGIC && head->size >= sizeof(*head) && head->blocking == 0;
 }
 
+/* Whether it may go without CTAs: by its configuration, or by what NCCL reads instead of that. */
+static uint32_t zero_ctas(const ncclConfig_t *config, uint32_t otherwise)
+{
+    const struct skew_nccl_config_policy *policy = (const struct skew_nccl_config_policy *)config;
+    const char *asked = secure_getenv("NCCL_CTA_POLICY");
+    if (asked && *asked)
+        return SKEW_COMM_ZERO_CTAS;
+    if (!policy || policy->magic != NCCL_CONFIG_MAGIC || policy->size < sizeof(*policy))
+        return otherwise & SKEW_COMM_ZERO_CTAS;
+    return policy->cta_policy > 0 && policy->cta_policy & NCCL_CTA_POLICY_ZERO ? SKEW_COMM_ZERO_CTAS : 0;
+}
+
 /* Registers a communicator. `where` may hold its pointer already, or only later. */
 static void comm_add(struct skew_comm *filled, ncclComm_t *where, bool pointer_now)
 {
@@ -208,6 +221,7 @@ void skew_comm_on_init(uint32_t slot, ncclResult_t result, ncclComm_t *where, in
         .kind = (uint16_t)kind,
         .slot = slot,
         .flags = is_nonblocking(config) ? SKEW_COMM_NONBLOCKING : 0,
+        .copies = zero_ctas(config, 0),
     };
     comm_add(&comm, where, *where != NULL);
 }
@@ -276,6 +290,7 @@ static void derive_add(const struct skew_derive *derive, ncclResult_t result, nc
         .slot = derive->slot,
         .flags = (uint16_t)((nonblocking ? SKEW_COMM_NONBLOCKING : 0) |
                             (identified ? 0 : SKEW_COMM_UNIDENTIFIED)),
+        .copies = zero_ctas(config, parent ? parent->copies : 0),
     };
     /* Inside a group, or without blocking, NCCL stores the pointer only when it is done. */
     bool now = result == ncclSuccess && !nonblocking && skew_self->depth == 0 && *where;
@@ -516,17 +531,19 @@ void skew_comm_left(struct skew_comm *comm, enum skew_comm_end how, ncclResult_t
 }
 
 /* Kernels of the application can now move bytes by themselves: no host call will tell. */
-void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle)
+void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle, int window_flags)
 {
     static const char devcomm[] =
         "ncclDevCommCreate was called: kernels of the application can exchange data on this communicator "
         "without any NCCL call; such traffic is not in this trace";
     static const char window[] =
         "ncclCommWindowRegister registered a window: one-sided transfers by kernels into it are not in this trace";
-    (void)handle;
     if (result != ncclSuccess && result != ncclInProgress)
         return;
     int saved = errno;
+    struct skew_comm *comm = window_flags & NCCL_WIN_COLL_SYMMETRIC ? skew_comm_find(skew_proc, handle) : NULL;
+    if (comm)
+        __atomic_fetch_or(&comm->copies, SKEW_COMM_SYMMETRIC, __ATOMIC_RELAXED);
     skew_diag_once(SKEW_DIAG_DEVICE_API, strcmp(function, "ncclDevCommCreate") == 0 ? devcomm : window);
     errno = saved;
 }

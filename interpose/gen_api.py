@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes everything that follows from the API lists (interpose/nccl.api, interpose/cuda.api).
+"""Makes everything that follows from the API lists (interpose/nccl.api, cuda.api, ep.api).
 
-usage: gen_api.py KIND OUTPUT LIST…     KIND: decls, table, map, wrappers, coverage, null, abi_check
+usage: gen_api.py KIND OUTPUT LIST…     KIND: decls, table, map, wrappers, entries, coverage, null, abi_check
 """
 import re
 import sys
@@ -24,7 +24,15 @@ class Function:
         return f"{self.ret}{name or self.name}({inner})"
 
     def is_nccl(self):
-        return self.cls not in ("graph", "cupti")
+        return self.cls not in ("graph", "cupti", "proc", "ep")
+
+    def slots(self):
+        """How many real functions it is told apart for (interpose/bind.h)."""
+        return SLOTS if self.is_nccl() or self.is_driver() else 1
+
+    def is_driver(self):
+        """What cuGetProcAddress can answer for."""
+        return self.cls in ("graph", "proc") and not self.name.startswith("cuda")
 
     def returns_text(self):
         return "char" in self.ret
@@ -55,7 +63,7 @@ def parse_list(path):
             if not m:
                 raise SystemExit(f"{where}: cannot read the prototype '{cells[3]}'")
             inner = m.group(3).strip()
-            args = [] if inner == "void" else [parse_arg(a, where) for a in inner.split(",")]
+            args = [] if inner in ("void", "...") else [parse_arg(a, where) for a in inner.split(",")]
             functions.append(Function(*cells[:3], m.group(1), m.group(2), args))
     names = [f.name for f in functions]
     for name in set(names):
@@ -233,11 +241,12 @@ GRAPH_EVENT = {
     "update": "skew_graph_event(SKEW_GRAPH_UPDATED, graph, NULL, exec, 0);",
     "clone": "skew_graph_event(SKEW_GRAPH_CLONED, *graph_out, source, NULL, 0);",
     "child": "skew_graph_event(SKEW_GRAPH_CHILD, graph, source, NULL, 0);",
+    "node": "skew_graph_node(graph, params);",
     "graph_end": "skew_graph_event(SKEW_GRAPH_GRAPH_DESTROYED, graph, NULL, NULL, 0);",
     "exec_end": "skew_graph_event(SKEW_GRAPH_EXEC_DESTROYED, NULL, NULL, exec, 0);",
     "capture_end": "skew_graph_event(SKEW_GRAPH_CAPTURED, *graph_out, NULL, NULL, capture);",
 }
-GRAPH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
+GRAPH = """    struct skew_thread *thread = skew_graph_enter({slot}, SKEW_API_{name});
     if (!thread)
         return {call};
     {before}int result = {call};
@@ -247,21 +256,34 @@ GRAPH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
     return result;
 """
 
+# What the driver answers to who looks its functions up.
+PROC = """    {before}int result = {call};
+    if (result == 0 && pfn)
+        *pfn = skew_proc_answer(symbol, *pfn, version, flags);
+    return result;
+"""
 
-LAUNCH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
+LAUNCH = """    struct skew_thread *thread = skew_graph_enter({slot}, SKEW_API_{name});
     if (!thread)
         return {call};
-    uint64_t call_ns = skew_now();
-    if (skew_unlikely(thread->watch))
+    uint64_t call_ns = skew_now(), capture = skew_graph_capture_id({stream});
+    if (skew_unlikely(thread->watch && !capture))
         skew_time_graph_before(thread, call_ns, exec);
     int result = {call};
-    if (skew_unlikely(thread->watch))
+    if (skew_unlikely(thread->watch && !capture))
         skew_time_graph_after(thread, result == 0);
-    if (result == 0)
+    if (result == 0 && !capture)
         skew_launch_put(thread, call_ns, exec, stream);
+    else if (result == 0)
+        skew_graph_event(SKEW_GRAPH_LAUNCH_CAPTURED, NULL, NULL, exec, capture);
     skew_leave(thread);
     return result;
 """
+
+
+def stream_of(f):
+    """The stream that is asked about: 0 is another one where each thread has its own (CU_STREAM_PER_THREAD)."""
+    return "stream ? stream : (void *)2" if f.name.endswith("_ptsz") else "stream"
 
 
 def body(f, slot, slow=False):
@@ -296,16 +318,19 @@ def body(f, slot, slow=False):
         return GUARDED.format(call=call, before=f"struct skew_comm *gone = skew_comm_leaving(comm, {how});\n    ",
                               after=f"skew_comm_left(gone, {how}, result);")
     if f.cls == "reg" and f.record in ("devcomm", "window"):
+        flags = "winFlags" if "winFlags" in args else "0"
         return GUARDED.format(call=call, before="",
-                              after=f"skew_comm_device_api(result, \"{f.name}\", comm);")
+                              after=f"skew_comm_device_api(result, \"{f.name}\", comm, {flags});")
     if f.cls == "graph" and f.record == "launch":
-        return LAUNCH.format(name=f.name, call=call)
+        return LAUNCH.format(slot=slot, name=f.name, call=call, stream=stream_of(f))
+    if f.cls == "proc":
+        return PROC.format(call=call, before="" if slot else f"skew_single_bind(SKEW_API_{f.name});\n    ")
     if f.cls == "cupti":
-        return GRAPH.format(name=f.name, call=call, before="skew_time_hand_over();\n    ", after="(void)0;")
+        return GRAPH.format(slot=slot, name=f.name, call=call, before="skew_time_hand_over();\n    ", after="(void)0;")
     if f.cls == "graph":
-        before = ("uint64_t capture = skew_graph_capture_id(stream);\n    "
+        before = (f"uint64_t capture = skew_graph_capture_id({stream_of(f)});\n    "
                   if f.record == "capture_end" else "")
-        return GRAPH.format(name=f.name, call=call, before=before, after=GRAPH_EVENT[f.record])
+        return GRAPH.format(slot=slot, name=f.name, call=call, before=before, after=GRAPH_EVENT[f.record])
     return f"    skew_bind();\n    return {call};\n"
 
 
@@ -319,11 +344,14 @@ def gen_wrappers(functions):
            " * first; elsewhere the alignment would only cost some bytes. */\n"
            '__asm__(".pushsection skew_hot_text, \\"ax\\", %progbits\\n.p2align 11\\n.popsection");\n\n']
     for f in functions:
+        if f.cls == "ep":  # its entry is in assembly
+            out.append(f"extern SKEW_EXPORT void {f.name}(void);\n")
+            continue
         inner = inner_of(f)
         out.append(f"typedef {f.ret}(*skew_fn_{f.name})({inner});\n")
     for slot in range(SLOTS):
         for f in functions:
-            if slot and not f.is_nccl():
+            if slot >= f.slots() or f.cls == "ep":
                 continue
             name = f.name if slot == 0 else f"skew_{slot}_{f.name}"
             export = "SKEW_EXPORT " if slot == 0 else ""
@@ -342,11 +370,18 @@ def gen_wrappers(functions):
     for slot in range(SLOTS):
         out.append("    {\n")
         for f in functions:
-            name = f.name if slot == 0 or not f.is_nccl() else f"skew_{slot}_{f.name}"
+            name = f.name if slot == 0 or f.slots() == 1 else f"skew_{slot}_{f.name}"
             out.append(f"        [SKEW_API_{f.name}] = (void *){name},\n")
         out.append("    },\n")
+    out.append("};\n\nconst uint8_t skew_backend_call_of[SKEW_API_COUNT] = {\n")
+    out += [f"    [SKEW_API_{f.name}] = SKEW_BACKEND_CALL_{f.record.upper()},\n" for f in functions if f.cls == "ep"]
     out.append("};\n")
     return "".join(out)
+
+
+def gen_entries(functions):
+    """For interpose/call_entry.S: a line for each function whose prototype is not known, with its number."""
+    return HEAD + "".join(f"ENTRY {f.name}, {i}\n" for i, f in enumerate(functions) if f.cls == "ep")
 
 
 WHAT = {
@@ -355,6 +390,8 @@ WHAT = {
     "reg": "passed through; device-side communication is reported", "query": "passed through",
     "graph": "life and launches of CUDA graphs",
     "cupti": "another tool gets CUPTI, if we use it",
+    "proc": "answers for the functions above lead to our wrappers",
+    "ep": "that it was called, when, by whom; bytes are not observable",
 }
 
 
@@ -365,7 +402,8 @@ def gen_coverage(functions):
            "(see [interception.md](interception.md)). A function that the loaded library lacks stays absent.\n\n"
            "| function | since | class | recorded as | what is kept |\n|---|---|---|---|---|\n"]
     for f in functions:
-        since = {"rccl": "RCCL"}.get(f.since, f"NCCL {f.since}" if f.is_nccl() else f"CUDA {f.since}")
+        owner = "NCCL" if f.is_nccl() else "NCCL EP" if f.cls == "ep" else "CUDA"
+        since = {"rccl": "RCCL"}.get(f.since, f"{owner} {f.since}")
         out.append(f"| `{f.name}` | {since} | {f.cls} | {f.record} | {WHAT[f.cls]} |\n")
     out.append(f"\n{len(functions)} functions. Not wrapped, because they launch nothing and take or return structures "
                "by value: `ncclTeam*`, `ncclLsaBarrier*`, `ncclGinBarrier*`, `ncclLLA2A*`, "
@@ -405,7 +443,7 @@ def gen_abi_check(functions):
     return "".join(out)
 
 
-GENERATORS = {"decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers,
+GENERATORS = {"decls": gen_decls, "table": gen_table, "map": gen_map, "wrappers": gen_wrappers, "entries": gen_entries,
               "coverage": gen_coverage, "null": gen_null, "abi_check": gen_abi_check}
 
 

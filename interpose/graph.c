@@ -4,9 +4,7 @@
  * the driver's own functions, which are allowed during a capture and cannot break one. Application
  * threads; processes without communicators are passed through untouched.
  */
-#include <dlfcn.h>
 #include <errno.h>
-#include <string.h>
 
 #include "bind.h"
 #include "handlers.h"
@@ -43,30 +41,12 @@ SKEW_HOT void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t 
         *flags = SKEW_LANE_CAPTURED;
 }
 
-/* Stands for a function that exists nowhere, should anybody call it: cudaErrorNotSupported. */
-static int not_supported(void)
-{
-    return 801;
-}
-
-/* The real function of a wrapper that was reached without dlsym(): the loader bound it to us. */
-static SKEW_COLD void bind_function(enum skew_api function)
-{
-    int saved = errno;
-    void *real = skew_dlsym(RTLD_NEXT, skew_api_name(function));
-    if (!real)
-        real = skew_elf_first(skew_api_name(function), false);
-    skew_dlerror_clear();
-    __atomic_store_n(&skew_real[0][function], real ? real : (void *)not_supported, __ATOMIC_RELEASE);
-    errno = saved;
-}
-
-/* Guard and enable test of the graph functions. NULL: pass through. */
-struct skew_thread *skew_graph_enter(int function)
+/* Guard and enable test of the graph functions. NULL: pass through. Slot 1 was bound before anybody could come. */
+struct skew_thread *skew_graph_enter(uint32_t slot, int function)
 {
     struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
-    if (skew_unlikely(!__atomic_load_n(&skew_real[0][function], __ATOMIC_ACQUIRE)))
-        bind_function((enum skew_api)function);
+    if (slot == 0)
+        skew_single_bind((enum skew_api)function);
     if (!proc || __atomic_load_n(&proc->phase, __ATOMIC_ACQUIRE) != SKEW_PHASE_READY || !proc->head)
         return NULL;
     return skew_enter();
@@ -97,4 +77,15 @@ void skew_graph_event(enum skew_graph_event event, void *graph, void *source, vo
     skew_defs_put(proc, &rec.head, sizeof(rec), NULL, 0);
     skew_unlock(proc);
     errno = saved;
+}
+
+/* A node of any kind was added, CUgraphNodeParams: the kind stands first, and its own parameters 16 bytes behind. */
+void skew_graph_node(void *graph, const void *params)
+{
+    const struct {
+        int type, reserved[3];
+        void *child;
+    } *node = params;
+    if (node && node->type == 4 /* CU_GRAPH_NODE_TYPE_GRAPH */)
+        skew_graph_event(SKEW_GRAPH_CHILD, graph, node->child, NULL, 0);
 }

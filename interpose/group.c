@@ -204,7 +204,7 @@ void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t
 
 /* ---- the end of a group -------------------------------------------------------------------- */
 
-static SKEW_COLD uint32_t site_other(struct skew_thread *t, uintptr_t address, uintptr_t frame)
+SKEW_COLD uint32_t skew_site(struct skew_thread *t, uintptr_t address, uintptr_t frame)
 {
     uintptr_t hash = (address ^ (frame >> 4)) * 0x9e3779b97f4a7c15u;
     struct skew_site_key *entry = &t->site[(hash >> 32) % SKEW_SITE_CACHE];
@@ -220,7 +220,7 @@ static inline uint32_t site_of(struct skew_thread *t, uintptr_t address, uintptr
 {
     if (skew_likely(t->last_address == address && t->last_frame == frame))
         return t->last_site;
-    return site_other(t, address, frame);
+    return skew_site(t, address, frame);
 }
 
 /* Exchanges and operations of the group on the communicator of lane i, which is its first one. */
@@ -246,6 +246,8 @@ static uint8_t *put_lanes(struct skew_thread *t)
         lane[i].comm = comm->id;
         lane[i].stream = (uintptr_t)t->lane[i].stream;
         skew_capture_query(t->lane[i].stream, &lane[i].flags, &lane[i].capture);
+        if (t->others && skew_comm_may_copy(comm))
+            lane[i].flags |= SKEW_LANE_MAY_COPY;
         while (t->lane[first].comm != comm)
             first++;
         if (first < i) {

@@ -33,11 +33,13 @@ void skew_comm_on_grow(const struct skew_derive *derive, ncclResult_t result, nc
                        const ncclConfig_t *config, int ranks, const ncclUniqueId *id, int rank);
 struct skew_comm *skew_comm_leaving(ncclComm_t handle, enum skew_comm_end how);
 void skew_comm_left(struct skew_comm *comm, enum skew_comm_end how, ncclResult_t result);
-void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle);
+void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle, int window_flags);
 
-struct skew_thread *skew_graph_enter(int function); /* enum skew_api */
+struct skew_thread *skew_graph_enter(uint32_t slot, int function); /* enum skew_api */
 uint64_t skew_graph_capture_id(void *stream);
 void skew_graph_event(enum skew_graph_event event, void *graph, void *source, void *exec,
                       uint64_t capture);
+void skew_graph_node(void *graph, const void *params);
+void *skew_proc_answer(const char *name, void *real, int version, uint64_t flags);
 
 #endif

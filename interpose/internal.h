@@ -70,6 +70,7 @@ struct skew_comm {
     uint32_t announced;    /* 1: the spool holds a COMM record that says all of the above */
     uint32_t children[3];  /* Split, Shrink, Grow calls so far: the ordinals of the next ones */
     uint32_t slot;         /* which NCCL of the process it belongs to */
+    uint32_t copies;       /* enum skew_comm_copies; atomic or */
     /* What was lost since the last stored group, for its LOSS record. */
     uint64_t lost_exchanges, lost_ops;
     uint32_t lost_reason;
@@ -83,6 +84,14 @@ struct skew_comm {
 static inline size_t skew_lost_bytes(uint32_t peers)
 {
     return 2 * (size_t)peers * sizeof(struct skew_loss_peer);
+}
+
+/* What lets NCCL do a collective by copy engines, without a kernel: both. */
+enum skew_comm_copies { SKEW_COMM_ZERO_CTAS = 1, SKEW_COMM_SYMMETRIC = 2 };
+
+static inline bool skew_comm_may_copy(const struct skew_comm *comm)
+{
+    return __atomic_load_n(&comm->copies, __ATOMIC_RELAXED) == (SKEW_COMM_ZERO_CTAS | SKEW_COMM_SYMMETRIC);
 }
 
 /* A lane of the open record. The counts are those of parts that were committed already, kept on the
@@ -232,6 +241,8 @@ struct skew_process {
     const char *tell_later[SKEW_DIAG_COUNT];    /* those that came before there was a spool to say them in */
     uint32_t collector_tried;
 
+    uint64_t early_calls[SKEW_BACKEND_CALL_SLOTS]; /* backend_call.c: before there was a head */
+
     uint32_t time_lock;
     struct skew_time *time; /* timing.c; NULL: not decided yet */
 };
@@ -307,6 +318,7 @@ void skew_group_commit(struct skew_thread *thread, uint64_t call_ns, uintptr_t a
 void skew_group_discard(struct skew_thread *thread);
 void skew_put_alltoallv(struct skew_thread *thread, const size_t *sends, const size_t *recvs,
                         int datatype, ncclComm_t handle, cudaStream_t stream);
+uint32_t skew_site(struct skew_thread *thread, uintptr_t address, uintptr_t frame); /* 0: none */
 void skew_launch_put(struct skew_thread *thread, uint64_t call_ns, void *exec, void *stream);
 int skew_put(struct skew_thread *thread, const struct skew_rec *rec); /* a record of no group, wherever there is room */
 void skew_thread_seal(struct skew_thread *thread);

@@ -213,11 +213,24 @@ static bool sampled_out(const struct skew_time *time, const struct skew_thread *
     return ordinal % time->every != 0;
 }
 
-/* Another thread launches for such communicators, which has no external id: events are used. */
-static bool is_nonblocking(const struct skew_thread *t, ncclComm_t handle)
+/* Why CUPTI cannot tell when a launch on this communicator occupied the device, so that events are
+ * used: another thread launches it, which has no external id; or copy engines do it, and what they
+ * wait for has no record. −1: it can. */
+static int beyond_cupti(const struct skew_comm *comm)
 {
-    const struct skew_comm *comm = handle ? skew_comm_find(skew_proc, handle) : t->lane[0].comm;
-    return comm && comm->flags & SKEW_COMM_NONBLOCKING;
+    if (!comm)
+        return -1;
+    return comm->flags & SKEW_COMM_NONBLOCKING ? SKEW_UNTIMED_NONBLOCKING
+           : skew_comm_may_copy(comm)          ? SKEW_UNTIMED_COPIES
+                                               : -1;
+}
+
+static int beyond_cupti_any(const struct skew_thread *t, ncclComm_t handle)
+{
+    int why = handle ? beyond_cupti(skew_comm_find(skew_proc, handle)) : -1;
+    for (uint32_t i = 0; !handle && why < 0 && i < t->lanes; i++)
+        why = beyond_cupti(t->lane[i].comm);
+    return why;
 }
 
 static uint32_t launches_of(const struct skew_thread *t, ncclComm_t handle)
@@ -253,12 +266,14 @@ static void before(struct skew_thread *t, ncclComm_t handle, cudaStream_t stream
     timer->sampled_out = sampled_out(time, t, handle);
     if (timer->sampled_out)
         return;
-    if (tier == SKEW_TIER_CUPTI && !is_nonblocking(t, handle)) {
-        /* What is captured has its times in the replays. */
-        if (skew_stream_captured(handle ? stream : t->lane[0].stream))
-            t->time_open = 0;
-        else
-            skew_cupti_before(time->cupti, timer, t, handle);
+    /* What is captured has its times in the replays. */
+    if (tier == SKEW_TIER_CUPTI && skew_stream_captured(handle ? stream : t->lane[0].stream)) {
+        t->time_open = 0;
+        return;
+    }
+    timer->why = tier == SKEW_TIER_CUPTI ? beyond_cupti_any(t, handle) : SKEW_UNTIMED_NO_RECORD;
+    if (timer->why < 0) {
+        skew_cupti_before(time->cupti, timer, t, handle);
     } else if (time->events_too) {
         skew_events_before(time, timer, t, handle, stream);
     }
@@ -335,9 +350,9 @@ static void after(struct skew_thread *t, ncclResult_t result)
         return;
     }
     if (!timer->opens) {
-        skew_untimed_add(timer->sampled_out              ? SKEW_UNTIMED_SAMPLED_OUT
-                         : time->tier == SKEW_TIER_CUPTI ? SKEW_UNTIMED_NONBLOCKING
-                                                         : SKEW_UNTIMED_NO_RECORD,
+        skew_untimed_add(timer->sampled_out ? SKEW_UNTIMED_SAMPLED_OUT
+                         : timer->why < 0   ? SKEW_UNTIMED_NO_RECORD
+                                            : (enum skew_untimed)timer->why,
                          t->time_open);
         return;
     }

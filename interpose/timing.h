@@ -109,6 +109,8 @@ struct skew_timer {
     uint32_t opens, awaiting;
     uint64_t pushed; /* external id around the open launch; 0: none (timing_cupti.c) */
     bool sampled_out;
+    int32_t
+        why; /* enum skew_untimed, should events not time the open launch either; −1: CUPTI does */
     uint64_t stored;   /* groups of the thread, before the open one */
     uint32_t measured; /* groups until our own cost is measured again */
     void *last_stream; /* cuStreamGetCtx(last_stream) is last_context */

@@ -398,8 +398,11 @@ void skew_cupti_after(struct skew_cupti *cupti, struct skew_timer *timer,
             entry->of[kept++] = entry->of[i];
     }
     entry->comms = kept;
-    for (uint32_t i = 0; i < kept; i++)
-        entry->of[i].comm = t->lane[entry->of[i].comm].comm->id;
+    for (uint32_t i = 0; i < kept; i++) {
+        const struct skew_comm *comm = t->lane[entry->of[i].comm].comm;
+        entry->of[i].comm = comm->id;
+        entry->of[i].alone = comm->ranks == 1;
+    }
     entry->state = stored ? SKEW_ENTRY_LAUNCHED : SKEW_ENTRY_FREE;
     skew_time_unlock(&cupti->lock);
 }

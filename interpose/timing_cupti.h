@@ -59,7 +59,8 @@ struct skew_entry {
     uint32_t nodes, first_node; /* of a graph */
     struct {
         uint32_t comm, cuda_stream; /* CUPTI's number; 0: any */
-        uint32_t records;
+        uint32_t records, kernels;
+        bool alone; /* the communicator's only rank: nothing to wait for */
         uint64_t start, end;
     } of[SKEW_TIME_LAUNCHES];
 };

@@ -191,6 +191,7 @@ static void add_to(struct skew_cupti *cupti, struct skew_entry *entry,
     if (a->end > entry->of[i].end)
         entry->of[i].end = a->end;
     entry->of[i].records++;
+    entry->of[i].kernels += a->name != NULL;
 }
 
 /** Takes a kernel or copy. Where its external id is not known yet it waits for some more buffers:
@@ -237,6 +238,9 @@ static void emit_group(struct skew_cupti *cupti, const struct skew_entry *entry)
         };
         if (!entry->of[i].records)
             skew_untimed_add(SKEW_UNTIMED_NO_RECORD, 1);
+        else if (!entry->of[i].kernels &&
+                 !entry->of[i].alone) /* the first copy began after all waiting */
+            skew_untimed_add(SKEW_UNTIMED_COPIES, 1);
         else if (!host_time(cupti, entry->of[i].start, &rec.start_ns, &rec.error_ns) ||
                  !host_time(cupti, entry->of[i].end, &rec.end_ns, &error_end) ||
                  rec.end_ns < rec.start_ns)
@@ -251,6 +255,14 @@ static void emit_group(struct skew_cupti *cupti, const struct skew_entry *entry)
  * captured. */
 static void emit_graph(struct skew_cupti *cupti, const struct skew_entry *entry)
 {
+    const struct skew_rec_replay none = {
+        .head = {.bytes = sizeof(none), .type = SKEW_REC_REPLAY},
+        .launch_ns = entry->launch_ns,
+        .exec = entry->exec,
+        .source = SKEW_TIME_CUPTI,
+    };
+    if (!entry->nodes)
+        put(cupti, &none.head, SKEW_UNTIMED_NO_ROOM, false);
     for (uint32_t at = entry->first_node, i = 0; at && i < entry->nodes;
          at = cupti->node[at - 1].next, i++) {
         uint64_t error_end;

@@ -77,6 +77,21 @@ struct skew_nccl_config_head {
     int blocking; /* 0: non-blocking; 1 or NCCL_CONFIG_UNDEF_INT: blocking */
 };
 
+/* The same up to the field that says whether collectives may go without a kernel: since 2.27, and unmoved up to 2.32. */
+struct skew_nccl_config_policy {
+    size_t size;
+    unsigned int magic, version;
+    int blocking, cga_cluster_size, min_ctas, max_ctas;
+    const char *net_name;
+    int split_share, traffic_class;
+    const char *comm_name;
+    int collnet_enable;
+    int cta_policy; /* NCCL_CTA_POLICY_…, or NCCL_CONFIG_UNDEF_INT */
+};
+
+#define NCCL_CTA_POLICY_ZERO    2
+#define NCCL_WIN_COLL_SYMMETRIC 1
+
 #define NCCL_CONFIG_MAGIC     0xcafebeefU
 #define NCCL_CONFIG_UNDEF_INT INT_MIN
 #define NCCL_SPLIT_NOCOLOR    (-1)

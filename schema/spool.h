@@ -135,7 +135,10 @@ enum skew_tier_why {
     X(UNFINISHED, "unfinished", "not finished on the device when the process ended")               \
     X(NO_ROOM, "no_room", "the spool had no room for the time")                                    \
     X(NO_RECORD, "no_record", "CUPTI has reported no kernel or copy of it")                        \
-    X(DROPPED, "dropped", "CUPTI's records did not fit into the bounded buffers")
+    X(DROPPED, "dropped", "CUPTI's records did not fit into the bounded buffers")                  \
+    X(COPIES, "copies", "done by copy engines: CUPTI does not tell when it began to wait")         \
+    X(REPLAY, "replay",                                                                            \
+      "in a replayed graph whose NCCL kernels do not tell which launch is which: copies, or another number of kernels")
 
 enum skew_untimed {
 #define X(id, name, text) SKEW_UNTIMED_##id,
@@ -158,6 +161,28 @@ struct skew_time_totals {
     uint64_t records;                     /* CUPTI activity records read */
     uint64_t dropped;                     /* CUPTI activity records that found no room */
 };
+
+/* Calls of libraries that move tokens from inside kernels (interpose/ep.api): id, function, backend as in
+ * schema/kernels.json, what it does. Stored as numbers: append only. */
+#define SKEW_BACKEND_CALL_LIST(X)                                                                  \
+    X(CREATE_GROUP, "ncclEpCreateGroup", "NCCL EP", "setup")                                       \
+    X(GROUP_DESTROY, "ncclEpGroupDestroy", "NCCL EP", "end")                                       \
+    X(CREATE_HANDLE, "ncclEpCreateHandle", "NCCL EP", "routing")                                   \
+    X(INIT_HANDLE, "ncclEpInitHandle", "NCCL EP", "setup")                                         \
+    X(UPDATE_HANDLE, "ncclEpUpdateHandle", "NCCL EP", "routing")                                   \
+    X(HANDLE_DESTROY, "ncclEpHandleDestroy", "NCCL EP", "end")                                     \
+    X(DISPATCH, "ncclEpDispatch", "NCCL EP", "dispatch")                                           \
+    X(COMBINE, "ncclEpCombine", "NCCL EP", "combine")                                              \
+    X(COMPLETE, "ncclEpComplete", "NCCL EP", "complete")
+
+enum skew_backend_call {
+    SKEW_BACKEND_CALL_NONE,
+#define X(id, function, backend, does) SKEW_BACKEND_CALL_##id,
+    SKEW_BACKEND_CALL_LIST(X)
+#undef X
+        SKEW_BACKEND_CALLS
+};
+#define SKEW_BACKEND_CALL_SLOTS 16u /* room in the head; SKEW_BACKEND_CALLS stays below it */
 
 enum skew_spool_state {
     SKEW_SPOOL_LIVE = 1,  /* the process runs, or died without a chance to say so */
@@ -212,8 +237,10 @@ struct skew_spool_head {
 
     struct skew_tap_count tap[SKEW_TAP_COUNT_SLOTS]; /* zeros from a library that had no tap */
     struct skew_time_totals time;                    /* likewise */
+    uint64_t backend_calls[SKEW_BACKEND_CALL_SLOTS]; /* calls, by enum skew_backend_call; stored or not. Atomic adds */
 
-    uint8_t reserved[1024 - SKEW_TAP_COUNT_SLOTS * sizeof(struct skew_tap_count) - sizeof(struct skew_time_totals)];
+    uint8_t reserved[1024 - SKEW_TAP_COUNT_SLOTS * sizeof(struct skew_tap_count) - sizeof(struct skew_time_totals) -
+                     SKEW_BACKEND_CALL_SLOTS * sizeof(uint64_t)];
     struct skew_seg_entry seg[SKEW_SPOOL_SEGMENTS];
 };
 _Static_assert(sizeof(struct skew_spool_head) <= SKEW_SPOOL_HEAD_BYTES, "head block too small");

@@ -30,7 +30,8 @@ enum skew_rec_type {
     SKEW_REC_TIME = 48,  /* struct skew_rec_time */
     SKEW_REC_CLOCK = 49, /* struct skew_rec_clock */
     SKEW_REC_KERNEL = 50, /* struct skew_rec_kernel */
-    SKEW_REC_REPLAY = 51 /* struct skew_rec_replay */
+    SKEW_REC_REPLAY = 51, /* struct skew_rec_replay */
+    SKEW_REC_BACKEND_CALL = 52 /* struct skew_rec_backend_call */
 };
 
 struct skew_rec {
@@ -75,7 +76,8 @@ struct skew_cell {
 
 enum skew_lane_flags {
     SKEW_LANE_CAPTURED = 1,    /* the stream was being captured into a CUDA graph: not executed now */
-    SKEW_LANE_CAPTURE_UNKNOWN = 2 /* no driver function to ask was found, or it failed */
+    SKEW_LANE_CAPTURE_UNKNOWN = 2, /* no driver function to ask was found, or it failed */
+    SKEW_LANE_MAY_COPY = 4         /* holds collectives that NCCL may do by copy engines, without a kernel */
 };
 
 /* One distinct (communicator, stream) of a group, in order of first use. */
@@ -164,7 +166,7 @@ struct skew_rec_replay {
     uint64_t end_ns;
     uint64_t error_ns;
     uint32_t ordinal; /* 0, 1, … */
-    uint32_t count;   /* NCCL kernels of this replay */
+    uint32_t count;   /* NCCL kernels of this replay; 0: it had none, and the times are 0 */
     uint32_t source;  /* enum skew_time_source */
     uint32_t reserved;
 };
@@ -199,6 +201,17 @@ struct skew_rec_kernel {
     uint64_t start_ns;  /* CLOCK_MONOTONIC */
     uint64_t end_ns;
     uint64_t busy_ns;   /* time that kernels ran within start … end */
+};
+
+/* A call that is noted and not understood: when it was made, and no more. */
+struct skew_rec_backend_call {
+    struct skew_rec head;
+    uint64_t ns;     /* before the real call */
+    uint64_t object; /* the first argument as it came: a handle, or where the call stores one */
+    uint32_t call;   /* enum skew_backend_call */
+    uint32_t site;   /* struct skew_rec_site.site; 0: none */
+    int32_t tid;
+    uint32_t reserved;
 };
 
 /* Text of `length` bytes follows (not terminated), padded with zeros to a multiple of 8. */
@@ -242,7 +255,8 @@ enum skew_process_text {
     X(COLLECTOR_RESTART, "collector_restart", "info")                                              \
     X(RUN_NOTE, "run_note", "info")                                                                \
     X(TAP_OFF, "tap_off", "info")                                                                   \
-    X(TIMING, "timing", "info")
+    X(TIMING, "timing", "info")                                                                     \
+    X(GRAPH_UNSEEN, "graph_unseen", "warning")
 
 enum skew_diag {
     SKEW_DIAG_NONE,
@@ -339,7 +353,8 @@ struct skew_rec_module {
     X(CLONED, "cloned")             /* source → graph */                                           \
     X(CHILD, "child")               /* source was added to graph as a child */                     \
     X(GRAPH_DESTROYED, "graph_destroyed")                                                          \
-    X(EXEC_DESTROYED, "exec_destroyed")
+    X(EXEC_DESTROYED, "exec_destroyed")                                                            \
+    X(LAUNCH_CAPTURED, "launch_captured") /* exec was launched on a stream that is captured: part of that capture */
 
 enum skew_graph_event {
     SKEW_GRAPH_NONE,
@@ -354,7 +369,7 @@ struct skew_rec_graph {
     uint32_t event; /* enum skew_graph_event */
     uint32_t reserved;
     uint64_t ns;
-    uint64_t capture; /* the driver's capture id, CAPTURED only */
+    uint64_t capture; /* the driver's capture id, CAPTURED and LAUNCH_CAPTURED only */
     uint64_t graph;   /* handles are reused by the driver: `ns` decides which one is meant */
     uint64_t source;
     uint64_t exec;

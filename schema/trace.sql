@@ -193,7 +193,8 @@ CREATE TABLE exchange (
     group_seq   INTEGER NOT NULL, -- equal for all that one outermost group launched, with `thread`
     flags       INTEGER NOT NULL, -- 1 captured into a CUDA graph, 2 not known whether captured,
                                   -- 4 unknown data type (bytes understated), 8 non-blocking, 16 several streams,
-                                  -- 32 an all-to-all whose number of ranks was never learned: its vector has one cell
+                                  -- 32 an all-to-all whose number of ranks was never learned: its vector has one cell,
+                                  -- 64 in a launch with collectives that NCCL may do by copy engines, without a kernel
     capture_id  INTEGER           -- graph_capture, when captured
 );
 
@@ -302,8 +303,9 @@ CREATE TABLE graph_capture (
 CREATE TABLE graph_event (
     process_id INTEGER NOT NULL REFERENCES process,
     ns         INTEGER NOT NULL,
-    event      TEXT NOT NULL, -- captured, instantiated, updated, cloned, child, graph_destroyed, exec_destroyed
-    driver_id  INTEGER,       -- of captured
+    event      TEXT NOT NULL, -- captured, instantiated, updated, cloned, child, graph_destroyed, exec_destroyed,
+                              -- launch_captured (what the executable holds became part of the capture)
+    driver_id  INTEGER,       -- of captured and launch_captured
     graph      INTEGER,       -- CUgraph handle
     source     INTEGER,       -- CUgraph that was cloned, or added as a child
     exec       INTEGER        -- CUgraphExec handle
@@ -333,19 +335,21 @@ CREATE TABLE time_source (source INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)
 INSERT INTO time_source VALUES (1, 'events'), (2, 'cupti'), (3, 'synth');
 
 -- When the exchanges and operations of one communicator in one NCCL group occupied the device: NCCL launches
--- them together. What was captured into a CUDA graph has one row a launch.
+-- them together. What was captured into a CUDA graph has one row a launch, or several where the graph holds the
+-- capture several times.
 CREATE TABLE device_time (
     member_id INTEGER NOT NULL REFERENCES member,
     thread    INTEGER NOT NULL, -- with group_seq: the group, as in exchange and operation
     group_seq INTEGER NOT NULL,
     launch_id INTEGER NOT NULL, -- graph_launch; 0: was not captured
+    place     INTEGER NOT NULL DEFAULT 0, -- which time in this launch, from 0
     source    INTEGER NOT NULL REFERENCES time_source,
     start_ns  INTEGER NOT NULL, -- this node's CLOCK_MONOTONIC, brought there from the device's clock
     end_ns    INTEGER NOT NULL,
     error_ns  INTEGER NOT NULL, -- both lie within ± this of the truth on that clock, but for:
     start_slack_ns INTEGER NOT NULL DEFAULT 0, -- events: the start may be up to this earlier, the host was still launching
     end_slack_ns   INTEGER NOT NULL DEFAULT 0, -- events: the end may be up to this earlier: over before it could be marked
-    PRIMARY KEY (member_id, thread, group_seq, launch_id)
+    PRIMARY KEY (member_id, thread, group_seq, launch_id, place)
 ) WITHOUT ROWID;
 
 -- How times were taken from `ns` on, and why (schema/spool.h names both): tier host, events or cupti.
@@ -410,6 +414,30 @@ CREATE TABLE kernel_name (
                      -- communication, but nobody has said what it is), other; NULL: was not asked
     backend    TEXT, -- DeepEP V1, …; NULL: none, or any
     PRIMARY KEY (process_id, name_id)
+) WITHOUT ROWID;
+
+-- Calls of libraries that move tokens from inside kernels, where they are called by way of the loader: NCCL EP's
+-- (ncclEpDispatch, …). That a call was made is known; which bytes it moved, and when the device did it, is not: see
+-- backend_time for the kernels.
+CREATE TABLE backend_call (
+    process_id INTEGER NOT NULL REFERENCES process,
+    start_ns   INTEGER NOT NULL, -- CLOCK_MONOTONIC of the host when the call was made
+    backend    TEXT NOT NULL,    -- as in kernel_name
+    does       TEXT NOT NULL,    -- dispatch, combine, complete, routing (which tokens go where), setup, end
+    function   TEXT NOT NULL,
+    object     INTEGER NOT NULL, -- its first argument as it came: a handle, or where the call stores one
+    tid        INTEGER NOT NULL, -- the thread, as the operating system numbers it
+    site_id    INTEGER REFERENCES callsite
+);
+
+-- How many such calls there were, counted in the target whether or not they found room: exact also after a kill.
+CREATE TABLE backend_call_count (
+    process_id INTEGER NOT NULL REFERENCES process,
+    function   TEXT NOT NULL,
+    backend    TEXT NOT NULL,
+    does       TEXT NOT NULL,
+    calls      INTEGER NOT NULL,
+    PRIMARY KEY (process_id, function)
 ) WITHOUT ROWID;
 
 -- How clocks of processes relate: time on the reference's axis = ns + offset_ns + drift_ppb × (ns − at_ns) / 1e9.
@@ -718,7 +746,7 @@ CREATE VIEW exchange_time AS
                coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
                t.start_slack_ns, t.end_slack_ns,
                CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
-                   row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id) - 1 END AS run
+                   row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id, t.place) - 1 END AS run
         FROM exchange e JOIN member m USING (member_id)
         LEFT JOIN device_time t
             ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
@@ -770,6 +798,13 @@ CREATE VIEW backend_time AS
            k.kernels, n.name
     FROM kernel k JOIN kernel_name n USING (process_id, name_id) JOIN process p USING (process_id)
     WHERE n.backend IS NOT NULL AND n.backend <> 'NCCL' AND n.does NOT IN ('permute', 'experts', 'other');
+
+-- Noted calls by process and function: how many there were, how many have a row, and the first and the last of these.
+CREATE VIEW backend_call_total AS
+    SELECT c.process_id, p.world_rank, c.backend, c.does, c.function, c.calls, coalesce(b.rows, 0) AS rows, b.first_ns, b.last_ns
+    FROM backend_call_count c JOIN process p USING (process_id)
+    LEFT JOIN (SELECT process_id, function, count(*) AS rows, min(start_ns) AS first_ns, max(start_ns) AS last_ns
+               FROM backend_call GROUP BY 1, 2) b USING (process_id, function);
 
 -- Tokens of each expert, spelled out.
 CREATE VIEW routing_cell AS

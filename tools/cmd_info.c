@@ -143,6 +143,7 @@ static const struct {
     {"untimed", skew_info_untimed_sql, "untimed"},
     {"overhead", skew_own_cost_sql, "overhead"},
     {"device_backends", skew_info_backends_sql, "backend_time"},
+    {"backend_calls", skew_info_backend_calls_sql, "backend_call_total"},
 };
 
 static bool has(struct skew_trace *trace, const char *name)

@@ -32,6 +32,12 @@ const char skew_info_backends_sql[] =
     " count(DISTINCT process_id) AS processes FROM backend_time GROUP BY backend, does"
     " ORDER BY backend, does";
 
+const char skew_info_backend_calls_sql[] =
+    "SELECT backend, does, function, sum(calls) AS calls, sum(rows) AS recorded,"
+    " min(first_ns) AS first_ns, max(last_ns) AS last_ns, count(*) AS processes"
+    " FROM backend_call_total GROUP BY backend, does, function"
+    " ORDER BY backend, does NOT IN ('dispatch', 'combine'), does, function";
+
 static const char *why_text(const char *why)
 {
 #define X(id, name, text)                                                                          \
@@ -95,6 +101,35 @@ void skew_info_timing_print(const json_t *info)
     print_untimed(info, launches - timed);
 }
 
+/* A line a backend: how often it was called, and for what. */
+static void print_backend_calls(const json_t *calls)
+{
+    char count[SKEW_COUNT_TEXT];
+    for (size_t i = 0, next; i < json_array_size(calls); i = next) {
+        const char *backend = skew_row_text(json_array_get(calls, i), "backend");
+        int64_t total = 0, lost = 0;
+        for (next = i; next < json_array_size(calls); next++) {
+            const json_t *row = json_array_get(calls, next);
+            if (strcmp(skew_row_text(row, "backend"), backend) != 0)
+                break;
+            total += skew_row_int(row, "calls");
+            lost += skew_row_int(row, "calls") - skew_row_int(row, "recorded");
+        }
+        printf("%s was called %s times (bytes not observable):", backend,
+               skew_count_text(count, (uint64_t)total));
+        for (size_t k = i; k < next; k++) {
+            const json_t *row = json_array_get(calls, k);
+            printf("%s %s %s", k > i ? "," : "",
+                   skew_count_text(count, (uint64_t)skew_row_int(row, "calls")),
+                   skew_row_text(row, "function"));
+        }
+        if (lost)
+            printf("; %s of them without a row of their own",
+                   skew_count_text(count, (uint64_t)lost));
+        putchar('\n');
+    }
+}
+
 void skew_info_backends_print(const json_t *info)
 {
     const char *before = "";
@@ -114,4 +149,5 @@ void skew_info_backends_print(const json_t *info)
     }
     if (*before)
         puts("; see skewscope overlap");
+    print_backend_calls(json_object_get(info, "backend_calls"));
 }

@@ -15,6 +15,7 @@ void skew_info_timing_print(const json_t *info);
 
 /** Device-initiated backends, by their kernels: the section `device_backends`. */
 extern const char skew_info_backends_sql[];
+extern const char skew_info_backend_calls_sql[];
 void skew_info_backends_print(const json_t *info);
 
 #endif

@@ -122,6 +122,30 @@ class Dispatcher(CliTest):
         self.assertEqual(got["gate"]["verdict"], "untold")
         self.assertGreater(got["untold"], 0)
 
+    def test_calls_of_nccl_ep(self):
+        """A stand-in for NCCL EP that moves nothing: calls were noted, so it was at work, and no bytes are claimed."""
+        done = self.run_command(str(BUILD / "tests" / "preload" / "ep_linked_new"), "linked", options=["-q"])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        calls = {"ncclEpCreateGroup": 1, "ncclEpCreateHandle": 1, "ncclEpDispatch": 3, "ncclEpCombine": 3, "ncclEpComplete": 3,
+                 "ncclEpHandleDestroy": 1, "ncclEpGroupDestroy": 1}
+        self.assertEqual(dict(self.query("SELECT function, calls FROM backend_call_total WHERE rows = calls AND first_ns <= last_ns")),
+                         calls)
+        self.assertEqual(self.query("SELECT DISTINCT backend, does FROM backend_call WHERE function = 'ncclEpDispatch'"),
+                         [("NCCL EP", "dispatch")])
+        (stack,), = self.query("SELECT DISTINCT stack FROM backend_call JOIN callsite_text USING (site_id)"
+                               " WHERE function = 'ncclEpCreateGroup'")
+        self.assertTrue(stack.startswith("main < "), stack)
+        text = self.skewscope("info", self.out).stdout
+        self.assertIn("NCCL EP was called 13 times (bytes not observable): 3 ncclEpCombine, 3 ncclEpDispatch", text)
+        info = json.loads(self.skewscope("info", "--json", self.out).stdout)[0]
+        self.assertEqual({c["function"]: (c["calls"], c["recorded"]) for c in info["backend_calls"]},
+                         {f: (n, n) for f, n in calls.items()})
+        got = self.ask(self.out)
+        self.assertEqual([s["backend"] for s in got["backends"] if s["working"]], ["NCCL EP"])
+        self.assertEqual(got["gate"]["verdict"], "worked")
+        self.assertIn("3 calls of ncclEpDispatch (bytes not observable)",
+                      next(s["evidence"] for s in got["backends"] if s["backend"] == "NCCL EP"))
+
     def test_compare(self):
         same = [("model", "m"), ("hardware", "H100")]
         a = self.synthetic("a", "DeepEP", labels=same, packages=[("deep_ep", "1.1")])

@@ -5,7 +5,7 @@ import struct
 
 from support import *
 
-CAPTURED, INSTANTIATED, UPDATED, CLONED, CHILD, GRAPH_END, EXEC_END = range(1, 8)
+CAPTURED, INSTANTIATED, UPDATED, CLONED, CHILD, GRAPH_END, EXEC_END, LAUNCH_CAPTURED = range(1, 9)
 
 
 def tap(shape, side, dtype, count, values, code, elements=None, group=7, comm=1):
@@ -222,6 +222,15 @@ class Graphs(Place):
             "launch call=10 exec=3", "launch call=20 exec=1", "launch call=60 exec=1"]))
         self.assertEqual(self.launches(), {1: 2, 2: 3})
 
+    def test_launch_into_a_capture(self):
+        """What an executable holds becomes part of the capture that it was launched into; that launch ran nothing."""
+        self.collected("\n".join([
+            self.graph(CAPTURED, 1, capture=1, graph=10), self.graph(INSTANTIATED, 2, graph=10, exec=1),
+            self.graph(LAUNCH_CAPTURED, 3, exec=1, capture=2), self.graph(LAUNCH_CAPTURED, 4, exec=1, capture=2),
+            self.graph(CAPTURED, 5, capture=2, graph=20), self.graph(INSTANTIATED, 6, graph=20, exec=2),
+            "launch call=10 exec=1", "launch call=20 exec=2"]))
+        self.assertEqual(self.launches(), {1: 3, 2: 1})
+
     def test_over_collectors(self):
         """A later collector knows what an earlier one saw."""
         writer = Writer(self.spools)
@@ -235,6 +244,28 @@ class Graphs(Place):
         self.collect()
         self.assertEqual(self.launches(), {50: 2})
         self.assertEqual(self.rows("SELECT runs FROM exchange_info"), [(2,), (2,)])
+
+
+class Calls(Place):
+    """Calls that are noted and not understood (schema/spool.h, struct skew_rec_backend_call)."""
+
+    @staticmethod
+    def call(number, ns, site=0, stream=1):
+        body = struct.pack("<QQIIiI", ns, 0xbeef, number, site, 77, 0)
+        return f"raw stream={stream} type=52 body={body.hex()}"
+
+    def test_rows_and_counts(self):
+        counts = struct.pack("<16Q", *[0] * 7, 5, 1, *[0] * 7)  # 7 dispatch, 8 combine
+        self.collected("\n".join(["thread stream=1 tid=77 name=python3", "site id=1 frames=0x401234", self.call(7, 100, site=1),
+                                  self.call(7, 200), self.call(8, 150, stream=0), self.call(99, 1), self.call(7, 300, site=9),
+                                  f"poke {160 + 512 + 384 + 280} {counts.hex()}"]))
+        self.assertEqual(self.rows("SELECT start_ns, backend, does, function, object, tid, site_id FROM backend_call ORDER BY 1"),
+                         [(100, "NCCL EP", "dispatch", "ncclEpDispatch", 0xbeef, 77, 1),
+                          (150, "NCCL EP", "combine", "ncclEpCombine", 0xbeef, 77, None),
+                          (200, "NCCL EP", "dispatch", "ncclEpDispatch", 0xbeef, 77, None),
+                          (300, "NCCL EP", "dispatch", "ncclEpDispatch", 0xbeef, 77, None)])
+        self.assertEqual(self.rows("SELECT function, calls, rows, first_ns, last_ns FROM backend_call_total ORDER BY 1"),
+                         [("ncclEpCombine", 1, 1, 150, 150), ("ncclEpDispatch", 5, 3, 100, 300)])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ def names(macro):
 OPS = names("SKEW_OP_LIST")
 LOSS = names("SKEW_LOSS_LIST")
 COMM_KINDS = names("SKEW_COMM_KIND_LIST")
+CALLS = ["none"] + names("SKEW_BACKEND_CALL_LIST")
 GRAPH = ["none"] + names("SKEW_GRAPH_EVENT_LIST")
 DIAGS = names("SKEW_DIAG_LIST")
 TYPES = "int8 uint8 int32 uint32 int64 uint64 float16 float32 float64 bfloat16 float8e4m3 float8e5m2".split()
@@ -68,12 +69,14 @@ class Spool:
             counts = struct.unpack_from("<4Q", data, 160 + 32 * i)
             if any(counts):
                 self.loss[LOSS[i]] = dict(zip(("groups", "exchanges", "ops", "cells"), counts))
+        self.call_counts = dict(zip(CALLS, struct.unpack_from("<16Q", data, 160 + 512 + 384 + 280)))
         self.segments = [struct.unpack_from("<2I", data, 160 + 512 + 1024 + 8 * i) for i in range(self.seg_allocated)]
         self.comms, self.comm_ends, self.sites, self.texts, self.diags = {}, [], {}, {}, []
         self.env, self.threads, self.modules, self.graphs, self.launches = {}, {}, [], [], []
         self.groups, self.lost_records, self.unknown = [], [], 0
         self.orphan_parts = 0
         self.times = []
+        self.calls = []  # (function, object, site, tid) of functions that are noted only, in the order of their times
         streams = self._segments_by_stream()
         self._read_definitions(streams.pop(0, []))
         for stream in sorted(streams):
@@ -141,10 +144,18 @@ class Spool:
                 self.graphs.append((GRAPH[event], capture, graph, source, execution))
             elif kind == 35:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
+            elif kind == 52:
+                self._read_call(rec)
             elif kind in TIMES:
                 self.times.append((TIMES[kind], rec))
             else:
                 self.unknown += 1
+
+    def _read_call(self, rec):
+        ns, thing, call, site, tid, _ = struct.unpack_from("<QQIIiI", rec, 8)
+        need(len(rec) == 40 and 0 < call < len(CALLS), f"a call of {len(rec)} bytes, number {call}")
+        self.calls.append((ns, CALLS[call], thing, site, tid))
+        self.calls.sort()
 
     def _read_stream(self, stream, segments):
         parts, parts_of = [], None
@@ -174,6 +185,8 @@ class Spool:
                                           [struct.unpack_from("<IIQQ", rec, 48 + 24 * i)[::1] for i in range(peers)]))
             elif kind == 35:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
+            elif kind == 52:
+                self._read_call(rec)
             elif kind in TIMES:
                 self.times.append((TIMES[kind], rec))
             else:

@@ -11,21 +11,21 @@
 #include <unistd.h>
 
 #include "abi/cupti.h"
-#include "rig.h"
+#include "job.h"
 
-static _Thread_local char *buffer;
-static _Thread_local unsigned unique; /* the latest exchange of this rank */
+_Thread_local char *job_buffer;
+_Thread_local unsigned job_unique;
 
-static void work(const char *kernel, uint64_t ns, cudaStream_t stream)
+void job_work(const char *kernel, uint64_t ns, cudaStream_t stream)
 {
     int (*launch)(cudaStream_t, const char *, uint64_t) =
         (int (*)(cudaStream_t, const char *, uint64_t))rig_driver("standin_device_work");
     CHECK_EQ(launch(stream, kernel, ns), 0);
 }
 
-static void busy(uint64_t ns, cudaStream_t stream)
+void job_busy(uint64_t ns, cudaStream_t stream)
 {
-    work("_Z11expert_gemmv", ns, stream);
+    job_work("_Z11expert_gemmv", ns, stream);
 }
 
 /* Different for every exchange, pair and direction. */
@@ -36,38 +36,38 @@ static size_t bytes_of(unsigned exchange, int src, int dst)
 
 /* Keeps the device busy while the host issues what is to come, as in training: what is under way
  * then is timed to the event. Under the virtual clock that costs nothing. */
-static void ahead_of_device(cudaStream_t stream)
+void job_ahead(cudaStream_t stream)
 {
     int (*mode)(void) = (int (*)(void))rig_driver("standin_clock_mode");
-    busy(mode() == 1 ? 10000000000 : 30000000, stream);
+    job_busy(mode() == 1 ? 10000000000 : 30000000, stream);
 }
 
-static uint64_t late(const struct rig *rig, unsigned exchange)
+uint64_t job_late(const struct rig *rig, unsigned exchange)
 {
     return ((unsigned)rig->rank * 3 + exchange) % 4 * 120000 + 20000;
 }
 
-static void put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm,
-                cudaStream_t stream)
+void job_put(const struct rig *rig, unsigned exchange, int peer, ncclComm_t comm,
+             cudaStream_t stream)
 {
-    OK(ncclSend(buffer, bytes_of(exchange, rig->rank, peer), ncclInt8, peer, comm, stream));
-    OK(ncclRecv(buffer + (1 << 20), bytes_of(exchange, peer, rig->rank), ncclInt8, peer, comm,
+    OK(ncclSend(job_buffer, bytes_of(exchange, rig->rank, peer), ncclInt8, peer, comm, stream));
+    OK(ncclRecv(job_buffer + (1 << 20), bytes_of(exchange, peer, rig->rank), ncclInt8, peer, comm,
                 stream));
 }
 
-static ncclResult_t exchange_on(const struct rig *rig, ncclComm_t comm, cudaStream_t stream)
+ncclResult_t job_exchange(const struct rig *rig, ncclComm_t comm, cudaStream_t stream)
 {
-    unsigned number = ++unique;
+    unsigned number = ++job_unique;
     OK(ncclGroupStart());
     for (int p = 0; p < rig->nranks; p++)
-        put(rig, number, p, comm, stream);
+        job_put(rig, number, p, comm, stream);
     return ncclGroupEnd();
 }
 
 /* Under the virtual clock a thread that has learned of an end is at that time itself: what is asked
  * about before all is issued would decide when the rest can begin. The library asks from eight on.
  */
-static unsigned rounds(unsigned usual)
+unsigned job_rounds(unsigned usual)
 {
     int (*mode)(void) = (int (*)(void))rig_driver("standin_clock_mode");
     return mode() == 1 ? 6 : usual;
@@ -76,10 +76,10 @@ static unsigned rounds(unsigned usual)
 static void plain(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
-    ahead_of_device(rig->stream);
-    for (unsigned i = 0; i < rounds(24); i++) {
-        busy(late(rig, i), rig->stream);
-        OK(exchange_on(rig, comm, rig->stream));
+    job_ahead(rig->stream);
+    for (unsigned i = 0; i < job_rounds(24); i++) {
+        job_busy(job_late(rig, i), rig->stream);
+        OK(job_exchange(rig, comm, rig->stream));
     }
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
@@ -91,21 +91,21 @@ static void plain(struct rig *rig)
 static void skipping(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
-    ahead_of_device(rig->stream);
-    for (unsigned i = 0; i < rounds(24); i++) {
-        unsigned number = ++unique;
+    job_ahead(rig->stream);
+    for (unsigned i = 0; i < job_rounds(24); i++) {
+        unsigned number = ++job_unique;
         bool any = false;
-        busy(late(rig, i), rig->stream);
+        job_busy(job_late(rig, i), rig->stream);
         for (int p = 0; p < rig->nranks; p++) {
             if (p == rig->rank || ((unsigned)(p + rig->rank) + i) % 3)
                 continue;
             if (!any)
                 OK(ncclGroupStart());
             any = true;
-            put(rig, number, p, comm, rig->stream);
+            job_put(rig, number, p, comm, rig->stream);
         }
         if (any) {
-            put(rig, number, rig->rank, comm, rig->stream);
+            job_put(rig, number, rig->rank, comm, rig->stream);
             OK(ncclGroupEnd());
         }
     }
@@ -119,16 +119,16 @@ static void streams(struct rig *rig)
     ncclComm_t comm = rig_comm(rig, 0);
     cudaStream_t s[3] = {rig->stream, rig_stream(), rig_stream()};
     for (int i = 0; i < 3; i++)
-        ahead_of_device(s[i]);
-    for (unsigned i = 0; i < rounds(9); i++) {
-        unsigned number = ++unique;
-        busy(late(rig, i), s[i % 3]); /* now the last one is late, now another */
+        job_ahead(s[i]);
+    for (unsigned i = 0; i < job_rounds(9); i++) {
+        unsigned number = ++job_unique;
+        job_busy(job_late(rig, i), s[i % 3]); /* now the last one is late, now another */
         OK(ncclGroupStart());
         for (int p = 0; p < rig->nranks; p++)
-            put(rig, number, p, comm, s[p % 3]);
+            job_put(rig, number, p, comm, s[p % 3]);
         OK(ncclGroupEnd());
     }
-    OK(exchange_on(rig, comm, s[0])); /* behind the one before, which was on another stream */
+    OK(job_exchange(rig, comm, s[0])); /* behind the one before, which was on another stream */
     for (int i = 0; i < 3; i++)
         rig_sync(s[i]);
     OK(ncclCommDestroy(comm));
@@ -139,17 +139,17 @@ static void comms(struct rig *rig)
 {
     ncclComm_t a = rig_comm(rig, 0), b = rig_comm(rig, 1);
     cudaStream_t other = rig_stream();
-    ahead_of_device(rig->stream);
-    ahead_of_device(other);
+    job_ahead(rig->stream);
+    job_ahead(other);
     for (unsigned i = 0; i < 6; i++) {
         cudaStream_t second = i < 4 ? other : rig->stream;
-        unsigned number = unique + 1;
-        unique += 2;
-        busy(late(rig, i), rig->stream);
+        unsigned number = job_unique + 1;
+        job_unique += 2;
+        job_busy(job_late(rig, i), rig->stream);
         OK(ncclGroupStart());
         for (int p = 0; p < rig->nranks; p++) {
-            put(rig, number, p, a, rig->stream);
-            put(rig, number + 1, p, b, second);
+            job_put(rig, number, p, a, rig->stream);
+            job_put(rig, number + 1, p, b, second);
         }
         OK(ncclGroupEnd());
     }
@@ -165,11 +165,12 @@ static void single(struct rig *rig)
     ncclComm_t comm = rig_comm(rig, 0);
     for (unsigned i = 0; i < 4; i++) {
         cudaStream_t stream = i % 2 ? NULL : rig->stream;
-        ahead_of_device(stream);
-        busy(late(rig, i), stream);
-        OK(ncclAlltoAll(buffer, buffer + (1 << 20), 1000 * ++unique, ncclInt8, comm, stream));
+        job_ahead(stream);
+        job_busy(job_late(rig, i), stream);
+        OK(ncclAlltoAll(job_buffer, job_buffer + (1 << 20), 1000 * ++job_unique, ncclInt8, comm,
+                        stream));
         rig_sync(stream);
-        OK(ncclAllReduce(buffer, buffer, 256, ncclFloat32, ncclSum, comm, stream));
+        OK(ncclAllReduce(job_buffer, job_buffer, 256, ncclFloat32, ncclSum, comm, stream));
         rig_sync(stream);
     }
     OK(ncclCommDestroy(comm));
@@ -187,12 +188,12 @@ static void nonblocking(struct rig *rig)
         ncclCommInitRankConfig(&comm, rig->nranks, rig->ids[0], rig->rank, (ncclConfig_t *)&config);
     CHECK(result == ncclSuccess || result == ncclInProgress);
     OK(rig_settle(comm));
-    ahead_of_device(rig->stream);
-    for (unsigned i = 0; i < rounds(8); i++) {
-        busy(late(rig, i), rig->stream);
-        CHECK_EQ(exchange_on(rig, comm, rig->stream), ncclInProgress);
+    job_ahead(rig->stream);
+    for (unsigned i = 0; i < job_rounds(8); i++) {
+        job_busy(job_late(rig, i), rig->stream);
+        CHECK_EQ(job_exchange(rig, comm, rig->stream), ncclInProgress);
         OK(rig_settle(comm));
-        busy(50000, rig->stream); /* not part of the exchange */
+        job_busy(50000, rig->stream); /* not part of the exchange */
     }
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
@@ -202,18 +203,18 @@ static void nonblocking(struct rig *rig)
 static void graph(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
-    ahead_of_device(rig->stream);
-    OK(exchange_on(rig, comm, rig->stream));
+    job_ahead(rig->stream);
+    OK(job_exchange(rig, comm, rig->stream));
     rig_capture_begin(rig->stream);
-    busy(late(rig, 1), rig->stream);
-    OK(exchange_on(rig, comm, rig->stream));
-    busy(30000, rig->stream);
-    OK(exchange_on(rig, comm, rig->stream));
+    job_busy(job_late(rig, 1), rig->stream);
+    OK(job_exchange(rig, comm, rig->stream));
+    job_busy(30000, rig->stream);
+    OK(job_exchange(rig, comm, rig->stream));
     rig_graph exec = rig_capture_end(rig->stream);
     for (unsigned i = 0; i < 5; i++) {
         rig_graph_launch(exec, rig->stream);
         if (i == 2)
-            OK(exchange_on(rig, comm, rig->stream));
+            OK(job_exchange(rig, comm, rig->stream));
     }
     rig_sync(rig->stream);
     rig_graph_destroy(exec);
@@ -237,7 +238,7 @@ static void *capture_main(void *arg)
         void *made;
         CHECK_EQ(begin(stream, 0 /* global */), 0);
         atomic_store(&capturing, 1);
-        busy(1000, stream);
+        job_busy(1000, stream);
         usleep(2000);
         atomic_store(&captures_broken, atomic_load(&captures_broken) + (end(stream, &made) != 0));
     }
@@ -252,7 +253,7 @@ static void captures(struct rig *rig)
     while (!atomic_load(&capturing))
         usleep(100);
     for (unsigned i = 0; i < 200; i++)
-        OK(exchange_on(rig, comm, rig->stream));
+        OK(job_exchange(rig, comm, rig->stream));
     atomic_store(&captures_done, 1);
     pthread_join(thread, NULL);
     rig_sync(rig->stream); /* not before: that would end a capture */
@@ -264,11 +265,11 @@ static void captures(struct rig *rig)
 static void ahead(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
-    busy(300000000, rig->stream);
+    job_busy(300000000, rig->stream);
     for (unsigned i = 0; i < 1500; i++)
-        OK(exchange_on(rig, comm, rig->stream));
+        OK(job_exchange(rig, comm, rig->stream));
     rig_sync(rig->stream);
-    OK(exchange_on(rig, comm, rig->stream));
+    OK(job_exchange(rig, comm, rig->stream));
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
 }
@@ -277,10 +278,10 @@ static void ahead(struct rig *rig)
 static void *one_exchange(void *arg)
 {
     struct rig *rig = ((void **)arg)[0];
-    buffer = ((void **)arg)[2];
-    unique = *(unsigned *)((void **)arg)[3];
+    job_buffer = ((void **)arg)[2];
+    job_unique = *(unsigned *)((void **)arg)[3];
     rig_device(rig->rank % 8);
-    OK(exchange_on(rig, ((void **)arg)[1], rig->stream));
+    OK(job_exchange(rig, ((void **)arg)[1], rig->stream));
     return NULL;
 }
 
@@ -288,11 +289,11 @@ static void threads(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
     unsigned i = 0;
-    void *arg[4] = {rig, comm, buffer, &i};
-    ahead_of_device(rig->stream);
-    for (; i < rounds(40) / 2; i++) { /* what a thread leaves, any other takes over */
+    void *arg[4] = {rig, comm, job_buffer, &i};
+    job_ahead(rig->stream);
+    for (; i < job_rounds(40) / 2; i++) { /* what a thread leaves, any other takes over */
         pthread_t thread;
-        busy(late(rig, i) / 4, rig->stream);
+        job_busy(job_late(rig, i) / 4, rig->stream);
         CHECK_EQ(pthread_create(&thread, NULL, one_exchange, arg), 0);
         pthread_join(thread, NULL);
     }
@@ -304,10 +305,10 @@ static void threads(struct rig *rig)
 static void unfinished(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
-    OK(exchange_on(rig, comm, rig->stream));
+    OK(job_exchange(rig, comm, rig->stream));
     rig_sync(rig->stream);
-    busy(20000000, rig->stream);
-    OK(exchange_on(rig, comm, rig->stream));
+    job_busy(20000000, rig->stream);
+    OK(job_exchange(rig, comm, rig->stream));
     exit(0);
 }
 
@@ -315,7 +316,7 @@ static void reset(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
     int (*reset_device)(int) = (int (*)(int))rig_driver("cuDevicePrimaryCtxReset_v2");
-    OK(exchange_on(rig, comm, rig->stream));
+    OK(job_exchange(rig, comm, rig->stream));
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
     CHECK_EQ(reset_device(rig->rank % 8), 0);
@@ -387,8 +388,8 @@ static void profiled(struct rig *rig)
     ncclComm_t comm = rig_comm(rig, 0);
     CUpti_SubscriberHandle handle;
     for (unsigned i = 0; i < 10; i++) {
-        busy(late(rig, i), rig->stream);
-        OK(exchange_on(rig, comm, rig->stream));
+        job_busy(job_late(rig, i), rig->stream);
+        OK(job_exchange(rig, comm, rig->stream));
     }
     rig_sync(rig->stream);
     CHECK_EQ(((int (*)(CUpti_SubscriberHandle *, void *, void *))cupti("cuptiSubscribe"))(
@@ -400,8 +401,8 @@ static void profiled(struct rig *rig)
     CHECK_EQ(((int (*)(int))cupti("cuptiActivityEnable"))(CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL),
              0);
     for (unsigned i = 0; i < 10; i++) {
-        busy(late(rig, i), rig->stream);
-        OK(exchange_on(rig, comm, rig->stream));
+        job_busy(job_late(rig, i), rig->stream);
+        OK(job_exchange(rig, comm, rig->stream));
     }
     rig_sync(rig->stream);
     CHECK_EQ(((int (*)(uint32_t))cupti("cuptiActivityFlushAll"))(1), 0);
@@ -414,9 +415,10 @@ static void profiled(struct rig *rig)
 static void copies(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
-    ahead_of_device(rig->stream);
+    job_ahead(rig->stream);
     for (unsigned i = 1; i <= 6; i++)
-        OK(ncclAllGather(buffer, buffer + (1 << 20), 100000 * i, ncclInt8, comm, rig->stream));
+        OK(ncclAllGather(job_buffer, job_buffer + (1 << 20), 100000 * i, ncclInt8, comm,
+                         rig->stream));
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
 }
@@ -427,8 +429,8 @@ static void flood(struct rig *rig)
     ncclComm_t comm = rig_comm(rig, 0);
     for (unsigned i = 0; i < 3000; i++) {
         for (int k = 0; k < 8; k++)
-            busy(100, rig->stream);
-        OK(ncclAlltoAll(buffer, buffer + (1 << 20), 1 + i, ncclInt8, comm, rig->stream));
+            job_busy(100, rig->stream);
+        OK(ncclAlltoAll(job_buffer, job_buffer + (1 << 20), 1 + i, ncclInt8, comm, rig->stream));
     }
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
@@ -440,18 +442,18 @@ static void overlap(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
     cudaStream_t second = rig_stream();
-    ahead_of_device(rig->stream);
-    ahead_of_device(second);
-    OK(exchange_on(rig, comm, rig->stream));         /* opens CUPTI */
-    work("some_all_to_all_of_others", 1000, second); /* ends the row of what was ahead */
+    job_ahead(rig->stream);
+    job_ahead(second);
+    OK(job_exchange(rig, comm, rig->stream));            /* opens CUPTI */
+    job_work("some_all_to_all_of_others", 1000, second); /* ends the row of what was ahead */
     for (unsigned i = 0; rig->rank == 0 && i < 60; i++) {
-        work("_Z11second_gemmv", 7000 + 1000 * (i % 5), second);
-        work("some_all_to_all_of_others", 3000 + 2000 * (i % 3), second);
+        job_work("_Z11second_gemmv", 7000 + 1000 * (i % 5), second);
+        job_work("some_all_to_all_of_others", 3000 + 2000 * (i % 3), second);
     }
     for (unsigned i = 0; i < 3; i++) {
-        OK(exchange_on(rig, comm, rig->stream));
-        work("_Z11expert_gemmv", 15000 + 5000 * i + 1000 * (unsigned)rig->rank, rig->stream);
-        OK(exchange_on(rig, comm, rig->stream));
+        OK(job_exchange(rig, comm, rig->stream));
+        job_work("_Z11expert_gemmv", 15000 + 5000 * i + 1000 * (unsigned)rig->rank, rig->stream);
+        OK(job_exchange(rig, comm, rig->stream));
     }
     rig_sync(rig->stream);
     rig_sync(second);
@@ -469,16 +471,16 @@ static void named(struct rig *rig)
     while (count < 200 && fgets(names[count], sizeof(names[count]), file))
         count++;
     fclose(file);
-    ahead_of_device(rig->stream);
-    OK(exchange_on(rig, comm, rig->stream));
+    job_ahead(rig->stream);
+    OK(job_exchange(rig, comm, rig->stream));
     for (unsigned i = 0; i < count; i++) {
         names[i][strcspn(names[i], "\n")] = '\0';
-        busy(2000, rig->stream);
-        busy(2000, rig->stream);
-        work(names[i], 1000 + i, rig->stream);
+        job_busy(2000, rig->stream);
+        job_busy(2000, rig->stream);
+        job_work(names[i], 1000 + i, rig->stream);
     }
-    busy(2000, rig->stream);
-    OK(exchange_on(rig, comm, rig->stream));
+    job_busy(2000, rig->stream);
+    OK(job_exchange(rig, comm, rig->stream));
     rig_sync(rig->stream);
     OK(ncclCommDestroy(comm));
 }
@@ -503,13 +505,17 @@ static const struct {
              {"flood", flood},
              {"copies", copies},
              {"overlap", overlap},
-             {"named", named}};
+             {"named", named},
+             {"graphs", job_graphs},
+             {"graph_streams", job_graph_streams},
+             {"engines", job_engines},
+             {"engine_graphs", job_engine_graphs}};
 
 static void (*body)(struct rig *);
 
 static void alone(struct rig *rig)
 {
-    buffer = rig_alloc(4 << 20);
+    job_buffer = rig_alloc(4 << 20);
     body(rig);
 }
 

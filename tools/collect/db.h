@@ -69,23 +69,31 @@
     X(GRAPH_EVENT, "INSERT INTO graph_event(process_id, ns, event, driver_id, graph, source, "     \
                    "exec) VALUES(?,?,?,?,?,?,?)")                                                  \
     X(LAUNCH, "INSERT INTO graph_launch(process_id, ns, exec, stream_id) VALUES(?,?,?,?)")         \
-    X(CAPTURED, "SELECT member_id, thread, group_seq, min(start_ns) FROM (SELECT member_id, "      \
-                "thread, group_seq, start_ns, capture_id FROM exchange WHERE capture_id = ?1 "     \
-                "UNION ALL SELECT member_id, thread, group_seq, start_ns, capture_id FROM "        \
+    X(CAPTURED, "SELECT member_id, thread, group_seq, min(start_ns), max(flags & 64) FROM "        \
+                "(SELECT member_id, "                                                              \
+                "thread, group_seq, start_ns, flags FROM exchange WHERE capture_id = ?1 "          \
+                "UNION ALL SELECT member_id, thread, group_seq, start_ns, flags FROM "             \
                 "operation WHERE capture_id = ?1) GROUP BY 1, 2, 3 ORDER BY 4, 3")                 \
     X(LAUNCH_KNOW, "UPDATE graph_launch SET stream_id = ?2 WHERE launch_id = ?1")                  \
-    X(TIME, "REPLACE INTO device_time(member_id, thread, group_seq, launch_id, source, start_ns, " \
-            "end_ns, error_ns, start_slack_ns, end_slack_ns) VALUES(?,?,?,?,?,?,?,?,?,?)")         \
+    X(TIME,                                                                                        \
+      "REPLACE INTO device_time(member_id, thread, group_seq, launch_id, source, start_ns, "       \
+      "end_ns, error_ns, start_slack_ns, end_slack_ns, place) VALUES(?,?,?,?,?,?,?,?,?,?,?)")      \
     X(CLOCK, "INSERT INTO device_clock(process_id, clock, source, device_ns, low_ns, high_ns) "    \
              "VALUES(?,?,?,?,?,?)")                                                                \
     X(TIER, "INSERT INTO timing(process_id, ns, tier, why) VALUES(?,?,?,?)")                       \
     X(UNTIMED, "REPLACE INTO untimed(process_id, reason, launches) VALUES(?,?,?)")                 \
+    X(UNTIMED_ADD, "INSERT INTO untimed(process_id, reason, launches) VALUES(?1, ?2, ?3) "         \
+                   "ON CONFLICT DO UPDATE SET launches = launches + ?3")                           \
     X(OVERHEAD, "REPLACE INTO overhead(process_id, measured_groups, measured_ns, setup_ns, "       \
                 "events, event_ns, cupti_records, cupti_dropped) VALUES(?,?,?,?,?,?,?,?)")         \
     X(KERNEL_NAME,                                                                                 \
       "REPLACE INTO kernel_name(process_id, name_id, name, does, backend) VALUES(?,?,?,?,?)")      \
     X(KERNEL, "INSERT INTO kernel(process_id, device, stream, start_ns, end_ns, busy_ns, "         \
               "kernels, name_id) VALUES(?,?,?,?,?,?,?,?)")                                         \
+    X(BACKEND_CALL, "INSERT INTO backend_call(process_id, start_ns, backend, does, function, "     \
+                    "object, tid, site_id) VALUES(?,?,?,?,?,?,?,?)")                               \
+    X(BACKEND_CALL_COUNT, "REPLACE INTO backend_call_count(process_id, function, backend, does, "  \
+                          "calls) VALUES(?,?,?,?,?)")                                              \
     X(LAUNCHES, "INSERT INTO capture_launches(capture_id, launches) VALUES(?1, ?2) "               \
                 "ON CONFLICT(capture_id) DO UPDATE SET launches = launches + ?2")                  \
     X(ENV, "REPLACE INTO process_env(process_id, name, value) VALUES(?,?,?)")                      \

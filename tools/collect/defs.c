@@ -211,6 +211,8 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
         return skew_graph_record(proc, rec);
     case SKEW_REC_LAUNCH:
         return skew_launch_record(proc, rec);
+    case SKEW_REC_BACKEND_CALL:
+        return skew_backend_call_record(proc, rec);
     case SKEW_REC_TAP:
         return skew_tap_record(proc, rec);
     default:

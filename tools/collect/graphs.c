@@ -50,7 +50,8 @@ struct exec {
 
 struct skew_graphs {
     struct skew_map graphs; /* handle → struct set * */
-    struct skew_map execs;  /* handle → struct exec * */
+    struct skew_map inner; /* capture → struct set *: of executables that were launched into it */
+    struct skew_map execs; /* handle → struct exec * */
     uint64_t newest_ns;
 };
 
@@ -125,9 +126,39 @@ static int exec_becomes(struct skew_graphs *graphs, uint64_t handle, uint64_t ns
     return error;
 }
 
+/* What the executable ran at that time. */
+static const struct set *exec_at(struct skew_graphs *graphs, uint64_t handle, uint64_t ns)
+{
+    uint64_t known;
+    if (!graphs || !skew_map_get(&graphs->execs, handle, &known))
+        return NULL;
+    const struct exec *exec = (const void *)(uintptr_t)known;
+    size_t i = exec->count;
+    while (i > 1 && exec->entries[i - 1].ns > ns)
+        i--;
+    return i ? &exec->entries[i - 1].set : NULL;
+}
+
+/* A launch into a capture, or (`graph`) the end of that capture. */
+static int inner(struct skew_graphs *graphs, uint64_t capture, struct set *graph, uint64_t exec,
+                 uint64_t ns)
+{
+    uint64_t known;
+    if (graph)
+        return skew_map_get(&graphs->inner, capture, &known)
+                   ? set_add_all(graph, (const struct set *)(uintptr_t)known)
+                   : 0;
+    const struct set *launched = exec_at(graphs, exec, ns);
+    struct set *of_capture = lookup(&graphs->inner, capture, sizeof *of_capture);
+    if (!of_capture)
+        return -ENOMEM;
+    return launched ? set_add_all(of_capture, launched) : 0;
+}
+
 static int apply(struct skew_graphs *graphs, unsigned event, uint64_t ns, uint64_t capture,
                  uint64_t graph, uint64_t source, uint64_t exec)
 {
+    int error;
     static const struct set nothing;
     struct set *of_graph = lookup(&graphs->graphs, graph, sizeof *of_graph);
     struct set *of_source = lookup(&graphs->graphs, source, sizeof *of_source);
@@ -136,7 +167,10 @@ static int apply(struct skew_graphs *graphs, unsigned event, uint64_t ns, uint64
     graphs->newest_ns = ns > graphs->newest_ns ? ns : graphs->newest_ns;
     switch (event) {
     case SKEW_GRAPH_CAPTURED:
-        return set_add(of_graph, capture, 1);
+        error = set_add(of_graph, capture, 1);
+        return error ? error : inner(graphs, capture, of_graph, 0, ns);
+    case SKEW_GRAPH_LAUNCH_CAPTURED:
+        return inner(graphs, capture, NULL, exec, ns);
     case SKEW_GRAPH_INSTANTIATED:
     case SKEW_GRAPH_UPDATED:
         return exec_becomes(graphs, exec, ns, of_graph);
@@ -199,14 +233,15 @@ int skew_graph_record(struct skew_proc *proc, const struct skew_rec *head)
         return 0;
     }
     int error = model(proc);
-    if (!error && rec->event == SKEW_GRAPH_CAPTURED)
+    bool of_capture = rec->event == SKEW_GRAPH_CAPTURED || rec->event == SKEW_GRAPH_LAUNCH_CAPTURED;
+    if (!error && of_capture)
         error = skew_capture_id(proc, rec->capture, &capture);
     if (error)
         return error;
     sqlite3_bind_int64(stmt, 1, proc->id);
     sqlite3_bind_int64(stmt, 2, (int64_t)rec->ns);
     sqlite3_bind_text(stmt, 3, event_names[rec->event], -1, SQLITE_STATIC);
-    bind_handle(stmt, 4, rec->event == SKEW_GRAPH_CAPTURED ? rec->capture : 0);
+    bind_handle(stmt, 4, of_capture ? rec->capture : 0);
     bind_handle(stmt, 5, rec->graph);
     bind_handle(stmt, 6, rec->source);
     bind_handle(stmt, 7, rec->exec);
@@ -214,19 +249,6 @@ int skew_graph_record(struct skew_proc *proc, const struct skew_rec *head)
     return error ? error
                  : apply(proc->graphs, rec->event, rec->ns, rec->capture, rec->graph, rec->source,
                          rec->exec);
-}
-
-/* What the executable ran at that time. */
-static const struct set *exec_at(struct skew_graphs *graphs, uint64_t handle, uint64_t ns)
-{
-    uint64_t known;
-    if (!graphs || !skew_map_get(&graphs->execs, handle, &known))
-        return NULL;
-    const struct exec *exec = (const void *)(uintptr_t)known;
-    size_t i = exec->count;
-    while (i > 1 && exec->entries[i - 1].ns > ns)
-        i--;
-    return i ? &exec->entries[i - 1].set : NULL;
 }
 
 /* What was captured, read from the database once a capture: it does not change any more when it is
@@ -257,8 +279,10 @@ static int captured_list(struct skew_proc *proc, uint64_t driver_id, struct capt
         }
         list = more;
         list->of[list->count++] =
-            (struct skew_captured){sqlite3_column_int64(stmt, 0), sqlite3_column_int64(stmt, 1),
-                                   sqlite3_column_int64(stmt, 2)};
+            (struct skew_captured){.member = sqlite3_column_int64(stmt, 0),
+                                   .thread = sqlite3_column_int64(stmt, 1),
+                                   .group = sqlite3_column_int64(stmt, 2),
+                                   .may_copy = sqlite3_column_int64(stmt, 4) != 0};
     }
     sqlite3_reset(stmt);
     error = error ? error : row < 0 ? row : 0;
@@ -271,25 +295,29 @@ static int captured_list(struct skew_proc *proc, uint64_t driver_id, struct capt
 }
 
 int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint32_t ordinal,
-                        uint32_t count, struct skew_captured *out)
+                        uint32_t count, struct skew_captured *out, uint64_t *launches)
 {
     const struct set *set = exec_at(proc->graphs, exec, ns);
     uint64_t total = 0;
-    int found = 0;
+    bool found = false, may_copy = false;
     for (size_t i = 0; set && i < set->count; i++) {
         struct capture_list *list;
         int error = captured_list(proc, set->item[i].capture, &list);
         if (error)
             return error;
-        for (uint64_t times = 0; times < set->item[i].times && total <= count; times++) {
+        for (size_t k = 0; k < list->count; k++)
+            may_copy |= list->of[k].may_copy;
+        for (uint64_t times = 0; times < set->item[i].times; times++) {
             if (ordinal >= total && ordinal - total < list->count) {
                 *out = list->of[ordinal - total];
-                found = 1;
+                out->place = (int64_t)times;
+                found = true;
             }
             total += list->count;
         }
     }
-    return found && total == count;
+    *launches = total;
+    return found && total == count && !may_copy;
 }
 
 static int launch_remember(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t id,
@@ -428,6 +456,17 @@ void skew_graph_forget_old(struct skew_proc *proc)
     }
 }
 
+static void sets_free(struct skew_map *map)
+{
+    for (size_t i = 0; i < map->slots; i++) {
+        struct set *set = map->used[i] ? (void *)(uintptr_t)map->values[i] : NULL;
+        if (set)
+            free(set->item);
+        free(set);
+    }
+    skew_map_free(map);
+}
+
 void skew_graph_free(struct skew_proc *proc)
 {
     struct skew_graphs *graphs = proc->graphs;
@@ -439,13 +478,8 @@ void skew_graph_free(struct skew_proc *proc)
     skew_map_free(&proc->captured);
     if (!graphs)
         return;
-    for (size_t i = 0; i < graphs->graphs.slots; i++) {
-        if (!graphs->graphs.used[i])
-            continue;
-        struct set *set = (void *)(uintptr_t)graphs->graphs.values[i];
-        free(set->item);
-        free(set);
-    }
+    sets_free(&graphs->graphs);
+    sets_free(&graphs->inner);
     for (size_t i = 0; i < graphs->execs.slots; i++) {
         if (!graphs->execs.used[i])
             continue;
@@ -455,7 +489,6 @@ void skew_graph_free(struct skew_proc *proc)
         free(exec->entries);
         free(exec);
     }
-    skew_map_free(&graphs->graphs);
     skew_map_free(&graphs->execs);
     free(graphs);
     proc->graphs = NULL;

@@ -110,7 +110,8 @@ static uint64_t bytes_of(struct skew_proc *proc, const struct skew_cell *cell, u
 static unsigned lane_flags(const struct skew_lane *lane)
 {
     return (lane->flags & SKEW_LANE_CAPTURED ? SKEW_EX_CAPTURED : 0) |
-           (lane->flags & SKEW_LANE_CAPTURE_UNKNOWN ? SKEW_EX_CAPTURE_UNKNOWN : 0);
+           (lane->flags & SKEW_LANE_CAPTURE_UNKNOWN ? SKEW_EX_CAPTURE_UNKNOWN : 0) |
+           (lane->flags & SKEW_LANE_MAY_COPY ? SKEW_EX_MAY_COPY : 0);
 }
 
 static unsigned group_flags(const struct group *group, const struct skew_local_comm *comm)

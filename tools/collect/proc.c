@@ -228,6 +228,8 @@ static int record(struct skew_proc *proc, struct skew_stream *stream, const stru
         return skew_loss_record(proc, rec);
     case SKEW_REC_LAUNCH:
         return skew_launch_record(proc, rec);
+    case SKEW_REC_BACKEND_CALL:
+        return skew_backend_call_record(proc, rec);
     default:
         return skew_time_record(proc, rec);
     }
@@ -383,6 +385,8 @@ static int store_counters(struct skew_proc *proc)
     }
     if (!error)
         error = skew_tap_counters(proc);
+    if (!error)
+        error = skew_backend_call_counters(proc);
     if (error || (!proc->stored && proc->returned == proc->file->returned))
         return error;
     error = skew_db_begin(db);

@@ -28,7 +28,8 @@ enum skew_exchange_flags {
     SKEW_EX_NONBLOCKING = 8,
     SKEW_EX_STREAMS = 16,
     SKEW_EX_RANKS_UNKNOWN =
-        32 /* an all-to-all whose vector has one cell until the ranks are known */
+        32, /* an all-to-all whose vector has one cell until the ranks are known */
+    SKEW_EX_MAY_COPY = 64
 };
 
 /* A communicator with more ranks than this is damage: `ordinal` would have to reach that far. */
@@ -90,6 +91,7 @@ struct skew_proc {
     struct skew_tap_count taps[SKEW_TAP_COUNTS];  /* as stored */
     uint64_t returned;                            /* as stored */
     struct skew_time_totals time;                 /* as stored */
+    uint64_t backend_calls[SKEW_BACKEND_CALL_SLOTS]; /* as stored */
     struct skew_launches *launches;               /* the latest, for their times (graphs.c) */
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
@@ -171,6 +173,10 @@ int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
 int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_time_store(struct skew_proc *proc); /* the counters in the head, if they have changed */
 
+/* calls.c */
+int skew_backend_call_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_backend_call_counters(struct skew_proc *proc); /* those in the head, as far as they are news */
+
 /* taps.c */
 int skew_tap_record(struct skew_proc *proc, const struct skew_rec *rec);
 /** Stores what became of the buffers, as far as it is news. */
@@ -179,13 +185,16 @@ int skew_tap_counters(struct skew_proc *proc);
 /* graphs.c */
 int skew_graph_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_launch_record(struct skew_proc *proc, const struct skew_rec *rec);
-/** The ordinal-th of all `count` launches of NCCL work that an executable graph held at `ns`, in the order in which
- * they were captured. @return 1, 0 when it holds another number of them, negative errno */
 struct skew_captured {
     int64_t member, thread, group;
+    bool may_copy; /* it may have no kernel */
+    int64_t place; /* which time in this launch, from 0 */
 };
+/** The ordinal-th of all `count` launches of NCCL work that an executable graph held at `ns`, in the order in which
+ * they were captured. @param launches how many it held. @return 1, 0 when that is another number, or when some
+ * may have been without a kernel; negative errno */
 int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint32_t ordinal, uint32_t count,
-                        struct skew_captured *out);
+                        struct skew_captured *out, uint64_t *launches);
 /** The row of a graph's launch, made when it is not there: its own record may come later. `stream`: a
  * row of `stream`, 0 when it is not known. */
 int skew_launch_id(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t stream, int64_t *id);

@@ -27,6 +27,11 @@ static const char *const untimed_names[] = {
 #undef X
 };
 
+static int64_t counter(uint64_t value)
+{
+    return value > INT64_MAX ? INT64_MAX : (int64_t)value;
+}
+
 static bool fits(uint64_t a, uint64_t b)
 {
     return a <= b && b <= INT64_MAX;
@@ -60,6 +65,7 @@ static int time_record(struct skew_proc *proc, const struct skew_rec_time *rec)
     sqlite3_bind_int64(stmt, 8, (int64_t)rec->error_ns);
     sqlite3_bind_int64(stmt, 9, (int64_t)rec->start_slack_ns);
     sqlite3_bind_int64(stmt, 10, (int64_t)rec->end_slack_ns);
+    sqlite3_bind_int64(stmt, 11, 0);
     return skew_db_run(proc->db, stmt);
 }
 
@@ -129,24 +135,39 @@ static int kernel_record(struct skew_proc *proc, const struct skew_rec_kernel *r
     return skew_db_run(proc->db, stmt);
 }
 
+/* Which kernel is which launch cannot be told: one is a copy, or there are more, or some were lost.
+ */
+static int replay_untimed(struct skew_proc *proc, uint64_t launches)
+{
+    sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_UNTIMED_ADD];
+    sqlite3_bind_int64(stmt, 1, proc->id);
+    sqlite3_bind_text(stmt, 2, untimed_names[SKEW_UNTIMED_REPLAY], -1, SQLITE_STATIC);
+    sqlite3_bind_int64(stmt, 3, counter(launches));
+    int error = launches ? skew_db_run(proc->db, stmt) : 0;
+    return error ? error
+                 : skew_db_diag(proc->db, 0, proc->id, "info", "timing", 0,
+                                "Replays of a CUDA graph have another number of NCCL kernels than "
+                                "calls were captured into it, or some of these are done by copy "
+                                "engines: their times are left out.");
+}
+
 /* The ordinal-th of the launches that a replayed graph holds. */
 static int replay_record(struct skew_proc *proc, const struct skew_rec_replay *rec)
 {
     sqlite3_stmt *stmt = proc->db->stmt[SKEW_STMT_TIME];
     struct skew_captured captured;
     int64_t launch;
+    uint64_t launches;
     if (!fits(rec->start_ns, rec->end_ns) || rec->error_ns > INT64_MAX ||
-        rec->launch_ns > INT64_MAX || rec->ordinal >= rec->count || rec->source != SKEW_TIME_CUPTI)
+        rec->launch_ns > INT64_MAX || (rec->ordinal >= rec->count && rec->ordinal) ||
+        rec->source != SKEW_TIME_CUPTI)
         return -EBADMSG;
-    int found =
-        skew_graph_captured(proc, rec->exec, rec->launch_ns, rec->ordinal, rec->count, &captured);
+    int found = skew_graph_captured(proc, rec->exec, rec->launch_ns, rec->ordinal, rec->count,
+                                    &captured, &launches);
     if (found < 0)
         return found;
-    if (!found)
-        return skew_db_diag(
-            proc->db, 0, proc->id, "info", "timing", 0,
-            "Replays of a CUDA graph have another number of NCCL kernels than calls were "
-            "captured into it: their times are left out.");
+    if (!found) /* said once a replay; one without NCCL is nothing to say */
+        return rec->ordinal || (!launches && !rec->count) ? 0 : replay_untimed(proc, launches);
     int error = skew_launch_id(proc, rec->launch_ns, rec->exec, 0, &launch);
     if (error)
         return error;
@@ -160,6 +181,7 @@ static int replay_record(struct skew_proc *proc, const struct skew_rec_replay *r
     sqlite3_bind_int64(stmt, 8, (int64_t)rec->error_ns);
     sqlite3_bind_int64(stmt, 9, 0);
     sqlite3_bind_int64(stmt, 10, 0);
+    sqlite3_bind_int64(stmt, 11, captured.place);
     return skew_db_run(proc->db, stmt);
 }
 
@@ -197,11 +219,6 @@ int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec)
         proc->unknown_records++;
         return 0;
     }
-}
-
-static int64_t counter(uint64_t value)
-{
-    return value > INT64_MAX ? INT64_MAX : (int64_t)value;
 }
 
 static int store_untimed(struct skew_proc *proc, const struct skew_time_totals *now)

@@ -96,6 +96,29 @@ static int add_kernels(json_t *facts, struct skew_trace *trace)
     return error;
 }
 
+/* Calls that were noted: they prove that a backend was at work where nobody looked at its kernels.
+ */
+static int add_calls(json_t *facts, struct skew_trace *trace)
+{
+    json_t *rows = json_array(), *row;
+    size_t i;
+    bool there = sqlite3_table_column_metadata(skew_trace_db(trace), NULL, "backend_call_count",
+                                               "calls", NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
+    int error = there ? add_rows(rows, trace,
+                                 "SELECT backend, function, does, sum(calls) AS calls "
+                                 "FROM backend_call_count GROUP BY 1, 2, 3")
+                      : 0;
+    json_array_foreach(rows, i, row)
+    {
+        json_t *function = member(member(member(facts, "calls"), skew_row_text(row, "backend")),
+                                  skew_row_text(row, "function"));
+        add_int(function, "calls", skew_row_int(row, "calls"));
+        json_object_set(function, "does", json_object_get(row, "does"));
+    }
+    json_decref(rows);
+    return error;
+}
+
 /* ---- what went through NCCL ------------------------------------------------------------------ */
 
 static const char *family(int role)
@@ -251,6 +274,8 @@ static int add_trace(json_t *facts, struct skew_trace *trace)
         error = add_libraries(facts, trace);
     if (!error)
         error = add_kernels(facts, trace);
+    if (!error)
+        error = add_calls(facts, trace);
     /* What was imported has processes and exchanges that nobody ran. */
     if (!error && json_is_true(json_object_get(facts, "imported"))) {
         static const char *const made_up[] = {"processes", "exchanges", "enqueue_ns", "span_ns"};
@@ -272,6 +297,7 @@ json_t *skew_dispatcher_facts(const struct skew_reading *reading)
         json_object_set_new(facts, arrays[i], json_array());
     json_object_set_new(facts, "kernels", json_object());
     json_object_set_new(facts, "libraries", json_object());
+    json_object_set_new(facts, "calls", json_object());
     json_object_set_new(facts, "nccl", json_object());
     json_object_set_new(facts, "trace", json_string(skew_trace_path(reading->traces[0])));
     json_object_set_new(facts, "imported", json_boolean(skew_reading_imported(reading)));

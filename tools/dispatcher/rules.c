@@ -146,6 +146,26 @@ static json_int_t calls_of(const json_t *facts, const char *what, const char *wa
     return json_integer_value(json_object_get(json_object_get(nccl, way), "calls"));
 }
 
+/* Calls of a backend that were noted on the host: dispatches and combines prove that it works. */
+static bool add_noted(const json_t *facts, const char *name, json_t *evidence)
+{
+    json_t *calls = json_object_get(json_object_get(facts, "calls"), name), *call;
+    const char *function;
+    bool working = false;
+    char text[256];
+    json_object_foreach(calls, function, call)
+    {
+        const char *does = skew_row_text(call, "does");
+        if (strcmp(does, "dispatch") != 0 && strcmp(does, "combine") != 0)
+            continue;
+        working = true;
+        snprintf(text, sizeof text, "%lld calls of %s (bytes not observable)",
+                 (long long)skew_row_int(call, "calls"), function);
+        json_array_append_new(evidence, json_string(text));
+    }
+    return working;
+}
+
 /* {backend, installed, loaded, working, evidence} for one dispatcher. */
 static json_t *state_of(const json_t *facts, const json_t *backend)
 {
@@ -174,6 +194,7 @@ static json_t *state_of(const json_t *facts, const json_t *backend)
                      json_string_value(name));
             json_array_append_new(evidence, json_string(text));
         }
+        working |= add_noted(facts, json_string_value(name), evidence);
     }
     const char *nccl = json_string_value(json_object_get(backend, "nccl"));
     if (nccl) {

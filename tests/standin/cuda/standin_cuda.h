@@ -45,6 +45,15 @@ int standin_device_op(struct CUstream_st *stream, const char *kernel_name, stand
                       void *user, void (*destroy)(void *user));
 
 /*
+ * The same for what copy engines do: to CUPTI it is one batch of `copies` copies between devices,
+ * of `bytes` in all, from where `run` leaves *start_ns: what the operation waited for before has no
+ * record, as a wait on memory has none. In replays of a graph it shows as so many copies, one after
+ * another. (To who lists a graph's nodes it is one kernel node.)
+ */
+int standin_device_copies(struct CUstream_st *stream, uint32_t copies, uint64_t bytes,
+                          standin_run_fn run, void *user, void (*destroy)(void *user));
+
+/*
  * The same for a kernel that does nothing but last `duration_ns` of device time. Under
  * SKEWSCOPE_STANDIN_CLOCK=real and `paced` the stream really is busy for that long.
  */

@@ -149,5 +149,9 @@ ncclResult_t sn_config_read(struct ncclComm *comm, const ncclConfig_t *config)
         return sn_fail(ncclInvalidArgument, "Invalid config blocking attribute value %d",
                        head.blocking);
     comm->blocking = head.blocking != 0;
+    struct skew_nccl_config_policy policy = {0};
+    if (size >= sizeof(policy) && sn_options()->version >= 22700)
+        memcpy(&policy, config, sizeof(policy));
+    comm->zero_ctas = policy.cta_policy > 0 && policy.cta_policy & NCCL_CTA_POLICY_ZERO;
     return ncclSuccess;
 }

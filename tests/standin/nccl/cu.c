@@ -29,7 +29,9 @@ typedef unsigned long long cu_ptr;
     X(cuMemAlloc_v2, int, (cu_ptr *, size_t))                                                      \
     X(cuMemFree_v2, int, (cu_ptr))                                                                 \
     X(standin_device_op, int,                                                                      \
-      (cudaStream_t, const char *, standin_run_fn, void *, void (*)(void *)))
+      (cudaStream_t, const char *, standin_run_fn, void *, void (*)(void *)))                      \
+    X(standin_device_copies, int,                                                                  \
+      (cudaStream_t, uint32_t, uint64_t, standin_run_fn, void *, void (*)(void *)))
 
 #define DECLARE(name, ret, args) ret(*name) args;
 static struct {
@@ -181,4 +183,11 @@ ncclResult_t sn_cu_launch(cudaStream_t stream, const char *name,
                           void (*destroy)(void *))
 {
     return CU(standin_device_op, stream, name, run, user, destroy);
+}
+
+ncclResult_t sn_cu_launch_copies(cudaStream_t stream, uint32_t copies, uint64_t bytes,
+                                 int (*run)(void *, uint64_t *, uint64_t *), void *user,
+                                 void (*destroy)(void *))
+{
+    return CU(standin_device_copies, stream, copies, bytes, run, user, destroy);
 }

@@ -163,6 +163,17 @@ static ncclResult_t add_p2p(struct sn_plan *p, const struct sn_task *call,
     return result;
 }
 
+/* As NCCL since 2.28 decides whether copy engines do a collective (ceImplemented, ncclCeAvailable):
+ * no CTAs are wanted, and both buffers lie in symmetric windows. */
+static bool can_be_copies(struct ncclComm *comm, const struct sn_task *task)
+{
+    size_t bytes = task->count * skew_nccl_type_size(task->type) * (size_t)comm->nranks;
+
+    return task->func == SN_ALLTOALL && comm->zero_ctas && sn_options()->version >= 22800 &&
+           sn_in_symmetric_window(comm, task->send, bytes) &&
+           sn_in_symmetric_window(comm, task->recv, bytes);
+}
+
 static bool is_one_sided_or_p2p(enum sn_func func)
 {
     return func == SN_SEND || func == SN_RECV || func >= SN_PUT;
@@ -199,6 +210,7 @@ static ncclResult_t append(const struct sn_task *task, const struct sn_vectors *
     result = add_stream(p, stream);
     if (result)
         return result;
+    p->copies = p->calls++ == 0 && can_be_copies(comm, task);
     if (task->func >= SN_ALLTOALL && task->func <= SN_SCATTER)
         return add_p2p(p, task, v);
     return add_task(p, task);

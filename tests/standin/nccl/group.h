@@ -13,6 +13,8 @@ struct sn_plan { /* what one communicator has to do in this group */
     cudaStream_t *streams; /* distinct; the one that came last at the end */
     int nstreams;
     uint64_t capture;
+    int calls;   /* of the application, so far */
+    bool copies; /* the only one is an all-to-all that copy engines can do */
     struct sn_op *op;
 };
 

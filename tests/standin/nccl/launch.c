@@ -104,7 +104,11 @@ static ncclResult_t launch_plan(struct sn_plan *p)
         return result;
     if (!p->capture)
         sn_op_count(p->op);
-    result = sn_cu_launch(stream, p->op->kernel, sn_op_run, p->op, sn_op_destroy);
+    if (p->copies)
+        result = sn_cu_launch_copies(stream, (uint32_t)comm->nranks, sn_op_bytes(p->op), sn_op_run,
+                                     p->op, sn_op_destroy);
+    else
+        result = sn_cu_launch(stream, p->op->kernel, sn_op_run, p->op, sn_op_destroy);
     if (result)
         return result;
     p->op = NULL; /* the driver's now */
@@ -150,7 +154,7 @@ ncclResult_t sn_work_launch(struct sn_work *work, bool simulate)
     if (!result)
         result = check_captures(work->plans);
     for (struct sn_plan *p = work->plans; p && !result; p = p->next)
-        result = sn_op_build(&p->op, p->comm, p->tasks, p->ntasks);
+        result = sn_op_build(&p->op, p->comm, p->tasks, p->ntasks, p->copies);
     for (struct sn_plan *p = work->plans; p && !result && !simulate; p = p->next) {
         if (!p->op)
             continue; /* nothing but sends to self in place */

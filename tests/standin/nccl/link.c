@@ -127,8 +127,14 @@ void sn_link_finish(const struct sn_op *op, const struct sn_pass *pass, uint64_t
         write_truth(op, pass->arrival_ns, pass->latest_ns, *end_ns, sent, received);
 }
 
+uint64_t sn_link_told(const struct sn_pass *pass)
+{
+    return pass->arrival_ns - (uint64_t)pass->comm->clock_offset_ns;
+}
+
 void sn_link_heard(struct sn_pass *pass, uint64_t arrival_ns)
 {
+    arrival_ns += (uint64_t)pass->comm->clock_offset_ns;
     pass->heard_any = true;
     if (arrival_ns > pass->latest_ns)
         pass->latest_ns = arrival_ns;

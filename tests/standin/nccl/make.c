@@ -41,6 +41,7 @@ ncclResult_t sn_comm_finish(struct ncclComm *comm, struct sn_id id)
     ncclResult_t result = sn_cu_event_create(&comm->event);
     int version;
 
+    comm->clock_offset_ns = sn_clock_offset_ns();
     if (!result)
         result = sn_cu_event_create(&comm->capture_event);
     if (!result)

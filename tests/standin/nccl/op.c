@@ -117,7 +117,7 @@ static void name_kernel(struct sn_op *op)
 }
 
 ncclResult_t sn_op_build(struct sn_op **out, struct ncclComm *comm, const struct sn_task *tasks,
-                         int ntasks)
+                         int ntasks, bool copies)
 {
     struct sn_op *op;
 
@@ -139,9 +139,21 @@ ncclResult_t sn_op_build(struct sn_op **out, struct ncclComm *comm, const struct
         sn_op_destroy(op);
         return result;
     }
-    name_kernel(op);
+    op->copies = copies;
+    if (!copies)
+        name_kernel(op);
     *out = op;
     return ncclSuccess;
+}
+
+uint64_t sn_op_bytes(const struct sn_op *op)
+{
+    uint64_t bytes = 0;
+
+    for (int i = 0; i < op->ntasks; i++)
+        if (op->tasks[i].func == SN_SEND)
+            bytes += op->tasks[i].count * skew_nccl_type_size((int)op->tasks[i].type);
+    return bytes;
 }
 
 void sn_op_count(struct sn_op *op)
@@ -176,7 +188,7 @@ static void send_progress(struct sn_message *m, enum sn_ring_kind kind, struct s
     }
     if (!m->header_done) {
         struct sn_header header = {m->bytes, SN_WHAT | m->what, m->ordinal, m->offset,
-                                   pass->arrival_ns};
+                                   sn_link_told(pass)};
         if (size - sn_ring_used(ring) < sizeof(header))
             return;
         m->number = ++ring->sent;
@@ -236,7 +248,7 @@ bool sn_message_header(struct sn_message *m, enum sn_ring_kind kind, struct sn_p
     pass->touched[m->peer] = 1;
     if (sn_options()->couple) {
         sn_link_heard(pass, header.arrival_ns);
-        atomic_store_explicit(&ring->arrival_ns, pass->arrival_ns, memory_order_relaxed);
+        atomic_store_explicit(&ring->arrival_ns, sn_link_told(pass), memory_order_relaxed);
         atomic_fetch_add_explicit(&ring->answered, 1, memory_order_release);
     }
     check_header(m, kind, &header, pass);
@@ -418,10 +430,10 @@ static ncclResult_t run_to_end(struct op_run *run)
     return ncclSuccess;
 }
 
-static ncclResult_t run_op(struct sn_op *op, uint64_t start_ns, uint64_t *end_ns)
+static ncclResult_t run_op(struct sn_op *op, uint64_t *start_ns, uint64_t *end_ns)
 {
-    struct op_run run = {.op = op,
-                         .pass = {.comm = op->comm, .arrival_ns = start_ns, .latest_ns = start_ns}};
+    struct op_run run = {
+        .op = op, .pass = {.comm = op->comm, .arrival_ns = *start_ns, .latest_ns = *start_ns}};
     size_t n = (size_t)op->comm->nranks;
     ncclResult_t result = ncclSystemError;
 
@@ -433,6 +445,8 @@ static ncclResult_t run_op(struct sn_op *op, uint64_t start_ns, uint64_t *end_ns
     if (run.pass.touched && run.waits_on && run.channels && run.coll && run.rma)
         result = run_to_end(&run);
     sn_link_finish(op, &run.pass, end_ns);
+    if (op->copies) /* the waiting before is done by operations on memory, which leave no record */
+        *start_ns = run.pass.latest_ns;
     sn_rma_end(run.rma);
     sn_coll_end(run.coll);
     free(run.channels);
@@ -449,7 +463,7 @@ int sn_op_run(void *user, uint64_t *start_ns, uint64_t *end_ns)
     pthread_mutex_lock(&comm->run_lock);
     /* An operation whose communicator has gone or broken ends at once, as NCCL's kernels do. */
     if (op->generation == comm->generation && comm->seg_open && !atomic_load(&comm->failed)) {
-        ncclResult_t result = run_op(op, *start_ns, end_ns);
+        ncclResult_t result = run_op(op, start_ns, end_ns);
         if (result)
             sn_comm_break(comm, result);
         comm->op_ordinal++;

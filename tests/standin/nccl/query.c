@@ -255,9 +255,27 @@ SN_EXPORT(ncclResult_t, ncclCommWindowRegister,
                                               "needed");
     if (!result)
         result = sn_comm_ready(comm);
-    if (!result && (winFlags & 1 /* NCCL_WIN_COLL_SYMMETRIC */))
+    bool symmetric = winFlags & NCCL_WIN_COLL_SYMMETRIC;
+    if (!result && symmetric)
         result = make_sync_memory(comm);
-    return result ? result : add_window(comm, buff, size, win);
+    if (!result)
+        result = add_window(comm, buff, size, win);
+    if (!result)
+        ((struct sn_window *)*win)->symmetric = symmetric;
+    return result;
+}
+
+bool sn_in_symmetric_window(struct ncclComm *comm, const void *buff, size_t bytes)
+{
+    uintptr_t at = (uintptr_t)buff;
+    bool found = false;
+
+    pthread_mutex_lock(&comm->lock);
+    for (const struct sn_window *w = comm->windows; w && !found; w = w->next)
+        found = w->symmetric && at >= (uintptr_t)w->base && at - (uintptr_t)w->base <= w->bytes &&
+                bytes <= w->bytes - (at - (uintptr_t)w->base);
+    pthread_mutex_unlock(&comm->lock);
+    return found;
 }
 
 static struct sn_window *take_window(ncclComm_t comm, ncclWindow_t win)

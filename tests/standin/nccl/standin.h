@@ -44,6 +44,9 @@ ncclResult_t sn_fail(ncclResult_t result, const char *format, ...)
 const char *sn_last_error(void);
 void sn_show_version(void);
 uint64_t sn_now_ns(void); /* CLOCK_MONOTONIC */
+/* Ranks in time namespaces of their own have other clocks: what this one's is ahead of the
+ * machine's. */
+int64_t sn_clock_offset_ns(void);
 
 /* ---- cu.c ----------------------------------------------------------------------------------- */
 
@@ -68,6 +71,10 @@ ncclResult_t sn_cu_capture_id(cudaStream_t stream, uint64_t *id);
 ncclResult_t sn_cu_copy(void *to, const void *from, size_t bytes, cudaStream_t stream);
 ncclResult_t sn_cu_alloc(void **ptr, size_t bytes);
 ncclResult_t sn_cu_free(void *ptr);
+/* The same as `copies` copies of `bytes` in all, without a kernel. */
+ncclResult_t sn_cu_launch_copies(cudaStream_t stream, uint32_t copies, uint64_t bytes,
+                                 int (*run)(void *, uint64_t *, uint64_t *), void *user,
+                                 void (*destroy)(void *));
 ncclResult_t sn_cu_launch(cudaStream_t stream, const char *name,
                           int (*run)(void *, uint64_t *, uint64_t *), void *user,
                           void (*destroy)(void *));
@@ -153,6 +160,7 @@ struct sn_redop {
 struct sn_window {
     struct sn_window *next;
     uint32_t id;
+    bool symmetric; /* NCCL_WIN_COLL_SYMMETRIC */
     char *base;
     size_t bytes;
     void *registration;
@@ -173,6 +181,8 @@ struct ncclComm {
     /* From here on everything starts from zero with each use. */
     uint64_t magic; /* SN_MAGIC while alive */
     int rank, nranks, device, blocking;
+    int64_t clock_offset_ns; /* on the wire times are the machine's */
+    bool zero_ctas;          /* config.CTAPolicy has NCCL_CTA_POLICY_ZERO */
     sn_ctx ctx;
     struct sn_id id;
     struct sn_segment seg;
@@ -221,7 +231,8 @@ ncclResult_t sn_comm_finish(struct ncclComm *comm, struct sn_id id);
 /** How the communicator was made, for the truth file: JSON members. */
 void sn_comm_origin(struct ncclComm *comm, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-void sn_comm_free_sync(struct ncclComm *comm); /* query.c */
+void sn_comm_free_sync(struct ncclComm *comm);                                      /* query.c */
+bool sn_in_symmetric_window(struct ncclComm *comm, const void *buff, size_t bytes); /* query.c */
 void sn_comm_busy(struct ncclComm *comm, int delta);
 void sn_comm_pending(struct ncclComm *comm, int delta);
 ncclResult_t sn_config_read(struct ncclComm *comm, const ncclConfig_t *config);
@@ -315,13 +326,15 @@ struct sn_op {
     int ntasks, ncoll, coll_first, nrma, rma_first;
     struct sn_channel *channels;
     int nchannels;
+    bool copies; /* done by copy engines: it has no kernel, and starts when all ranks are there */
     char kernel[160];
 };
 
 /** Makes the operation of one communicator in a group. ncclInvalidUsage: self send without recv. */
 ncclResult_t sn_op_build(struct sn_op **out, struct ncclComm *comm, const struct sn_task *tasks,
-                         int ntasks);
-void sn_op_count(struct sn_op *op); /* from now to its destruction it is pending */
+                         int ntasks, bool copies);
+uint64_t sn_op_bytes(const struct sn_op *op); /* that it sends, itself included */
+void sn_op_count(struct sn_op *op);           /* from now to its destruction it is pending */
 int sn_op_run(void *op, uint64_t *start_ns, uint64_t *end_ns);
 void sn_op_destroy(void *op);
 
@@ -374,6 +387,7 @@ bool sn_message_header(struct sn_message *m, enum sn_ring_kind kind, struct sn_p
 
 /* ---- link.c --------------------------------------------------------------------------------- */
 
+uint64_t sn_link_told(const struct sn_pass *pass); /* this rank's arrival, for the others */
 void sn_link_heard(struct sn_pass *pass, uint64_t arrival_ns);
 /** Sets the end of the operation by the model, and writes its line of truth. */
 void sn_link_finish(const struct sn_op *op, const struct sn_pass *pass, uint64_t *end_ns);

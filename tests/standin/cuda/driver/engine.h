@@ -77,7 +77,7 @@ uint64_t si_clock_host(void); /* nothing that the calling thread submits starts 
 enum si_work_type {
     SI_WORK_EMPTY,
     SI_WORK_KERNEL,
-    SI_WORK_DEVICE_OP, /* shown as a kernel, but really runs */
+    SI_WORK_DEVICE_OP, /* shown as a kernel, or as copies, but really runs */
     SI_WORK_COPY,
     SI_WORK_FILL,
     SI_WORK_HOST,
@@ -129,6 +129,8 @@ struct si_work {
             standin_run_fn run;
             void *user;
             void (*destroy)(void *user);
+            uint32_t copies; /* shown as so many copies of `bytes` in all; 0: as a kernel */
+            uint64_t bytes;
         } device_op;
         struct {
             CUhostFn fn;

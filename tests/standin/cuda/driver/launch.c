@@ -120,13 +120,12 @@ static void show_as(struct si_kernel *kernel, CUfunction function)
     kernel->context = si_context_current();
 }
 
-static CUresult put_device_op(CUstream stream, CUfunction function, standin_run_fn run, void *user,
+/* `work`: what it is shown as; NULL: there was no memory. */
+static CUresult put_device_op(CUstream stream, struct si_work *work, standin_run_fn run, void *user,
                               void (*destroy)(void *user))
 {
-    struct si_work *work = si_work_new(SI_WORK_DEVICE_OP);
     if (work == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    show_as(&work->device_op.shown, function);
     work->device_op.run = run;
     work->device_op.user = user;
     /* Until the op is accepted `user` stays the caller's, so it must not be destroyed with work. */
@@ -145,9 +144,39 @@ SI_EXPORT int standin_device_op(struct CUstream_st *stream, const char *kernel_n
     CUresult err = hook_enter(&hook, stream, kernel_name);
     if (err == CUDA_SUCCESS && run == NULL)
         err = CUDA_ERROR_INVALID_VALUE;
+    struct si_work *work = err == CUDA_SUCCESS ? si_work_new(SI_WORK_DEVICE_OP) : NULL;
+    if (work != NULL)
+        show_as(&work->device_op.shown, hook.params.f);
     if (err == CUDA_SUCCESS)
-        err = put_device_op(stream, hook.params.f, run, user, destroy);
+        err = put_device_op(stream, work, run, user, destroy);
     return drv_leave(&hook.call, err);
+}
+
+enum { CBID_MEMCPY_BATCH_ASYNC_V2 = 796 };
+
+SI_EXPORT int standin_device_copies(struct CUstream_st *stream, uint32_t copies, uint64_t bytes,
+                                    standin_run_fn run, void *user, void (*destroy)(void *user))
+{
+    struct drv_call call;
+    struct {
+        CUdeviceptr *dsts, *srcs;
+        size_t *sizes, count;
+        CUmemcpyAttributes *attrs;
+        size_t *attrIdxs, numAttrs;
+        CUstream hStream;
+    } params = {.count = copies, .hStream = stream};
+    CUresult err =
+        drv_enter(&call, CBID_MEMCPY_BATCH_ASYNC_V2, "cuMemcpyBatchAsync_v2", &params, 0);
+    if (err == CUDA_SUCCESS && (run == NULL || copies == 0))
+        err = CUDA_ERROR_INVALID_VALUE;
+    struct si_work *work = err == CUDA_SUCCESS ? si_work_new(SI_WORK_DEVICE_OP) : NULL;
+    if (work != NULL) {
+        work->device_op.copies = copies;
+        work->device_op.bytes = bytes;
+    }
+    if (err == CUDA_SUCCESS)
+        err = put_device_op(stream, work, run, user, destroy);
+    return drv_leave(&call, err);
 }
 
 SI_EXPORT int standin_device_work(struct CUstream_st *stream, const char *kernel_name,

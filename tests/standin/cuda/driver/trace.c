@@ -122,6 +122,25 @@ static void describe_kernel(const struct si_kernel *kernel, struct standin_activ
     a->shared_bytes = kernel->shared_bytes;
 }
 
+/* Copies that are one operation: a batch is one record that counts them; in a graph each is a node
+ * of its own, and they follow each other. */
+static void trace_copies(const struct standin_tracer *tracer, struct standin_activity *a,
+                         const struct si_work *work, uint64_t start_ns, uint64_t end_ns)
+{
+    uint32_t records = a->graph_id != 0 ? work->device_op.copies : 1;
+    a->kind = STANDIN_ACTIVITY_MEMCPY;
+    a->copy_kind = COPY_DTOD;
+    a->src_kind = a->dst_kind = KIND_DEVICE;
+    a->src_device = a->dst_device = a->device;
+    a->copy_count = work->device_op.copies / records;
+    a->bytes = work->device_op.bytes / records;
+    for (uint32_t i = 0; i < records; i++) {
+        a->start_ns = si_clock_device(start_ns + (end_ns - start_ns) * i / records);
+        a->end_ns = si_clock_device(start_ns + (end_ns - start_ns) * (i + 1) / records);
+        tracer->activity(a);
+    }
+}
+
 void si_trace_op(CUstream stream, struct si_op *op, uint64_t start_ns, uint64_t end_ns)
 {
     const struct standin_tracer *tracer = atomic_load(&si_tracer);
@@ -140,7 +159,7 @@ void si_trace_op(CUstream stream, struct si_op *op, uint64_t start_ns, uint64_t 
         a.bytes = p->width * p->height * p->elementSize;
         a.value = p->value;
         a.dst_kind = memory_kind((uintptr_t)p->dst, &a.dst_device);
-    } else {
+    } else if (op->work->type != SI_WORK_DEVICE_OP) {
         return;
     }
     a.start_ns = si_clock_device(start_ns);
@@ -150,5 +169,8 @@ void si_trace_op(CUstream stream, struct si_op *op, uint64_t start_ns, uint64_t 
     a.correlation = op->correlation;
     a.graph_id = op->graph_id;
     a.graph_node_id = op->graph_node_id;
-    tracer->activity(&a);
+    if (op->work->type == SI_WORK_DEVICE_OP && op->work->device_op.copies != 0)
+        trace_copies(tracer, &a, op->work, start_ns, end_ns);
+    else
+        tracer->activity(&a);
 }

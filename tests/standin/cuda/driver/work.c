@@ -58,7 +58,8 @@ void si_work_unref(struct si_work *work)
 
 bool si_work_is_kernel(const struct si_work *work)
 {
-    return work->type == SI_WORK_KERNEL || work->type == SI_WORK_DEVICE_OP;
+    return work->type == SI_WORK_KERNEL ||
+           (work->type == SI_WORK_DEVICE_OP && work->device_op.copies == 0);
 }
 
 const struct si_kernel *si_work_kernel(const struct si_work *work)

@@ -50,5 +50,8 @@ SAME(offsetof(ABI_CONFIG, size), 0);
 SAME(offsetof(ABI_CONFIG, magic), 8);
 SAME(offsetof(ABI_CONFIG, version), 12);
 SAME(offsetof(ABI_CONFIG, blocking), 16);
+#ifdef ABI_CTA_POLICY
+SAME(offsetof(ABI_POLICY, ABI_CTA_POLICY), 60);
+#endif
 
 #endif

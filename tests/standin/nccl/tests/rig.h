@@ -60,6 +60,9 @@ void rig_graph_destroy(rig_graph graph);
 /* An event recorded on `from`, waited for on `to`. */
 void rig_stream_join(cudaStream_t from, cudaStream_t to);
 ncclComm_t rig_comm(struct rig *rig, int id);
+/* One whose collectives shall use no CTAs: copy engines do them where the buffers lie in symmetric
+ * windows. */
+ncclComm_t rig_comm_zero_ctas(struct rig *rig, int id);
 /* Waits for a non-blocking communicator; its final state. */
 ncclResult_t rig_settle(ncclComm_t comm);
 /* A value that tells where it comes from. */

@@ -4,11 +4,18 @@
 
 #define N 5003 /* elements: odd, and more than a ring of 8 KiB holds */
 
-static void alltoall(struct rig *rig, ncclComm_t comm, bool in_group)
+/* @param windows of symmetric memory around both buffers, or none */
+static void alltoall(struct rig *rig, ncclComm_t comm, bool in_group, bool windows)
 {
     int n = rig->nranks, me = rig->rank;
-    uint32_t *send = rig_alloc((size_t)n * N * 4), *recv = rig_alloc((size_t)n * N * 4);
+    size_t bytes = (size_t)n * N * 4;
+    uint32_t *send = rig_alloc(bytes), *recv = rig_alloc(bytes);
+    ncclWindow_t window[2] = {NULL, NULL};
 
+    if (windows) {
+        OK(ncclCommWindowRegister(comm, send, bytes, &window[0], NCCL_WIN_COLL_SYMMETRIC));
+        OK(ncclCommWindowRegister(comm, recv, bytes, &window[1], NCCL_WIN_COLL_SYMMETRIC));
+    }
     for (int r = 0; r < n; r++)
         for (size_t i = 0; i < N; i++)
             send[(size_t)r * N + i] = rig_mark(me, r, i);
@@ -26,6 +33,8 @@ static void alltoall(struct rig *rig, ncclComm_t comm, bool in_group)
     for (int r = 0; r < n; r++)
         for (size_t i = 0; i < N; i++)
             CHECK_EQ(recv[(size_t)r * N + i], rig_mark(r, me, i));
+    for (int w = 0; windows && w < 2; w++)
+        OK(ncclCommWindowDeregister(comm, window[w]));
     rig_free(send);
     rig_free(recv);
 }
@@ -251,8 +260,8 @@ static void body(struct rig *rig)
 {
     ncclComm_t comm = rig_comm(rig, 0);
 
-    alltoall(rig, comm, true);
-    alltoall(rig, comm, false);
+    alltoall(rig, comm, true, false);
+    alltoall(rig, comm, false, false);
     uneven(rig, comm);
     gathers(rig, comm);
     reductions(rig, comm);
@@ -266,7 +275,17 @@ static void one_alltoall(struct rig *rig)
     ncclComm_t comm = rig_comm(rig, 0);
 
     for (int i = 0; i < 3; i++)
-        alltoall(rig, comm, i % 2);
+        alltoall(rig, comm, i % 2, false);
+    OK(ncclCommDestroy(comm));
+}
+
+/* By copy engines, and by kernels on the same communicator. */
+static void engines(struct rig *rig)
+{
+    ncclComm_t comm = rig_comm_zero_ctas(rig, 0);
+
+    for (int i = 0; i < 4; i++)
+        alltoall(rig, comm, i == 3, i % 2 == 0);
     OK(ncclCommDestroy(comm));
 }
 
@@ -280,6 +299,8 @@ int main(void)
     setenv("SKEWSCOPE_STANDIN_RING", "8192", 1);
     failed += rig_processes("all calls, small rings", 3, body, -1);
     unsetenv("SKEWSCOPE_STANDIN_RING");
+    failed += rig_processes("copy engines", 5, engines, -1);
+    failed += rig_threads("copy engines", 3, engines);
     failed += rig_processes("all-to-all", 32, one_alltoall, -1);
     failed += rig_processes("all-to-all", 64, one_alltoall, -1);
     return failed != 0;
