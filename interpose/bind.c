@@ -108,6 +108,12 @@ static bool is_nccl(const struct dl_phdr_info *module)
     return true;
 }
 
+bool skew_bind_is_nccl(const void *address)
+{
+    struct dl_phdr_info owner;
+    return skew_elf_module_of(address, &owner) && is_nccl(&owner);
+}
+
 /* The next definition in the global scope, unless it is another NCCL's: another tool's wrapper, which
  * stays in the chain. */
 static void *next_wrapper(const struct binding *binding, const char *name)

@@ -14,6 +14,8 @@ extern void *const skew_wrapper[SKEW_SLOTS][SKEW_API_COUNT];
 bool skew_api_absent(uint32_t slot, enum skew_api api);
 int skew_api_find(const char *name); /* −1: not ours */
 const char *skew_api_name(enum skew_api api);
+void skew_bind_function(enum skew_api function, void *otherwise); /* of no NCCL, reached without dlsym() */
+bool skew_bind_is_nccl(const void *address);                      /* whether the object that holds it is an NCCL */
 #pragma GCC visibility pop
 
 #endif

@@ -24,7 +24,7 @@ class Function:
         return f"{self.ret}{name or self.name}({inner})"
 
     def is_nccl(self):
-        return self.cls not in ("graph", "cupti")
+        return self.cls not in ("graph", "cupti", "nvtx")
 
     def returns_text(self):
         return "char" in self.ret
@@ -88,7 +88,7 @@ def gen_table(functions):
 def gen_map(functions):
     """Anonymous: a named version node would defeat hooks on cudaGraphLaunch@libcudart.so.13."""
     names = "".join(f"        {f.name};\n" for f in functions)
-    return f"{{\n    global:\n{names}        dlsym;\n    local:\n        *;\n}};\n"
+    return f"{{\n    global:\n{names}        dlsym;\n        InitializeInjectionNvtx2;\n    local:\n        *;\n}};\n"
 
 
 def data_record(f, name):
@@ -189,6 +189,7 @@ GROUP_END_WATCHED = """    skew_time_before(thread, NULL, NULL);
     ncclResult_t result = {call};
     skew_group_ended(thread, {simulated}, call_ns, address, frame, result);
     skew_time_after(thread, result);
+    skew_ranges_settle(thread);
     skew_leave(thread);
     return result;
 """
@@ -263,6 +264,13 @@ LAUNCH = """    struct skew_thread *thread = skew_graph_enter(SKEW_API_{name});
     return result;
 """
 
+# The older NVTX library. Its result is the real one's; what the call said is noted behind it.
+NVTX = """    struct skew_thread *thread = skew_nvtx_enter(SKEW_API_{name});
+    {keep}{call};
+    if (thread)
+        skew_nvtx_{record}(thread{args});{give}
+"""
+
 
 def body(f, slot, slow=False):
     hot = HOT.get(f.name)
@@ -300,6 +308,10 @@ def body(f, slot, slow=False):
                               after=f"skew_comm_device_api(result, \"{f.name}\", comm);")
     if f.cls == "graph" and f.record == "launch":
         return LAUNCH.format(name=f.name, call=call)
+    if f.cls == "nvtx":
+        void = f.ret.strip() == "void"
+        return NVTX.format(name=f.name, call=call, record=f.record, keep="" if void else f"{f.ret}level = ",
+                           args="".join(", " + n for _, n, _ in f.args), give="" if void else "\n    return level;")
     if f.cls == "cupti":
         return GRAPH.format(name=f.name, call=call, before="skew_time_hand_over();\n    ", after="(void)0;")
     if f.cls == "graph":
@@ -355,6 +367,7 @@ WHAT = {
     "reg": "passed through; device-side communication is reported", "query": "passed through",
     "graph": "life and launches of CUDA graphs",
     "cupti": "another tool gets CUPTI, if we use it",
+    "nvtx": "in which ranges the thread is",
 }
 
 
@@ -365,7 +378,8 @@ def gen_coverage(functions):
            "(see [interception.md](interception.md)). A function that the loaded library lacks stays absent.\n\n"
            "| function | since | class | recorded as | what is kept |\n|---|---|---|---|---|\n"]
     for f in functions:
-        since = {"rccl": "RCCL"}.get(f.since, f"NCCL {f.since}" if f.is_nccl() else f"CUDA {f.since}")
+        since = {"rccl": "RCCL"}.get(f.since, f"NCCL {f.since}" if f.is_nccl() else
+                                     f"NVTX {f.since}" if f.cls == "nvtx" else f"CUDA {f.since}")
         out.append(f"| `{f.name}` | {since} | {f.cls} | {f.record} | {WHAT[f.cls]} |\n")
     out.append(f"\n{len(functions)} functions. Not wrapped, because they launch nothing and take or return structures "
                "by value: `ncclTeam*`, `ncclLsaBarrier*`, `ncclGinBarrier*`, `ncclLLA2A*`, "

@@ -49,15 +49,15 @@ static int not_supported(void)
     return 801;
 }
 
-/* The real function of a wrapper that was reached without dlsym(): the loader bound it to us. */
-static SKEW_COLD void bind_function(enum skew_api function)
+/** The real function of a wrapper that was reached without dlsym(): the loader bound it to us. */
+SKEW_COLD void skew_bind_function(enum skew_api function, void *otherwise)
 {
     int saved = errno;
     void *real = skew_dlsym(RTLD_NEXT, skew_api_name(function));
     if (!real)
         real = skew_elf_first(skew_api_name(function), false);
     skew_dlerror_clear();
-    __atomic_store_n(&skew_real[0][function], real ? real : (void *)not_supported, __ATOMIC_RELEASE);
+    __atomic_store_n(&skew_real[0][function], real ? real : otherwise, __ATOMIC_RELEASE);
     errno = saved;
 }
 
@@ -66,7 +66,7 @@ struct skew_thread *skew_graph_enter(int function)
 {
     struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
     if (skew_unlikely(!__atomic_load_n(&skew_real[0][function], __ATOMIC_ACQUIRE)))
-        bind_function((enum skew_api)function);
+        skew_bind_function((enum skew_api)function, (void *)not_supported);
     if (!proc || __atomic_load_n(&proc->phase, __ATOMIC_ACQUIRE) != SKEW_PHASE_READY || !proc->head)
         return NULL;
     return skew_enter();

@@ -228,6 +228,8 @@ static int record(struct skew_proc *proc, struct skew_stream *stream, const stru
         return skew_loss_record(proc, rec);
     case SKEW_REC_LAUNCH:
         return skew_launch_record(proc, rec);
+    case SKEW_REC_RANGES:
+        return skew_ranges_record(proc, stream, rec);
     default:
         return skew_time_record(proc, rec);
     }

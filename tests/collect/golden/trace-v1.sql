@@ -284,6 +284,34 @@ INSERT INTO "module" VALUES(3,1,'/opt/deep_ep_cpp.so',NULL,138538465099776,13853
 INSERT INTO "module" VALUES(4,2,'/usr/bin/python3','00112233',4194304,4194304,5242880,NULL);
 INSERT INTO "module" VALUES(5,2,'/opt/nccl/libnccl.so.2',NULL,139637976727552,139637976727552,139637986164736,'nccl');
 INSERT INTO "module" VALUES(6,2,'/opt/deep_ep_cpp.so',NULL,138538465099776,138538465099776,138538474536960,'device_backend');
+CREATE TABLE nvtx_change (
+    process_id INTEGER NOT NULL REFERENCES process,
+    thread     INTEGER NOT NULL,
+    from_group INTEGER NOT NULL, -- exchange.group_seq, operation.group_seq
+    range_id   INTEGER REFERENCES nvtx_range, -- the innermost; NULL: none
+    deeper     INTEGER NOT NULL, -- ranges further in that found no room (more than 16 deep)
+    marks_lost INTEGER NOT NULL, -- marks before this group, likewise (more than 4)
+    PRIMARY KEY (process_id, thread, from_group)
+) WITHOUT ROWID;
+CREATE TABLE nvtx_name (
+    process_id INTEGER NOT NULL REFERENCES process,
+    local_name INTEGER NOT NULL,
+    text       TEXT NOT NULL, -- of the application; cut after 126 bytes
+    PRIMARY KEY (process_id, local_name)
+) WITHOUT ROWID;
+CREATE TABLE nvtx_range (
+    range_id   INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    thread     INTEGER NOT NULL, -- thread.stream
+    serial     INTEGER NOT NULL, -- ordinal among all ranges and marks of the thread, gaps are those not here
+    kind       TEXT NOT NULL,    -- range, mark
+    depth      INTEGER NOT NULL, -- ranges that it lies in
+    parent_id  INTEGER REFERENCES nvtx_range, -- the innermost of those
+    domain     TEXT,             -- NULL: the default domain, or not known
+    text       TEXT,             -- the message; NULL: none, or no room for it
+    from_group INTEGER NOT NULL, -- exchange.group_seq from which on it holds, or before which a mark came
+    UNIQUE (process_id, thread, serial)
+);
 CREATE TABLE op_name (op INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 INSERT INTO "op_name" VALUES(0,'sendrecv');
 INSERT INTO "op_name" VALUES(1,'recv');
@@ -628,6 +656,24 @@ CREATE VIEW exchange_info AS
     LEFT JOIN vector r ON r.vector_id = e.recv_vector
     LEFT JOIN capture_launches l ON l.capture_id = e.capture_id
     LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id;
+CREATE VIEW exchange_range AS
+    WITH RECURSIVE up(exchange_id, range_id) AS (
+        SELECT e.exchange_id, (SELECT c.range_id FROM nvtx_change c WHERE c.process_id = m.process_id
+                               AND c.thread = e.thread AND c.from_group <= e.group_seq
+                               ORDER BY c.from_group DESC LIMIT 1)
+        FROM exchange e JOIN member m USING (member_id)
+        UNION ALL
+        SELECT u.exchange_id, r.parent_id FROM up u JOIN nvtx_range r USING (range_id))
+    SELECT u.exchange_id, r.depth, r.domain, r.text, r.range_id FROM up u JOIN nvtx_range r USING (range_id);
+CREATE VIEW operation_range AS
+    WITH RECURSIVE up(operation_id, range_id) AS (
+        SELECT o.operation_id, (SELECT c.range_id FROM nvtx_change c WHERE c.process_id = m.process_id
+                                AND c.thread = o.thread AND c.from_group <= o.group_seq
+                                ORDER BY c.from_group DESC LIMIT 1)
+        FROM operation o JOIN member m USING (member_id)
+        UNION ALL
+        SELECT u.operation_id, r.parent_id FROM up u JOIN nvtx_range r USING (range_id))
+    SELECT u.operation_id, r.depth, r.domain, r.text, r.range_id FROM up u JOIN nvtx_range r USING (range_id);
 CREATE VIEW exchange_device_time AS
     SELECT e.exchange_id, m.comm_id, e.seq, m.rank, t.launch_id, s.name AS source, t.start_ns, t.end_ns,
            t.end_ns - t.start_ns AS duration_ns, t.error_ns
