@@ -47,6 +47,8 @@ struct skew_block {
     bool counted;
     uint8_t kind;
     uint8_t stage; /* without backward passes: enum skew_label_stage */
+    bool marked;   /* step, layer or stage by an NVTX range or an option */
+    float stage_confidence;
     int32_t
         link; /* BACK, AGAIN: block of the forward pass; FIRST: block of its backward pass; −1 */
     int32_t first; /* FIRST: ordinal among those */
@@ -83,6 +85,7 @@ struct skew_labelling {
     const struct skew_label_options *options;
     const struct skew_rows_event *events;
     uint32_t event_count;
+    int64_t process;
     uint32_t gap; /* the first event before which a record is missing; UINT32_MAX: none is */
     struct skew_use *uses; /* [communicators] */
     uint32_t *payload;     /* events of payload, communicator after communicator */
@@ -100,8 +103,11 @@ struct skew_labelling {
     uint32_t pass_layers; /* layers of one pass; 0: could not be told */
     uint32_t layers;      /* of the lane; 0: could not be told */
     float layer_confidence, step_confidence;
-    uint8_t *marks;                   /* [event]: 1: ends a step, as the options say */
-    const char *no_layers, *no_steps; /* why */
+    uint8_t *marks;         /* [event]: 1: ends a step, as the options say; NULL: they do not */
+    int32_t *marked_layer;  /* [firsts]: as NVTX ranges have it; −1 */
+    uint32_t marked_layers; /* … how many; 0: they say nothing */
+    const char *no_layers, *no_steps, *no_stage; /* why */
+    const char *note;                            /* what else there is to say */
     struct skew_label *exchange_labels, *operation_labels; /* [rows] */
 };
 
@@ -127,8 +133,16 @@ int skew_lane_blocks(struct skew_labelling *lane);      /* label_block.c: items,
 int skew_lane_collectives(struct skew_labelling *lane); /* label_gather.c: by all-gathers */
 int skew_lane_links(struct skew_labelling *lane);       /* label_link.c: kinds and links */
 int skew_lane_passes(struct skew_labelling *lane);      /* label_pass.c: passes and layers */
+int skew_lane_stages(struct skew_labelling *lane);      /* label_stage.c: prefill and decode */
 int skew_lane_steps(struct skew_labelling *lane);       /* label_step.c: steps and micro-batches */
 void skew_lane_write(struct skew_labelling *lane);      /* label_write.c: labels */
+/* label_marker.c: what NVTX ranges say */
+bool skew_lane_marked(const struct skew_labelling *lane, uint32_t event, enum skew_mark_kind kind,
+                      struct skew_mark *mark);
+int skew_lane_marked_layers(struct skew_labelling *lane);
+bool skew_lane_mark_bounds(const struct skew_labelling *lane, uint8_t *bounds); /* [firsts] */
+void skew_lane_set_layers(struct skew_labelling *lane);
+int skew_lane_marked_steps(struct skew_labelling *lane, bool *done);
 void skew_lane_write_collectives(struct skew_labelling *lane);
 /* What a block says of step, layer and so on. */
 void skew_label_place(const struct skew_labelling *lane, const struct skew_block *b,

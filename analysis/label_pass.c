@@ -333,9 +333,12 @@ int skew_lane_passes(struct skew_labelling *lane)
         free(bounds);
         return -ENOMEM;
     }
-    if (!lane->back_count && !lane->options->layers)
+    result = skew_lane_marked_layers(lane);
+    if (result == 0 && !lane->back_count && !lane->options->layers)
         result = layers_of_inference(lane);
     apply_option(lane);
+    if (result == 0 && !lane->pass_layers && skew_lane_mark_bounds(lane, bounds))
+        lane->pass_layers = lane->marked_layers;
     if (result == 0 && lane->pass_layers) {
         mark_bounds(lane, bounds);
         cut_passes(lane, bounds);
@@ -360,6 +363,8 @@ int skew_lane_passes(struct skew_labelling *lane)
                 : "without backward passes nothing repeats that would show where a pass "
                   "over the layers begins; give --layers";
     }
+    if (result == 0)
+        skew_lane_set_layers(lane);
     free(bounds);
     return result;
 }

@@ -119,8 +119,10 @@ void skew_label_place(const struct skew_labelling *lane, const struct skew_block
         l->stage = SKEW_STAGE_TRAIN;
     else if (!lane->back_count && b->kind == SKEW_BLOCK_FIRST)
         l->stage = b->stage;
+    if (b->marked)
+        l->flags |= SKEW_LABEL_MARKED;
     if (l->stage == SKEW_STAGE_PREFILL || l->stage == SKEW_STAGE_DECODE)
-        l->confidence = least(l->confidence, 0.6f);
+        l->confidence = least(l->confidence, b->stage_confidence);
 }
 
 static void write_item(struct skew_labelling *lane, const struct skew_block *b, uint32_t item,
