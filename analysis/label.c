@@ -58,6 +58,9 @@ static void free_lane(struct skew_labelling *lane)
     free(lane->blocks);
     free(lane->firsts);
     free(lane->passes);
+    free(lane->losses);
+    free(lane->begun);
+    free(lane->ended);
     free(lane->marks);
     free(lane->marked_layer);
 }

@@ -48,6 +48,7 @@ struct skew_block {
     uint8_t kind;
     uint8_t stage; /* without backward passes: enum skew_label_stage */
     bool marked;   /* step, layer or stage by an NVTX range or an option */
+    bool doubtful; /* a record is missing beside it, or beside another block of the same tokens */
     float stage_confidence;
     int32_t
         link; /* BACK, AGAIN: block of the forward pass; FIRST: block of its backward pass; −1 */
@@ -63,6 +64,13 @@ struct skew_pass_info {
     int32_t back_ordinal; /* order of the backward passes; −1 */
     bool whole;           /* as many layers as all others */
     bool sure;            /* its backward pass goes through all of it, and through nothing else */
+};
+
+/* Where a record is missing: behind event `from` and before event `to`, both of the communicator that it was on. Or the
+ * event between them is not whole: another rank of the same exchange has lost its record. */
+struct skew_lane_loss {
+    uint32_t from, to;
+    uint32_t comm;
 };
 
 /* How one communicator is used by one lane. */
@@ -87,6 +95,9 @@ struct skew_labelling {
     uint32_t event_count;
     int64_t process;
     uint32_t gap; /* the first event before which a record is missing; UINT32_MAX: none is */
+    struct skew_lane_loss *losses; /* all of them, ordered by `to` */
+    uint32_t loss_count;
+    uint32_t *begun, *ended; /* [event]: losses whose `from` is before it; whose `to` is not behind it */
     struct skew_use *uses; /* [communicators] */
     uint32_t *payload;     /* events of payload, communicator after communicator */
     uint32_t *leader_of;   /* [event]: event + 1 of the candidates before a payload, by kind:
@@ -132,6 +143,14 @@ int skew_lane_padded(struct skew_labelling *lane);      /* label_padded.c: equal
 int skew_lane_blocks(struct skew_labelling *lane);      /* label_block.c: items, then blocks */
 int skew_lane_collectives(struct skew_labelling *lane); /* label_gather.c: by all-gathers */
 int skew_lane_links(struct skew_labelling *lane);       /* label_link.c: kinds and links */
+int skew_lane_losses(struct skew_labelling *lane);      /* label_loss.c: where records are missing */
+/* Whether a record is missing, or may be, between two events. */
+bool skew_lane_lost(const struct skew_labelling *lane, uint32_t from, uint32_t to);
+/* Likewise from the block before the first to the block behind the last of these. */
+bool skew_lane_lost_around(const struct skew_labelling *lane, uint32_t first, uint32_t last);
+/* Calls `spoil` for the blocks beside each loss. */
+int skew_lane_spoilt(const struct skew_labelling *lane, void (*spoil)(void *user, uint32_t block),
+                     void *user);
 int skew_lane_passes(struct skew_labelling *lane);      /* label_pass.c: passes and layers */
 int skew_lane_stages(struct skew_labelling *lane);      /* label_stage.c: prefill and decode */
 int skew_lane_steps(struct skew_labelling *lane);       /* label_step.c: steps and micro-batches */

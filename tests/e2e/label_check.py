@@ -131,8 +131,8 @@ def order_of_comms(job, comms, split):
     return comms_of(job, [[Call(c) for c in comms]], split)
 
 
-def compare(path, truth, job, split=False, cut=False):
-    """`cut`: the trace may hold less than the truth, whose first calls are then meant."""
+def compare(path, truth, job, split=False, cut=False, lost=False):
+    """`cut`: the trace may hold less than the truth, whose first calls are then meant; `lost`: any may be missing."""
     trace, result = Trace(path), Comparison()
     lines, comms = read_truth(truth)
     names = order_of_comms(job, comms, split)
@@ -143,6 +143,8 @@ def compare(path, truth, job, split=False, cut=False):
             rows = labels_of(trace, table, key, member)
             if cut:
                 own = own[:len(rows)]
+            if lost:
+                own = [own[seq] for seq, in trace.db.execute(f"SELECT seq FROM {table} WHERE member_id = ? ORDER BY seq", (member,))]
             if len(rows) != len(own):
                 result.wrong.append(f"rank {rank}, {names[n]}: {len(rows)} {table}s, the truth has {len(own)}")
                 continue
