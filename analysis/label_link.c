@@ -360,6 +360,9 @@ static uint32_t length_of_chains(const struct skew_labelling *lane, uint32_t *se
         if (votes[k] > votes[best] || best == 0)
             best = k;
     *seen = votes[best];
+    /* where records are missing, what was seen once may be what they have left over */
+    if (lane->loss_count && (best == 1 || votes[best] < 2))
+        return 0;
     return total && votes[best] * 4 >= total * 3 ? best : 0;
 }
 
