@@ -7,11 +7,13 @@ usage: test_labels.py WORKLOAD LIBRARIES SKEWSCOPE CASE
   a pattern   training in several schedules, inference, balanced routing, other traffic beside it
   matrix      `matrix --role --layer --step`, with labels found on the way and with saved ones
   cut         traces that end anywhere: nothing wrong may be told
+  lost        traces that lack records anywhere: likewise
   nvtx        what NVTX ranges and options say; prefill and decode
   checks      the checks of this test themselves: a changed label is seen
 """
 import json
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -251,6 +253,46 @@ def case_cut(labelled):
             print(f"ok: cut: {' '.join(options)}")
 
 
+def lose(source, target, seed, share=0.01):
+    """One record in a hundred is missing, anywhere."""
+    rng = random.Random(seed)
+    shutil.copy(source, target)
+    db = sqlite3.connect(target)
+    tables = ("exchange", "operation")
+    rows = " UNION ".join(f"SELECT process_id, thread, group_seq FROM {t} JOIN member USING (member_id)" for t in tables)
+    for process, *group in db.execute(f"{rows} ORDER BY 1, 2, 3").fetchall():
+        for table in tables if rng.random() < share else ():
+            db.execute(f"DELETE FROM {table} WHERE thread = ? AND group_seq = ? AND member_id IN"
+                       " (SELECT member_id FROM member WHERE process_id = ?)", (*group, process))
+    db.commit()
+    db.close()
+
+
+def case_lost(labelled):
+    shapes = ("--ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --bias-allreduce",
+              "--ranks 2 --microbatches 5 --pp-stages 3 --pp-stage 1 --steps 3 --layers 3 --recompute selective",
+              "--ranks 4 --layers 4 --steps 3 --recompute full --bias-allreduce",
+              "--mode infer --ranks 4 --layers 3 --steps 6 --pipeline-p2p")
+    target = os.path.join(labelled.directory, "lost.db")
+    told = total = 0
+    for pattern in ("megatron", "torchtitan", "fastmoe", "tutel"):
+        for shape in shapes:
+            options = ["--pattern", pattern, *shape.split()]
+            out, truth = labelled.trace(options)
+            for seed in range(24 if os.environ.get("SKEWSCOPE_TEST_LONG") else 3):
+                lose(os.path.join(out, "trace.db"), target, seed)
+                labelled.tool("label", "--save", target)
+                result = label_check.compare(target, truth, Job(options), lost=True)
+                if result.wrong:
+                    fail(f"{' '.join(options)}, seed {seed}", result, "wrong labels")
+                told += sum(n for (_, field), n in result.told.items() if field == "role")
+                total += sum(n for (_, field), n in result.total.items() if field == "role")
+            print(f"ok: lost: {' '.join(options)}")
+    print(f"roles told: {told} of {total}")
+    if told * 2 < total:
+        sys.exit("one record in a hundred is missing, and less than half of the roles were told")
+
+
 def case_nvtx(labelled):
     for options, label, must, stages, note in NVTX:
         what = f"{options} / label {label}"
@@ -367,6 +409,8 @@ def main():
             return case_matrix(labelled)
         if case == "cut":
             return case_cut(labelled)
+        if case == "lost":
+            return case_lost(labelled)
         if case == "nvtx":
             return case_nvtx(labelled)
         if case == "checks":
