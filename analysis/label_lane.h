@@ -162,6 +162,7 @@ int skew_lane_marked_layers(struct skew_labelling *lane);
 bool skew_lane_mark_bounds(const struct skew_labelling *lane, uint8_t *bounds); /* [firsts] */
 void skew_lane_set_layers(struct skew_labelling *lane);
 int skew_lane_marked_steps(struct skew_labelling *lane, bool *done);
+int skew_lane_marked_microbatches(struct skew_labelling *lane);
 void skew_lane_write_collectives(struct skew_labelling *lane);
 /* What a block says of step, layer and so on. */
 void skew_label_place(const struct skew_labelling *lane, const struct skew_block *b,

@@ -150,12 +150,31 @@ int skew_lane_marked_steps(struct skew_labelling *lane, bool *done)
     bool rise = any && numbers_rise(said, lane->first_count);
     bool wanted = lane->options->step_marker ? asked : !lane->options->microbatches;
     if (wanted && any && (asked || (rise && (uint64_t)any * 10 >= (uint64_t)lane->first_count * 9))) {
-        ordinals(said, lane->first_count, rise, lane->rows->least_step, step);
+        ordinals(said, lane->first_count, rise, lane->rows->least[SKEW_MARK_STEP], step);
         set_steps(lane, step);
         *done = true;
     }
     free(said);
     free(step);
+    return 0;
+}
+
+/* Recognised only: no option names them. */
+int skew_lane_marked_microbatches(struct skew_labelling *lane)
+{
+    uint32_t any;
+    struct said *said = ask(lane, SKEW_MARK_MICROBATCH, &any);
+
+    if (!said)
+        return -ENOMEM;
+    bool most = any && (uint64_t)any * 10 >= (uint64_t)lane->first_count * 9;
+    for (uint32_t i = 0; most && !lane->options->microbatches && i < lane->first_count; i++) {
+        struct skew_block *b = &lane->blocks[lane->firsts[i]];
+        int64_t ordinal = said[i].mark.number - lane->rows->least[SKEW_MARK_MICROBATCH];
+        b->microbatch = said[i].any && ordinal <= INT32_MAX ? (int32_t)ordinal : -1;
+        b->marked |= said[i].any;
+    }
+    free(said);
     return 0;
 }
 

@@ -90,6 +90,7 @@ struct skew_rows_comm {
 enum skew_mark_kind {
     SKEW_MARK_STEP,
     SKEW_MARK_LAYER,
+    SKEW_MARK_MICROBATCH,
     SKEW_MARK_PREFILL,
     SKEW_MARK_DECODE,
     SKEW_MARK_KINDS
@@ -106,7 +107,7 @@ struct skew_rows {
     struct skew_trace *trace;
     struct skew_rows_ranges *ranges; /* NULL: none were recorded */
     bool step_ranges;                /* --step-marker names some of them */
-    int64_t least_step;              /* smallest number of a range that marks a step */
+    int64_t least[SKEW_MARK_KINDS];  /* smallest numbers of ranges of each kind */
     struct skew_rows_exchange *exchanges; /* ordered by id */
     size_t exchange_count;
     struct skew_rows_operation *operations;

@@ -101,6 +101,7 @@ static void classify(struct skew_rows_range *r, const char *text,
 {
     static const char *const steps[] = {"step", "iteration", "iter", NULL};
     static const char *const layers[] = {"layer", "layers", NULL};
+    static const char *const microbatches[] = {"micro-batch", "microbatch", "micro_batch", NULL};
     const char *const markers[SKEW_MARK_KINDS] = {
         [SKEW_MARK_STEP] = options->step_marker,
         [SKEW_MARK_LAYER] = options->layer_marker,
@@ -119,6 +120,8 @@ static void classify(struct skew_rows_range *r, const char *text,
             plain = (r->number[k] = number_of_words(text, steps)) >= 0;
         else if (k == SKEW_MARK_LAYER && !r->mark)
             plain = (r->number[k] = number_of_words(text, layers)) >= 0;
+        else if (k == SKEW_MARK_MICROBATCH && !r->mark)
+            plain = (r->number[k] = number_of_words(text, microbatches)) >= 0;
         else if (k == SKEW_MARK_PREFILL)
             plain = has_word(text, "prefill") && !has_word(text, "decode");
         else if (k == SKEW_MARK_DECODE)
@@ -248,12 +251,13 @@ int skew_rows_load_ranges(struct skew_rows *rows, const struct skew_label_option
                            "SELECT process_id, thread, from_group, range_id FROM nvtx_change"
                            " ORDER BY process_id, thread, from_group",
                            take_change, options, error);
-    rows->least_step = INT64_MAX;
-    for (size_t i = 0; i < rows->ranges->count; i++) {
-        const struct skew_rows_range *r = &rows->ranges->ranges[i];
-        if ((r->is >> SKEW_MARK_STEP & 1) && r->number[SKEW_MARK_STEP] >= 0 &&
-            r->number[SKEW_MARK_STEP] < rows->least_step)
-            rows->least_step = r->number[SKEW_MARK_STEP];
+    for (int k = 0; k < SKEW_MARK_KINDS; k++) {
+        rows->least[k] = INT64_MAX;
+        for (size_t i = 0; i < rows->ranges->count; i++) {
+            const struct skew_rows_range *r = &rows->ranges->ranges[i];
+            if ((r->is >> k & 1) && r->number[k] >= 0 && r->number[k] < rows->least[k])
+                rows->least[k] = r->number[k];
+        }
     }
     if (rows->ranges->mark_count)
         qsort(rows->ranges->marks, rows->ranges->mark_count, sizeof *rows->ranges->marks, by_place);

@@ -295,6 +295,8 @@ int skew_lane_steps(struct skew_labelling *lane)
     for (uint32_t i = 0; lane->gap != UINT32_MAX && i < lane->pass_count; i++)
         if (lane->passes[i].end >= lane->gap || lane->passes[i].back_end >= lane->gap)
             forget_step(lane, &lane->passes[i], marked);
+    if (result == 0)
+        result = skew_lane_marked_microbatches(lane);
     for (uint32_t i = 0; i < lane->block_count; i++) {
         struct skew_block *b = &lane->blocks[i];
         if (b->kind != SKEW_BLOCK_FIRST && b->link >= 0) {

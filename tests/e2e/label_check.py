@@ -131,8 +131,9 @@ def order_of_comms(job, comms, split):
     return comms_of(job, [[Call(c) for c in comms]], split)
 
 
-def compare(path, truth, job, split=False, cut=False, lost=False):
-    """`cut`: the trace may hold less than the truth, whose first calls are then meant; `lost`: any may be missing."""
+def compare(path, truth, job, split=False, cut=False, lost=False, ranges=True):
+    """`cut`: the trace may hold less than the truth, whose first calls are then meant; `lost`: any may be missing;
+    `ranges`: those of NVTX are compared, too."""
     trace, result = Trace(path), Comparison()
     lines, comms = read_truth(truth)
     names = order_of_comms(job, comms, split)
@@ -148,11 +149,11 @@ def compare(path, truth, job, split=False, cut=False, lost=False):
             if len(rows) != len(own):
                 result.wrong.append(f"rank {rank}, {names[n]}: {len(rows)} {table}s, the truth has {len(own)}")
                 continue
-            ranges = ranges_of(trace, table, key, member)
+            found = ranges_of(trace, table, key, member)
             for line, row in zip(own, rows):
                 result.add(line, row, f"rank {rank}, {names[n]}, {table}", exchange)
-                if ranges.get(row[0], []) != line.ranges:
-                    result.wrong.append(f"rank {rank}, {names[n]}, {table} {row[0]}: in {ranges.get(row[0])} instead of "
+                if ranges and found.get(row[0], []) != line.ranges:
+                    result.wrong.append(f"rank {rank}, {names[n]}, {table} {row[0]}: in {found.get(row[0])} instead of "
                                         f"{line.ranges}: {line.text}")
     result.check_pairs()
     return result

@@ -84,6 +84,8 @@ NVTX = [
      "--pipeline-p2p --steps 2 --nvtx layer", "", ALL, (), None),
     ("--pattern colossalai --ranks 2 --microbatches 5 --pp-stages 3 --pp-stage 1 --steps 2 --layers 3 --nvtx layer "
      "--recompute selective", "", ALL, (), None),
+    # inference of several micro-batches a step, which nothing else could tell
+    ("--pattern torchtitan --mode infer --ranks 2 --layers 3 --steps 4 --microbatches 2 --nvtx layer", "", ALL, (), None),
     # operations that end a step, from so many bytes on
     ("--pattern tutel --ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --bias-allreduce",
      "--step-marker allreduce>=90", ALL, (), None),
@@ -314,6 +316,7 @@ def case_nvtx(labelled):
         print(f"ok: {what}: {result.summary()}")
     marker_wins(labelled)
     losses(labelled)
+    autograd(labelled)
     stage_is(labelled)
 
 
@@ -358,6 +361,27 @@ def losses(labelled):
     if wrong or told < 0.9 * len(rows) or len(rows) < 100:
         sys.exit(f"a lost record: {told} of {len(rows)} steps told behind it, wrong: {wrong[:5]}")
     print(f"ok: {told} of {len(rows)} steps are told behind a lost record")
+
+
+def autograd(labelled):
+    """Backward passes on a thread of their own, which is in no range, have the steps of their forward passes."""
+    out, truth = labelled.trace("--pattern megatron --ranks 2 --layers 3 --steps 3 --microbatches 2 --nvtx layer".split())
+    path = os.path.join(out, "trace.db")
+    labelled.tool("label", "--save", out)
+    db = sqlite3.connect(path)
+    moved = db.execute("UPDATE exchange SET thread = 99 WHERE exchange_id IN (SELECT exchange_id FROM exchange_label"
+                       " WHERE role LIKE '%_bwd')").rowcount
+    db.execute("DELETE FROM exchange_label")
+    db.commit()
+    if db.execute("SELECT count(*) FROM exchange_range JOIN exchange USING (exchange_id) WHERE thread = 99").fetchone() != (0,):
+        sys.exit("a thread that pushed nothing is in a range")
+    db.close()
+    labelled.tool("label", "--save", out)
+    result = label_check.compare(path, truth, Job([]), ranges=False)
+    if result.wrong or not moved or any(result.share(role, field) != 1 for role in LAYER_ROLES for field in ALL
+                                        if result.total[role, field]):
+        fail("backward passes on another thread", result, f"{moved} moved")
+    print("ok: backward passes on another thread")
 
 
 def stage_is(labelled):

@@ -110,7 +110,7 @@ static const struct option_row table[] = {
     CHOOSE("alltoall", alltoall, "native|sendrecv",
            "ncclAlltoAll, or the group that PyTorch built before NCCL 2.28 makes of it"),
     CHOOSE("nvtx", nvtx, "off|step|layer|mark",
-           "NVTX ranges (through NVTX 3): 'step N', in it 'layer N' of the forward passes; or a mark 'step N'"),
+           "NVTX ranges (through NVTX 3): 'step N', in it 'micro-batch N' and 'layer N' of the forward passes; or a mark 'step N'"),
     SECTION("Results"),
     TEXTUAL("truth", truth, "FILE", NULL, "write one JSON line an exchange, ranks in order"),
     SWITCH("brief", brief, "print what ran and what was checked, without the tables"),

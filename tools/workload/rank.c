@@ -127,6 +127,9 @@ static void run_pass(struct skew_rank *rank, unsigned step, const struct skew_pa
     unsigned layers = opt->layers / opt->pp_chunks, first = pass->chunk * layers;
     struct skew_at at = {step, pass->micro_batch, pass->backward ? first + layers - 1 : first,
                          pass->backward ? SKEW_BACKWARD : SKEW_FORWARD};
+    bool marked = opt->micro_batches > 1 && !pass->backward;
+    if (marked)
+        enter(rank, SKEW_NVTX_LAYER, "micro-batch", (int)pass->micro_batch);
     if (opt->pipeline_p2p)
         skew_extra_pipeline(rank, &at);
     for (unsigned i = 0; i < layers; i++) {
@@ -139,6 +142,8 @@ static void run_pass(struct skew_rank *rank, unsigned step, const struct skew_pa
         forward_layer(rank, &at);
         leave(rank, SKEW_NVTX_LAYER);
     }
+    if (marked)
+        leave(rank, SKEW_NVTX_LAYER);
 }
 
 static void run_step(struct skew_rank *rank, unsigned step, const struct skew_pass *pass,

@@ -95,7 +95,7 @@ struct skew_rank {
     bool recording; /* exchanges are prepared, not run */
     struct skew_results *results;
     struct skew_truth *truth; /* NULL without --truth */
-    char range[3][24];        /* NVTX ranges that it is in, outermost first */
+    char range[4][24];        /* NVTX ranges that it is in, outermost first */
     unsigned ranges;
 };
 

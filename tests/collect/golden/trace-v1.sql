@@ -132,7 +132,8 @@ CREATE TABLE exchange_label (
     source      TEXT NOT NULL,
     pass        INTEGER, -- ordinal of the forward pass over the layers that these tokens went through
     flags       INTEGER NOT NULL DEFAULT 0 -- 1 capacity-padded: sizes say nothing of the routing; 2 one of several
-                                           -- that are the dispatch together; 4 captured: stands for several steps
+                                           -- that are the dispatch together; 4 captured: stands for several steps;
+                                           -- 8 step, layer or stage as an NVTX range or the user says
 );
 CREATE TABLE frame (
     site_id   INTEGER NOT NULL REFERENCES callsite,
