@@ -70,6 +70,50 @@ static void read_event(struct skew_message *m, const void *event)
         m->name = (uint32_t)(uintptr_t)e->message;
 }
 
+/* ---- what was said, by whichever way ------------------------------------------------------- */
+
+static int push_event_on(struct skew_thread *t, void *domain, const void *event)
+{
+    struct skew_message m;
+    read_event(&m, event);
+    return skew_range_push(t, (uintptr_t)domain, &m);
+}
+
+static int push_text_on(struct skew_thread *t, const char *message)
+{
+    struct skew_message m;
+    skew_message_read(&m, message, true);
+    return skew_range_push(t, 0, &m);
+}
+
+static int push_wide_on(struct skew_thread *t, const wchar_t *message)
+{
+    struct skew_message m;
+    read_wide(&m, message, true);
+    return skew_range_push(t, 0, &m);
+}
+
+static void mark_event_on(struct skew_thread *t, void *domain, const void *event)
+{
+    struct skew_message m;
+    read_event(&m, event);
+    skew_range_mark(t, (uintptr_t)domain, &m);
+}
+
+static void mark_text_on(struct skew_thread *t, const char *message)
+{
+    struct skew_message m;
+    skew_message_read(&m, message, true);
+    skew_range_mark(t, 0, &m);
+}
+
+static void mark_wide_on(struct skew_thread *t, const wchar_t *message)
+{
+    struct skew_message m;
+    read_wide(&m, message, true);
+    skew_range_mark(t, 0, &m);
+}
+
 /* ---- the older library --------------------------------------------------------------------- */
 
 /* Nobody has this function: NVTX's way to say that a range was not begun. */
@@ -89,33 +133,25 @@ struct skew_thread *skew_nvtx_enter(int function)
     return t;
 }
 
-static void left(struct skew_thread *t)
+static struct skew_thread *left(struct skew_thread *t)
 {
     t->nvtx_busy = false;
+    return t;
 }
 
 void skew_nvtx_push(struct skew_thread *t, const char *message)
 {
-    struct skew_message m;
-    left(t);
-    skew_message_read(&m, message, true);
-    skew_range_push(t, 0, &m);
+    push_text_on(left(t), message);
 }
 
 void skew_nvtx_push_wide(struct skew_thread *t, const wchar_t *message)
 {
-    struct skew_message m;
-    left(t);
-    read_wide(&m, message, true);
-    skew_range_push(t, 0, &m);
+    push_wide_on(left(t), message);
 }
 
 void skew_nvtx_push_domain(struct skew_thread *t, void *domain, const void *event)
 {
-    struct skew_message m;
-    left(t);
-    read_event(&m, event);
-    skew_range_push(t, (uintptr_t)domain, &m);
+    push_event_on(left(t), domain, event);
 }
 
 void skew_nvtx_push_event(struct skew_thread *t, const void *event)
@@ -125,8 +161,7 @@ void skew_nvtx_push_event(struct skew_thread *t, const void *event)
 
 void skew_nvtx_pop_domain(struct skew_thread *t, void *domain)
 {
-    left(t);
-    skew_range_pop(t, (uintptr_t)domain);
+    skew_range_pop(left(t), (uintptr_t)domain);
 }
 
 void skew_nvtx_pop(struct skew_thread *t)
@@ -136,26 +171,17 @@ void skew_nvtx_pop(struct skew_thread *t)
 
 void skew_nvtx_mark(struct skew_thread *t, const char *message)
 {
-    struct skew_message m;
-    left(t);
-    skew_message_read(&m, message, true);
-    skew_range_mark(t, 0, &m);
+    mark_text_on(left(t), message);
 }
 
 void skew_nvtx_mark_wide(struct skew_thread *t, const wchar_t *message)
 {
-    struct skew_message m;
-    left(t);
-    read_wide(&m, message, true);
-    skew_range_mark(t, 0, &m);
+    mark_wide_on(left(t), message);
 }
 
 void skew_nvtx_mark_domain(struct skew_thread *t, void *domain, const void *event)
 {
-    struct skew_message m;
-    left(t);
-    read_event(&m, event);
-    skew_range_mark(t, (uintptr_t)domain, &m);
+    mark_event_on(left(t), domain, event);
 }
 
 void skew_nvtx_mark_event(struct skew_thread *t, const void *event)
@@ -165,8 +191,7 @@ void skew_nvtx_mark_event(struct skew_thread *t, const void *event)
 
 /* ---- NVTX 3: what stands in its table ------------------------------------------------------ */
 
-/* This thread; NULL: nothing is to be noted. What cannot be switched off later (a process that was forked reads its
- * options anew) is asked each time. */
+/* This thread; NULL: nothing is to be noted. */
 static struct skew_thread *listener(void)
 {
     struct skew_thread *t = skew_self;
@@ -178,11 +203,7 @@ static struct skew_thread *listener(void)
 static int domain_push(void *domain, const void *event)
 {
     struct skew_thread *t = listener();
-    struct skew_message m;
-    if (!t)
-        return -1;
-    read_event(&m, event);
-    return skew_range_push(t, (uintptr_t)domain, &m);
+    return t ? push_event_on(t, domain, event) : -1;
 }
 
 static int push_event(const void *event)
@@ -193,21 +214,13 @@ static int push_event(const void *event)
 static int push_text(const char *message)
 {
     struct skew_thread *t = listener();
-    struct skew_message m;
-    if (!t)
-        return -1;
-    skew_message_read(&m, message, true);
-    return skew_range_push(t, 0, &m);
+    return t ? push_text_on(t, message) : -1;
 }
 
 static int push_wide(const wchar_t *message)
 {
     struct skew_thread *t = listener();
-    struct skew_message m;
-    if (!t)
-        return -1;
-    read_wide(&m, message, true);
-    return skew_range_push(t, 0, &m);
+    return t ? push_wide_on(t, message) : -1;
 }
 
 static int domain_pop(void *domain)
@@ -224,11 +237,8 @@ static int pop(void)
 static void domain_mark(void *domain, const void *event)
 {
     struct skew_thread *t = listener();
-    struct skew_message m;
-    if (!t)
-        return;
-    read_event(&m, event);
-    skew_range_mark(t, (uintptr_t)domain, &m);
+    if (t)
+        mark_event_on(t, domain, event);
 }
 
 static void mark_event(const void *event)
@@ -239,21 +249,15 @@ static void mark_event(const void *event)
 static void mark_text(const char *message)
 {
     struct skew_thread *t = listener();
-    struct skew_message m;
-    if (!t)
-        return;
-    skew_message_read(&m, message, true);
-    skew_range_mark(t, 0, &m);
+    if (t)
+        mark_text_on(t, message);
 }
 
 static void mark_wide(const wchar_t *message)
 {
     struct skew_thread *t = listener();
-    struct skew_message m;
-    if (!t)
-        return;
-    read_wide(&m, message, true);
-    skew_range_mark(t, 0, &m);
+    if (t)
+        mark_wide_on(t, message);
 }
 
 /* Registered strings keep their numbers: a handle has no room for them. */

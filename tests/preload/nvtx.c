@@ -20,13 +20,7 @@ _Static_assert(sizeof(nvtxEventAttributes_t) == sizeof(struct skew_nvtx_event), 
 #endif
 
 #ifdef NVTX_LIBRARY
-int nvtxRangePushA(const char *message);
-int nvtxRangePushW(const wchar_t *message);
-int nvtxRangePop(void);
-void nvtxMarkA(const char *message);
-int nvtxDomainRangePushEx(void *domain, const void *event);
-int nvtxDomainRangePop(void *domain);
-void *nvtxDomainCreateA(const char *name);
+#include "nvtx_library.h"
 #elif !defined(NVTX_REAL)
 #include "nvtx.h"
 #define CALL(table, function, type, ...) (table[function] ? ((type)table[function])(__VA_ARGS__) : 0)

@@ -1,18 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A stand-in for libnvToolsExt.so.1: the functions that we wrap, as a tool behind us would have them. */
-#include <stdint.h>
-#include <wchar.h>
+#include "nvtx_library.h"
 
 static _Thread_local int level;
 static int domain_handle;
-
-int nvtxRangePushA(const char *message);
-int nvtxRangePushW(const wchar_t *message);
-int nvtxRangePop(void);
-void nvtxMarkA(const char *message);
-int nvtxDomainRangePushEx(void *domain, const void *event);
-int nvtxDomainRangePop(void *domain);
-void *nvtxDomainCreateA(const char *name);
 
 int nvtxRangePushA(const char *message)
 {
