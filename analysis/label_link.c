@@ -20,7 +20,7 @@ struct group {
     uint32_t head;     /* the first that may be without a link */
     uint32_t counted, back;
     int32_t waiting; /* forward blocks without a backward block yet, while kinds are found */
-    bool spoilt;     /* a record is missing beside one of these, or of those that go the other way */
+    bool spoilt; /* a record is missing beside one of these, or of those that go the other way */
 };
 
 struct linking {
@@ -319,8 +319,8 @@ static void link_backward(struct linking *l, uint32_t pass_layers)
 /* ---- layers of a pass --------------------------------------------------------------------------
  */
 
-/* Whether records are missing beside the backward blocks from `begin` to `end`, or beside their `length` forward blocks
- * from ordinal `first` on. */
+/* Whether records are missing beside the backward blocks from `begin` to `end`, or beside their
+ * `length` forward blocks from ordinal `first` on. */
 static bool lost_in_chain(const struct skew_labelling *lane, uint32_t begin, uint32_t end,
                           uint32_t first, uint32_t length)
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Where records are missing. Ordinals on a communicator say that one is, and between which two of
- * its events it was. What it would have been, nobody knows: a dispatch without which its combine looks like
- * a dispatch, a count without which a dispatch looks like an answer. So what stands beside it is told nothing, and
- * neither are the other passes of the same tokens, which are recognised by it.
+ * its events it was. What it would have been, nobody knows: a dispatch without which its combine
+ * looks like a dispatch, a count without which a dispatch looks like an answer. So what stands
+ * beside it is told nothing, and neither are the other passes of the same tokens, which are
+ * recognised by it.
  */
 #include "label_lane.h"
 
@@ -93,7 +94,8 @@ bool skew_lane_lost_around(const struct skew_labelling *lane, uint32_t first, ui
 /* ---- beside losses -----------------------------------------------------------------------------
  */
 
-static void place(uint32_t *block_of, const struct skew_labelling *lane, uint32_t item, uint32_t block)
+static void place(uint32_t *block_of, const struct skew_labelling *lane, uint32_t item,
+                  uint32_t block)
 {
     if (item == SKEW_NO_ITEM)
         return;
@@ -101,8 +103,8 @@ static void place(uint32_t *block_of, const struct skew_labelling *lane, uint32_
         block_of[lane->payload[lane->items[item].first + i]] = block + 1;
 }
 
-/* The nearest event of a block from `at` on, in the direction of `by`, on this communicator or, if it carries no
- * blocks, on any. */
+/* The nearest event of a block from `at` on, in the direction of `by`, on this communicator or, if
+ * it carries no blocks, on any. */
 static uint32_t nearest(const struct skew_labelling *lane, const uint32_t *block_of, uint32_t at,
                         int by, uint32_t comm)
 {

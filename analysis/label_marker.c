@@ -56,8 +56,8 @@ static bool numbers_rise(const struct said *said, uint32_t count)
         if (!said[i].any)
             continue;
         if (m->number < 0 || (before && (m->number < before->number ||
-                                         (m->number == before->number && m->serial != before->serial &&
-                                          i && said[i - 1].any))))
+                                         (m->number == before->number &&
+                                          m->serial != before->serial && i && said[i - 1].any))))
             return false;
         before = m;
     }
@@ -122,8 +122,9 @@ static void number_microbatches(struct skew_labelling *lane)
 static void set_steps(struct skew_labelling *lane, const int32_t *step)
 {
     if (disagrees(lane, step))
-        lane->note = "NVTX ranges cut steps in another way than the order of the exchanges does; the "
-                     "ranges were believed";
+        lane->note =
+            "NVTX ranges cut steps in another way than the order of the exchanges does; the "
+            "ranges were believed";
     for (uint32_t i = 0; i < lane->first_count; i++) {
         struct skew_block *b = &lane->blocks[lane->firsts[i]];
         b->step = step[i];
@@ -149,7 +150,8 @@ int skew_lane_marked_steps(struct skew_labelling *lane, bool *done)
     }
     bool rise = any && numbers_rise(said, lane->first_count);
     bool wanted = lane->options->step_marker ? asked : !lane->options->microbatches;
-    if (wanted && any && (asked || (rise && (uint64_t)any * 10 >= (uint64_t)lane->first_count * 9))) {
+    if (wanted && any &&
+        (asked || (rise && (uint64_t)any * 10 >= (uint64_t)lane->first_count * 9))) {
         ordinals(said, lane->first_count, rise, lane->rows->least[SKEW_MARK_STEP], step);
         set_steps(lane, step);
         *done = true;
@@ -206,8 +208,7 @@ static int32_t layer_of(const struct said *said, const int64_t *numbers, uint32_
 {
     if (!said->any || said->mark.number < 0)
         return -1;
-    const int64_t *at =
-        bsearch(&said->mark.number, numbers, count, sizeof *numbers, by_number);
+    const int64_t *at = bsearch(&said->mark.number, numbers, count, sizeof *numbers, by_number);
     return at ? (int32_t)(at - numbers) : -1;
 }
 
@@ -262,7 +263,8 @@ void skew_lane_set_layers(struct skew_labelling *lane)
         struct skew_block *b = &lane->blocks[lane->firsts[i]];
         int32_t layer = lane->marked_layer[i];
         if (b->layer >= 0 && layer >= 0 && b->layer != layer)
-            lane->note = "NVTX ranges number layers in another way than the order of the exchanges does; the "
+            lane->note = "NVTX ranges number layers in another way than the order of the exchanges "
+                         "does; the "
                          "ranges were believed";
         b->layer = layer;
         b->marked |= layer >= 0;

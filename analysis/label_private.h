@@ -105,9 +105,9 @@ struct skew_rows_ranges; /* label_range.c */
 
 struct skew_rows {
     struct skew_trace *trace;
-    struct skew_rows_ranges *ranges; /* NULL: none were recorded */
-    bool step_ranges;                /* --step-marker names some of them */
-    int64_t least[SKEW_MARK_KINDS];  /* smallest numbers of ranges of each kind */
+    struct skew_rows_ranges *ranges;      /* NULL: none were recorded */
+    bool step_ranges;                     /* --step-marker names some of them */
+    int64_t least[SKEW_MARK_KINDS];       /* smallest numbers of ranges of each kind */
     struct skew_rows_exchange *exchanges; /* ordered by id */
     size_t exchange_count;
     struct skew_rows_operation *operations;

@@ -61,7 +61,8 @@ static int64_t number_of_words(const char *text, const char *const words[])
             continue;
         for (size_t i = 0; words[i]; i++) {
             size_t length = strlen(words[i]);
-            int64_t number = strncasecmp(at, words[i], length) == 0 ? number_after(at + length) : -1;
+            int64_t number =
+                strncasecmp(at, words[i], length) == 0 ? number_after(at + length) : -1;
             if (number >= 0)
                 return number;
         }
@@ -234,8 +235,8 @@ static int by_place(const void *a, const void *b)
 int skew_rows_load_ranges(struct skew_rows *rows, const struct skew_label_options *options,
                           struct skew_error *error)
 {
-    if (sqlite3_table_column_metadata(rows->trace->db, "main", "nvtx_change", "range_id", NULL, NULL,
-                                      NULL, NULL, NULL) != SQLITE_OK)
+    if (sqlite3_table_column_metadata(rows->trace->db, "main", "nvtx_change", "range_id", NULL,
+                                      NULL, NULL, NULL, NULL) != SQLITE_OK)
         return 0; /* a trace of before there were any */
     rows->ranges = calloc(1, sizeof *rows->ranges);
     if (!rows->ranges) {

@@ -2,21 +2,21 @@
 /*
  * Prefill and decode, where there is no backward pass. What is told is told of a forward pass over
  * all ranks: decode passes have few tokens, about as many each time, and many follow one prefill;
- * a pass with at least four times as many is mostly prompt tokens. Passes between the two stay open, and so do
- * those that are filled up to one and the same number: chunks of a budget may carry decode tokens.
- * CUDA graphs are captured for decode; ranges and options say it outright.
+ * a pass with at least four times as many is mostly prompt tokens. Passes between the two stay
+ * open, and so do those that are filled up to one and the same number: chunks of a budget may carry
+ * decode tokens. CUDA graphs are captured for decode; ranges and options say it outright.
  */
 #include "label_lane.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-#define APART       4    /* times as many tokens: no longer of one kind */
-#define STEADY      2    /* times as many at most, among decode passes */
-#define FEWEST      8    /* blocks to judge by */
-#define BY_TOKENS   0.6f /* confidence */
-#define BY_GRAPH    0.5f
-#define BY_RANGE    0.95f
+#define APART     4    /* times as many tokens: no longer of one kind */
+#define STEADY    2    /* times as many at most, among decode passes */
+#define FEWEST    8    /* blocks to judge by */
+#define BY_TOKENS 0.6f /* confidence */
+#define BY_GRAPH  0.5f
+#define BY_RANGE  0.95f
 
 struct sizes {
     uint64_t *values; /* of blocks that were not captured, in order of size */
@@ -26,7 +26,8 @@ struct sizes {
     uint64_t budget;          /* more than one pass was filled up to this; 0: no */
 };
 
-/* Tokens of all ranks in a block, in a unit that is the communicator's own; 0: not all of it is here. */
+/* Tokens of all ranks in a block, in a unit that is the communicator's own; 0: not all of it is
+ * here. */
 static uint64_t tokens_of(const struct skew_labelling *lane, const struct skew_block *b)
 {
     uint64_t sum = 0;
@@ -35,7 +36,8 @@ static uint64_t tokens_of(const struct skew_labelling *lane, const struct skew_b
         return b->rows;
     const struct skew_item *item = &lane->items[b->there];
     for (uint32_t i = 0; i < item->count; i++) {
-        const struct skew_rows_exchange *x = skew_lane_exchange(lane, lane->payload[item->first + i]);
+        const struct skew_rows_exchange *x =
+            skew_lane_exchange(lane, lane->payload[item->first + i]);
         if (x->partial)
             return 0;
         sum += x->column_bytes;
@@ -153,8 +155,8 @@ static void by_tokens(const struct skew_labelling *lane, const struct sizes *s,
     if (!tokens || b->stage || (!s->decode && !graphs))
         return;
     b->stage_confidence = s->decode ? BY_TOKENS : BY_GRAPH;
-    if (tokens <= few && (s->decode ? tokens * STEADY >= s->values[0]
-                                    : skew_lane_captured(lane, b->event)))
+    if (tokens <= few &&
+        (s->decode ? tokens * STEADY >= s->values[0] : skew_lane_captured(lane, b->event)))
         b->stage = SKEW_STAGE_DECODE;
     else if (tokens >= (s->decode ? s->prefill : few * APART) && tokens != s->budget)
         b->stage = SKEW_STAGE_PREFILL;
@@ -204,11 +206,13 @@ int skew_lane_stages(struct skew_labelling *lane)
         free(s.values);
     }
     if (open && budget)
-        lane->no_stage = "several forward passes are filled up to the same number of tokens; chunks of "
-                         "prompts may carry tokens of decode, so their stage is open";
+        lane->no_stage =
+            "several forward passes are filled up to the same number of tokens; chunks of "
+            "prompts may carry tokens of decode, so their stage is open";
     else if (open)
-        lane->no_stage = told ? "some forward passes have neither few nor many tokens; their stage is open"
-                              : "the forward passes' numbers of tokens do not tell prefill from decode; give "
-                                "--stage-is, --prefill-marker or --decode-marker";
+        lane->no_stage =
+            told ? "some forward passes have neither few nor many tokens; their stage is open"
+                 : "the forward passes' numbers of tokens do not tell prefill from decode; give "
+                   "--stage-is, --prefill-marker or --decode-marker";
     return 0;
 }

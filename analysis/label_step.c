@@ -265,10 +265,12 @@ static void forget_step(struct skew_labelling *lane, const struct skew_pass_info
     }
     if (!lane->no_steps)
         lane->no_steps =
-            marked ? "records were lost, or the trace begins in the middle: from there on micro-batches "
-                     "cannot be counted"
-                   : "records were lost, or the trace begins in the middle: from there on steps and "
-                     "micro-batches cannot be counted";
+            marked
+                ? "records were lost, or the trace begins in the middle: from there on "
+                  "micro-batches "
+                  "cannot be counted"
+                : "records were lost, or the trace begins in the middle: from there on steps and "
+                  "micro-batches cannot be counted";
 }
 
 int skew_lane_steps(struct skew_labelling *lane)

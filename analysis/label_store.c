@@ -327,7 +327,8 @@ int skew_label_marker_find(struct skew_label_marker *m, struct skew_trace *trace
     if (result == 0 && !m->site_count) {
         skew_error_set(
             error,
-            "%s: --step-marker: '%s' is neither an operation (allreduce, reducescatter>=BYTES, …) nor "
+            "%s: --step-marker: '%s' is neither an operation (allreduce, reducescatter>=BYTES, …) "
+            "nor "
             "how an NVTX range begins nor part of a function's name in any call site of this trace",
             skew_trace_path(trace), text);
         result = -ENOENT;
@@ -341,8 +342,8 @@ void skew_label_marker_free(struct skew_label_marker *marker)
     *marker = (struct skew_label_marker){0};
 }
 
-bool skew_label_marks(const struct skew_label_marker *m, int32_t op, int64_t bytes,
-                      const char *key, int64_t site)
+bool skew_label_marks(const struct skew_label_marker *m, int32_t op, int64_t bytes, const char *key,
+                      int64_t site)
 {
     if (op >= 0 && op < 32 && (m->ops >> op & 1))
         return bytes >= m->least_bytes && (!m->key || strncmp(key, m->key, strlen(m->key)) == 0);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How NVTX reaches us. The older NVTX is a library, libnvToolsExt.so, whose functions are wrapped like NCCL's
- * (cuda.api). NVTX 3 stands in headers: every program and library that uses it holds the functions itself, and at its
- * first call opens the library that NVTX_INJECTION64_PATH names and hands it its table of function pointers. Here is
- * that entry. The little of NVTX's ABI that is used is declared here, and checked against the real headers where
- * these exist (tests/preload). Application threads.
+ * How NVTX reaches us. The older NVTX is a library, libnvToolsExt.so, whose functions are wrapped
+ * like NCCL's (cuda.api). NVTX 3 stands in headers: every program and library that uses it holds
+ * the functions itself, and at its first call opens the library that NVTX_INJECTION64_PATH names
+ * and hands it its table of function pointers. Here is that entry. The little of NVTX's ABI that is
+ * used is declared here, and checked against the real headers where these exist (tests/preload).
+ * Application threads.
  *
- * NCCL uses NVTX 3 as well, for every call that it gets. Its own copy is refused, so that it stays as
- * cheap as it is without a tool.
+ * NCCL uses NVTX 3 as well, for every call that it gets. Its own copy is refused, so that it stays
+ * as cheap as it is without a tool.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -17,7 +18,7 @@
 #include "handlers.h"
 #include "nvtx_abi.h"
 
-#define WIDE_MAX    512u
+#define WIDE_MAX 512u
 
 static bool wanted(void)
 {
@@ -66,7 +67,8 @@ static void read_event(struct skew_message *m, const void *event)
         skew_message_read(m, e->message, true);
     else if (e->message_type == SKEW_NVTX_UNICODE)
         read_wide(m, e->message, true);
-    else if (e->message_type == SKEW_NVTX_REGISTERED && ((uintptr_t)e->message & SKEW_NVTX_HANDLE_KIND) == SKEW_NVTX_STRING)
+    else if (e->message_type == SKEW_NVTX_REGISTERED &&
+             ((uintptr_t)e->message & SKEW_NVTX_HANDLE_KIND) == SKEW_NVTX_STRING)
         m->name = (uint32_t)(uintptr_t)e->message;
 }
 
@@ -330,8 +332,8 @@ int InitializeInjectionNvtx2(skew_nvtx_export get_table)
     for (unsigned i = 0; callbacks && i < sizeof(table) / sizeof(table[0]); i++) {
         void ***functions = NULL;
         unsigned count = 0;
-        if (callbacks->get_module(table[i].module, &functions, &count) && functions && table[i].function < count &&
-            functions[table[i].function])
+        if (callbacks->get_module(table[i].module, &functions, &count) && functions &&
+            table[i].function < count && functions[table[i].function])
             *functions[table[i].function] = table[i].ours;
     }
     errno = saved;

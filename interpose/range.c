@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * In which NVTX ranges a thread is. Pushing and popping only moves the thread's own stack; the spool hears of it right
- * before the next record of this thread (struct skew_rec_ranges), so a range without NCCL calls in it costs no
- * room, and a program without NCCL gets no file. What it costs a program that uses no NVTX: nothing, since a change
- * announces itself by an empty `limit` (record.h), which the hot path tests in any case.
+ * In which NVTX ranges a thread is. Pushing and popping only moves the thread's own stack; the
+ * spool hears of it right before the next record of this thread (struct skew_rec_ranges), so a
+ * range without NCCL calls in it costs no room, and a program without NCCL gets no file. What it
+ * costs a program that uses no NVTX: nothing, since a change announces itself by an empty `limit`
+ * (record.h), which the hot path tests in any case.
  *
- * Messages are texts of the application. Their whole numbers are taken out first, so that "step 1" to "step 1000000"
- * are one name, and names are kept in a table of fixed size. It has no lock: entries are claimed by compare-and-swap
- * and never change. It survives a fork, as the handles do that the application holds; which names the spool
- * has been told does not. Application threads; no allocation, no lock, no system call but for the first use.
+ * Messages are texts of the application. Their whole numbers are taken out first, so that "step 1"
+ * to "step 1000000" are one name, and names are kept in a table of fixed size. It has no lock:
+ * entries are claimed by compare-and-swap and never change. It survives a fork, as the handles do
+ * that the application holds; which names the spool has been told does not. Application threads; no
+ * allocation, no lock, no system call but for the first use.
  */
 #include <errno.h>
 #include <string.h>
@@ -17,12 +19,12 @@
 #include "nvtx_abi.h"
 #include "record.h"
 
-#define SLOTS       (2 * SKEW_NAMES_MAX)
-#define PROBES_MAX  64u
-#define DEPTH_MAX   16u
-#define MARKS_MAX   4u
-#define DIGITS_MAX  18u  /* of a number that is kept apart: fits 63 bits */
-#define SOURCE_MAX  512u /* bytes of a message that are looked at */
+#define SLOTS      (2 * SKEW_NAMES_MAX)
+#define PROBES_MAX 64u
+#define DEPTH_MAX  16u
+#define MARKS_MAX  4u
+#define DIGITS_MAX 18u  /* of a number that is kept apart: fits 63 bits */
+#define SOURCE_MAX 512u /* bytes of a message that are looked at */
 
 struct name_slot {
     uint64_t hash; /* 0: free */
@@ -45,7 +47,8 @@ struct entry {
     uintptr_t domain;
 };
 
-/* One thread's. What the spool was told last follows from the innermost range: the outer ones cannot have changed. */
+/* One thread's. What the spool was told last follows from the innermost range: the outer ones
+ * cannot have changed. */
 struct skew_range_state {
     uint64_t serial;
     uint64_t told_serial;
@@ -73,13 +76,15 @@ static struct names *names_get(void)
     struct names *fresh = map(sizeof(*fresh));
     if (!fresh)
         return NULL;
-    if (__atomic_compare_exchange_n(&the_names, &names, fresh, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+    if (__atomic_compare_exchange_n(&the_names, &names, fresh, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
         return fresh;
     munmap(fresh, sizeof(*fresh));
     return names;
 }
 
-static uint32_t name_add(struct names *names, struct name_slot *slot, const char *text, uint32_t length)
+static uint32_t name_add(struct names *names, struct name_slot *slot, const char *text,
+                         uint32_t length)
 {
     uint32_t id = __atomic_add_fetch(&names->count, 1, __ATOMIC_RELAXED);
     if (id > SKEW_NAMES_MAX)
@@ -101,7 +106,8 @@ static uint32_t name_of(const char *text, uint32_t length, uint64_t hash)
         if (!there) {
             if (__atomic_load_n(&names->count, __ATOMIC_RELAXED) >= SKEW_NAMES_MAX)
                 break;
-            if (__atomic_compare_exchange_n(&slot->hash, &there, hash, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            if (__atomic_compare_exchange_n(&slot->hash, &there, hash, false, __ATOMIC_ACQ_REL,
+                                            __ATOMIC_ACQUIRE))
                 return name_add(names, slot, text, length);
         }
         if (there != hash)
@@ -113,8 +119,9 @@ static uint32_t name_of(const char *text, uint32_t length, uint64_t hash)
         if (t->length == length && memcmp(t->text, text, length) == 0)
             return id;
     }
-    skew_diag_once(SKEW_DIAG_NVTX, "there are more different NVTX messages than can be kept: later ones are ranges "
-                                   "without a name");
+    skew_diag_once(SKEW_DIAG_NVTX,
+                   "there are more different NVTX messages than can be kept: later ones are ranges "
+                   "without a name");
     return 0;
 }
 
@@ -123,7 +130,8 @@ static bool is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
-/* The number at `text`, of `digits` digits, unless it would not look the same again when written out. */
+/* The number at `text`, of `digits` digits, unless it would not look the same again when written
+ * out. */
 static bool number_at(const char *text, uint32_t *digits, int64_t *value)
 {
     *digits = 0;
@@ -147,7 +155,8 @@ void skew_message_read(struct skew_message *m, const char *text, bool numbers_ap
         return;
     for (uint32_t i = 0; i < SOURCE_MAX && text[i] && length < SKEW_RANGE_TEXT; i++) {
         char c = text[i] == SKEW_RANGE_HOLE ? '?' : text[i];
-        if (numbers_apart && is_digit(c) && m->numbers < SKEW_RANGE_NUMBERS && (!i || !is_digit(text[i - 1])) &&
+        if (numbers_apart && is_digit(c) && m->numbers < SKEW_RANGE_NUMBERS &&
+            (!i || !is_digit(text[i - 1])) &&
             number_at(text + i, &digits, &m->number[m->numbers])) {
             m->numbers++;
             i += digits - 1;
@@ -184,12 +193,13 @@ static void changed(struct skew_thread *t)
         return;
     }
     if (skew_record_is_open(t))
-        skew_record_close(t); /* that of a group without calls so far; the first one opens it again */
+        skew_record_close(
+            t); /* that of a group without calls so far; the first one opens it again */
     t->limit = skew_limit_closed(t);
 }
 
-static void fill(struct skew_range_state *s, struct entry *e, enum skew_range_kind kind, uintptr_t domain,
-                 const struct skew_message *m)
+static void fill(struct skew_range_state *s, struct entry *e, enum skew_range_kind kind,
+                 uintptr_t domain, const struct skew_message *m)
 {
     e->range = (struct skew_range){
         .name = m->name, .kind = (uint16_t)kind, .numbers = m->numbers, .serial = ++s->serial};
@@ -259,7 +269,8 @@ static uint32_t tell_name(struct skew_process *proc, uint32_t name)
     if (__atomic_load_n(told, __ATOMIC_ACQUIRE) & bit)
         return name;
     const struct name_text *t = &the_names->text[name - 1];
-    struct skew_rec_range_name rec = {.head = {.type = SKEW_REC_RANGE_NAME}, .name = name, .length = t->length};
+    struct skew_rec_range_name rec = {
+        .head = {.type = SKEW_REC_RANGE_NAME}, .name = name, .length = t->length};
     skew_lock(proc);
     bool stored = skew_defs_put(proc, &rec.head, sizeof(rec), t->text, t->length) == 0;
     if (stored)

@@ -16,8 +16,8 @@
 #include "layout.h"
 
 #define NVTX_TOOL "NVTX_INJECTION64_PATH" /* NVTX 3 loads what it names */
-#define STEP_MS  500
-#define MERCY_MS 10000 /* from asking the command to end until it is killed */
+#define STEP_MS   500
+#define MERCY_MS  10000 /* from asking the command to end until it is killed */
 
 /* ---- before the command -------------------------------------------------------------------- */
 
@@ -137,7 +137,8 @@ static void export_out(const char *out)
     free(text);
 }
 
-/* Whether this library becomes the tool that NVTX 3 looks for, which only one can be; if not, why. */
+/* Whether this library becomes the tool that NVTX 3 looks for, which only one can be; if not, why.
+ */
 static void decide_nvtx(struct skew_job *job)
 {
     const char *tool = getenv(NVTX_TOOL), *other = getenv("CUDA_INJECTION64_PATH");

@@ -41,7 +41,8 @@ static const struct argp_option option_table[] = {
      "NVTX ranges that begin so, with the layer's number behind it", 1},
     {"prefill-marker", KEY_PREFILL_MARKER, "TEXT", 0, "NVTX ranges or marks of prefill", 1},
     {"decode-marker", KEY_DECODE_MARKER, "TEXT", 0, "NVTX ranges or marks of decode", 1},
-    {"stage-is", KEY_STAGE, "STAGE", 0, "all forward passes of inference are prefill, or decode", 1},
+    {"stage-is", KEY_STAGE, "STAGE", 0, "all forward passes of inference are prefill, or decode",
+     1},
     {0}};
 
 static const char *range_text(struct argp_state *state, const char *option, const char *text)

@@ -13,7 +13,8 @@ int skew_serve_parse(struct skew_options *opt)
 
     if (n == 3 && tail == ':')
         n = sscanf(opt->serve, "%u:%u:%u%c", &opt->serve_every, &opt->serve_decode,
-                   &opt->serve_mixed, &tail) == 3 && opt->serve_mixed
+                   &opt->serve_mixed, &tail) == 3 &&
+                    opt->serve_mixed
                 ? 2
                 : 0;
     bool good = n == 2 && opt->serve_every >= 2 && opt->serve_decode >= 1 &&
