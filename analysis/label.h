@@ -96,6 +96,7 @@ struct skew_label_comm {
     uint64_t operations;
     uint64_t roles[SKEW_LABEL_ROLES];           /* exchanges by role */
     uint64_t operation_roles[SKEW_LABEL_ROLES]; /* operations by role */
+    uint64_t stages[SKEW_STAGE_DECODE + 1]; /* exchanges and operations of MoE layers by stage */
     uint64_t without_step, without_layer,
         without_microbatch;              /* exchanges with a role of an MoE layer, but … */
     int32_t layers, steps, microbatches; /* largest + 1; 0: none told */

@@ -96,6 +96,7 @@ void skew_label_comm_add(struct skew_label_comm *comm, const struct skew_label *
     comm->uniform |= (l->flags & SKEW_LABEL_UNIFORM) != 0;
     if (!of_layer(l->role))
         return;
+    comm->stages[l->stage]++;
     if (!operation) {
         comm->without_step += l->step < 0;
         comm->without_layer += l->layer < 0;
