@@ -114,12 +114,12 @@ static json_t *comm_json(const struct skew_label_comm *c)
         "comm_id", (json_int_t)c->comm->id, "key", c->comm->key, "ranks",
         (json_int_t)c->comm->ranks, "exchanges", (json_int_t)c->exchanges, "operations",
         (json_int_t)c->operations, "roles", roles_json(c->roles), "operation_roles",
-        roles_json(c->operation_roles), "stages", stages_json(c->stages), "layers", count_or_null(c->layers), "steps",
-        count_or_null(c->steps), "microbatches", count_or_null(c->microbatches), "token_bytes",
-        count_or_null((int64_t)c->token_bytes), "without_step", (json_int_t)c->without_step,
-        "without_layer", (json_int_t)c->without_layer, "without_microbatch",
-        (json_int_t)c->without_microbatch, "skew_not_observable", c->uniform, "confidence",
-        (double)c->confidence, "note", *c->note ? json_string(c->note) : json_null());
+        roles_json(c->operation_roles), "stages", stages_json(c->stages), "layers",
+        count_or_null(c->layers), "steps", count_or_null(c->steps), "microbatches",
+        count_or_null(c->microbatches), "token_bytes", count_or_null((int64_t)c->token_bytes),
+        "without_step", (json_int_t)c->without_step, "without_layer", (json_int_t)c->without_layer,
+        "without_microbatch", (json_int_t)c->without_microbatch, "skew_not_observable", c->uniform,
+        "confidence", (double)c->confidence, "note", *c->note ? json_string(c->note) : json_null());
 }
 
 static int print_json(const struct skew_reading *reading, const struct skew_labelling *l)
