@@ -58,7 +58,11 @@ static void free_lane(struct skew_labelling *lane)
     free(lane->blocks);
     free(lane->firsts);
     free(lane->passes);
+    free(lane->losses);
+    free(lane->begun);
+    free(lane->ended);
     free(lane->marks);
+    free(lane->marked_layer);
 }
 
 /* Notes of a lane go to the communicators that carry its blocks. */
@@ -79,7 +83,10 @@ static void note(struct skew_labels *labels, const struct skew_labelling *lane)
                 "sequence parallelism look alike; if these are experts' exchanges, give --layers");
         if (!lane->uses[c].moe && !lane->uses[c].collective)
             continue;
-        const char *why = lane->no_layers ? lane->no_layers : lane->no_steps;
+        const char *why = lane->no_layers  ? lane->no_layers
+                          : lane->no_steps ? lane->no_steps
+                          : lane->note     ? lane->note
+                                           : lane->no_stage;
         if (why && !*comm->note)
             snprintf(comm->note, sizeof comm->note, "%s", why);
     }
@@ -88,7 +95,7 @@ static void note(struct skew_labels *labels, const struct skew_labelling *lane)
 /* Events that the user calls the end of a step. */
 static int find_marks(struct skew_labelling *lane, const struct skew_label_marker *marker)
 {
-    if (!lane->options->step_marker)
+    if (!marker->ops && !marker->site_count)
         return 0;
     lane->marks = calloc((size_t)lane->event_count + 1, 1);
     if (!lane->marks)
@@ -97,7 +104,10 @@ static int find_marks(struct skew_labelling *lane, const struct skew_label_marke
         const struct skew_rows_event *e = &lane->events[i];
         const struct skew_rows_exchange *x = skew_lane_exchange(lane, i);
         const struct skew_rows_operation *o = x ? NULL : &lane->rows->operations[e->first];
-        lane->marks[i] = skew_label_marks(marker, x ? x->op : o->op, x ? x->site : o->site);
+        const struct skew_rows_member *m = &lane->rows->members[x ? x->member : o->member];
+        int64_t bytes = x ? (int64_t)x->send_bytes : o->bytes;
+        lane->marks[i] = skew_label_marks(marker, x ? x->op : o->op, bytes, m->member->comm->key,
+                                          x ? x->site : o->site);
     }
     return 0;
 }
@@ -110,6 +120,7 @@ static int label_lane(struct skew_labels *labels, struct skew_rows *rows, size_t
                                   .options = options,
                                   .events = rows->events + rows->lanes[index].first,
                                   .event_count = (uint32_t)rows->lanes[index].count,
+                                  .process = rows->lanes[index].process,
                                   .exchange_labels = labels->exchanges,
                                   .operation_labels = labels->operations};
     int result = find_marks(&lane, marker);
@@ -124,6 +135,8 @@ static int label_lane(struct skew_labels *labels, struct skew_rows *rows, size_t
         result = skew_lane_passes(&lane);
     if (result == 0)
         result = skew_lane_steps(&lane);
+    if (result == 0)
+        result = skew_lane_stages(&lane);
     if (result == 0) {
         skew_lane_write(&lane);
         note(labels, &lane);
@@ -172,6 +185,29 @@ static void summarise(struct skew_labels *labels, const struct skew_rows *rows)
         skew_label_comm_finish(&labels->comms[i]);
 }
 
+/* The other markers name NVTX ranges or nothing. */
+static int check_markers(const struct skew_rows *rows, const struct skew_label_options *o,
+                         struct skew_error *error)
+{
+    const struct {
+        const char *name, *text;
+        enum skew_mark_kind kind;
+        bool numbered;
+    } markers[] = {{"layer-marker", o->layer_marker, SKEW_MARK_LAYER, true},
+                   {"prefill-marker", o->prefill_marker, SKEW_MARK_PREFILL, false},
+                   {"decode-marker", o->decode_marker, SKEW_MARK_DECODE, false}};
+
+    for (size_t i = 0; i < sizeof markers / sizeof *markers; i++) {
+        if (!markers[i].text || skew_rows_any_marked(rows, markers[i].kind, markers[i].numbered))
+            continue;
+        skew_error_set(error, "%s: --%s: no NVTX range of this trace begins with '%s'%s",
+                       skew_trace_path(rows->trace), markers[i].name, markers[i].text,
+                       markers[i].numbered ? " and has a number behind it" : "");
+        return -ENOENT;
+    }
+    return 0;
+}
+
 int skew_label_trace(struct skew_trace *trace, const struct skew_label_options *options,
                      struct skew_labels **out, struct skew_error *error)
 {
@@ -185,9 +221,15 @@ int skew_label_trace(struct skew_trace *trace, const struct skew_label_options *
     if (result < 0)
         return result;
     options = options ? options : &none;
-    result = skew_label_marker_find(&marker, trace, options->step_marker, error);
+    result = skew_rows_load_ranges(&rows, options, error);
+    if (result == 0)
+        result = check_markers(&rows, options, error);
+    if (result == 0)
+        result = skew_label_marker_find(&marker, trace, options->step_marker,
+                                        skew_rows_any_marked(&rows, SKEW_MARK_STEP, false), error);
     if (result < 0)
         goto out;
+    rows.step_ranges = marker.ranges;
     labels = calloc(1, sizeof *labels);
     if (!labels || make_blanks(labels, &rows) < 0)
         result = -ENOMEM;

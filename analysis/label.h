@@ -51,7 +51,9 @@ enum skew_label_flags {
     SKEW_LABEL_PARTIAL = 2, /* one of several exchanges that are the dispatch together (FastMoE: one
                                a local expert) */
     SKEW_LABEL_REPEATED =
-        4 /* captured in a CUDA graph: it stands for several steps, so `step` is not told */
+        4, /* captured in a CUDA graph: it stands for several steps, so `step` is not told */
+    SKEW_LABEL_MARKED =
+        8 /* step, layer or stage is what an NVTX range or an option says, not what was found */
 };
 
 /** Of one exchange of one rank, or of one operation. */
@@ -77,8 +79,14 @@ struct skew_label {
 struct skew_label_options {
     uint32_t layers;         /* MoE layers of a rank; 0: find out */
     uint32_t microbatches;   /* forward passes of a step; 0: find out */
-    const char *step_marker; /* what ends a step: an operation's name (allreduce), or part of a
-                                function's name in a call site; NULL: find out */
+    /* What marks a step; NULL: find out. Of these, the first that the trace has: an operation, which
+     * ends one ("allreduce", "allreduce>=BYTES", "allreduce>=BYTES@KEY" of a communicator); an NVTX
+     * range or mark whose text begins so, or is like it where it holds a *; part of a function's
+     * name in a call site, which ends one. */
+    const char *step_marker;
+    const char *layer_marker; /* NVTX ranges with a number, likewise, that are a layer each */
+    const char *prefill_marker, *decode_marker; /* NVTX ranges or marks of those stages */
+    uint8_t stage; /* enum skew_label_stage of all forward passes of inference; 0: find out */
 };
 
 /** What was found on one communicator by the ranks in this database. */
@@ -88,6 +96,7 @@ struct skew_label_comm {
     uint64_t operations;
     uint64_t roles[SKEW_LABEL_ROLES];           /* exchanges by role */
     uint64_t operation_roles[SKEW_LABEL_ROLES]; /* operations by role */
+    uint64_t stages[SKEW_STAGE_DECODE + 1]; /* exchanges and operations of MoE layers by stage */
     uint64_t without_step, without_layer,
         without_microbatch;              /* exchanges with a role of an MoE layer, but … */
     int32_t layers, steps, microbatches; /* largest + 1; 0: none told */

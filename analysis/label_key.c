@@ -202,7 +202,7 @@ static uint64_t side_key(const struct skew_rows *rows, const struct skew_rows_ex
 static void make_keys(struct skew_rows *rows, const struct place *places, size_t count,
                       size_t members, int64_t least)
 {
-    uint64_t common = 0, a = 0, b = 0;
+    uint64_t common = 0, a = 0, b = 0, sent = 0;
 
     for (size_t i = 0; i < count; i++) {
         const struct skew_rows_exchange *x = &rows->exchanges[places[i].index];
@@ -213,6 +213,7 @@ static void make_keys(struct skew_rows *rows, const struct place *places, size_t
     }
     for (size_t i = 0; i < count; i++) {
         const struct skew_rows_exchange *x = &rows->exchanges[places[i].index];
+        sent += x->send_bytes;
         a += side_key(rows, x, x->send, x->send_unit, common);
         b += side_key(rows, x, x->recv, x->recv_unit, common);
     }
@@ -221,6 +222,7 @@ static void make_keys(struct skew_rows *rows, const struct place *places, size_t
         x->key_a = a;
         x->key_b = b;
         x->unit = common;
+        x->column_bytes = sent;
         x->partial = count < members;
         x->hole = x->partial && x->seq <= least;
     }

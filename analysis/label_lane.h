@@ -47,6 +47,9 @@ struct skew_block {
     bool counted;
     uint8_t kind;
     uint8_t stage; /* without backward passes: enum skew_label_stage */
+    bool marked;   /* step, layer or stage by an NVTX range or an option */
+    bool doubtful; /* a record is missing beside it, or beside another block of the same tokens */
+    float stage_confidence;
     int32_t
         link; /* BACK, AGAIN: block of the forward pass; FIRST: block of its backward pass; −1 */
     int32_t first; /* FIRST: ordinal among those */
@@ -61,6 +64,14 @@ struct skew_pass_info {
     int32_t back_ordinal; /* order of the backward passes; −1 */
     bool whole;           /* as many layers as all others */
     bool sure;            /* its backward pass goes through all of it, and through nothing else */
+};
+
+/* Where a record is missing: behind event `from` and before event `to`, both of the communicator
+ * that it was on. Or the event between them is not whole: another rank of the same exchange has
+ * lost its record. */
+struct skew_lane_loss {
+    uint32_t from, to;
+    uint32_t comm;
 };
 
 /* How one communicator is used by one lane. */
@@ -83,7 +94,12 @@ struct skew_labelling {
     const struct skew_label_options *options;
     const struct skew_rows_event *events;
     uint32_t event_count;
+    int64_t process;
     uint32_t gap; /* the first event before which a record is missing; UINT32_MAX: none is */
+    struct skew_lane_loss *losses; /* all of them, ordered by `to` */
+    uint32_t loss_count;
+    uint32_t *begun,
+        *ended; /* [event]: losses whose `from` is before it; whose `to` is not behind it */
     struct skew_use *uses; /* [communicators] */
     uint32_t *payload;     /* events of payload, communicator after communicator */
     uint32_t *leader_of;   /* [event]: event + 1 of the candidates before a payload, by kind:
@@ -100,8 +116,11 @@ struct skew_labelling {
     uint32_t pass_layers; /* layers of one pass; 0: could not be told */
     uint32_t layers;      /* of the lane; 0: could not be told */
     float layer_confidence, step_confidence;
-    uint8_t *marks;                   /* [event]: 1: ends a step, as the options say */
-    const char *no_layers, *no_steps; /* why */
+    uint8_t *marks;         /* [event]: 1: ends a step, as the options say; NULL: they do not */
+    int32_t *marked_layer;  /* [firsts]: as NVTX ranges have it; −1 */
+    uint32_t marked_layers; /* … how many; 0: they say nothing */
+    const char *no_layers, *no_steps, *no_stage;           /* why */
+    const char *note;                                      /* what else there is to say */
     struct skew_label *exchange_labels, *operation_labels; /* [rows] */
 };
 
@@ -126,9 +145,26 @@ int skew_lane_padded(struct skew_labelling *lane);      /* label_padded.c: equal
 int skew_lane_blocks(struct skew_labelling *lane);      /* label_block.c: items, then blocks */
 int skew_lane_collectives(struct skew_labelling *lane); /* label_gather.c: by all-gathers */
 int skew_lane_links(struct skew_labelling *lane);       /* label_link.c: kinds and links */
-int skew_lane_passes(struct skew_labelling *lane);      /* label_pass.c: passes and layers */
-int skew_lane_steps(struct skew_labelling *lane);       /* label_step.c: steps and micro-batches */
-void skew_lane_write(struct skew_labelling *lane);      /* label_write.c: labels */
+int skew_lane_losses(struct skew_labelling *lane); /* label_loss.c: where records are missing */
+/* Whether a record is missing, or may be, between two events. */
+bool skew_lane_lost(const struct skew_labelling *lane, uint32_t from, uint32_t to);
+/* Likewise from the block before the first to the block behind the last of these. */
+bool skew_lane_lost_around(const struct skew_labelling *lane, uint32_t first, uint32_t last);
+/* Calls `spoil` for the blocks beside each loss. */
+int skew_lane_spoilt(const struct skew_labelling *lane, void (*spoil)(void *user, uint32_t block),
+                     void *user);
+int skew_lane_passes(struct skew_labelling *lane); /* label_pass.c: passes and layers */
+int skew_lane_stages(struct skew_labelling *lane); /* label_stage.c: prefill and decode */
+int skew_lane_steps(struct skew_labelling *lane);  /* label_step.c: steps and micro-batches */
+void skew_lane_write(struct skew_labelling *lane); /* label_write.c: labels */
+/* label_marker.c: what NVTX ranges say */
+bool skew_lane_marked(const struct skew_labelling *lane, uint32_t event, enum skew_mark_kind kind,
+                      struct skew_mark *mark);
+int skew_lane_marked_layers(struct skew_labelling *lane);
+bool skew_lane_mark_bounds(const struct skew_labelling *lane, uint8_t *bounds); /* [firsts] */
+void skew_lane_set_layers(struct skew_labelling *lane);
+int skew_lane_marked_steps(struct skew_labelling *lane, bool *done);
+int skew_lane_marked_microbatches(struct skew_labelling *lane);
 void skew_lane_write_collectives(struct skew_labelling *lane);
 /* What a block says of step, layer and so on. */
 void skew_label_place(const struct skew_labelling *lane, const struct skew_block *b,

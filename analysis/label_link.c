@@ -20,6 +20,7 @@ struct group {
     uint32_t head;     /* the first that may be without a link */
     uint32_t counted, back;
     int32_t waiting; /* forward blocks without a backward block yet, while kinds are found */
+    bool spoilt; /* a record is missing beside one of these, or of those that go the other way */
 };
 
 struct linking {
@@ -72,6 +73,48 @@ static int make_groups(struct linking *l)
         l->group_of[l->order[i]] = l->group_count - 1;
     }
     return 0;
+}
+
+/* ---- what losses spoil -------------------------------------------------------------------------
+ */
+
+static int compare_keys(const struct skew_block *x, uint32_t comm, uint64_t a, uint64_t b)
+{
+    if (x->comm != comm)
+        return x->comm < comm ? -1 : 1;
+    if (x->a != a)
+        return x->a < a ? -1 : 1;
+    return x->b < b ? -1 : x->b > b;
+}
+
+/* All blocks with these keys. */
+static void spoil_keys(struct linking *l, uint32_t comm, uint64_t a, uint64_t b)
+{
+    uint32_t low = 0, high = l->group_count;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct skew_block *at = &l->lane->blocks[l->order[l->groups[middle].from]];
+        if (compare_keys(at, comm, a, b) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == l->group_count ||
+        compare_keys(&l->lane->blocks[l->order[l->groups[low].from]], comm, a, b) != 0)
+        return;
+    l->groups[low].spoilt = true;
+    for (uint32_t i = l->groups[low].from; i < l->groups[low].to; i++)
+        l->lane->blocks[l->order[i]].doubtful = true;
+}
+
+static void spoil(void *user, uint32_t block)
+{
+    struct linking *l = user;
+    const struct skew_block *b = &l->lane->blocks[block];
+
+    spoil_keys(l, b->comm, b->a, b->b);
+    spoil_keys(l, b->comm, b->b, b->a);
 }
 
 /* ---- kinds -------------------------------------------------------------------------------------
@@ -167,6 +210,8 @@ static void kinds_by_counts(struct linking *l, uint32_t comm, uint32_t pass_laye
         if (blocks[l->order[g->from]].comm != comm)
             continue;
         g->waiting = 0;
+        if (g->spoilt)
+            continue;
         e.counted += g->counted;
         e.back += g->back;
         e.once += g->back == 1 && g->counted == 1;
@@ -274,11 +319,21 @@ static void link_backward(struct linking *l, uint32_t pass_layers)
 /* ---- layers of a pass --------------------------------------------------------------------------
  */
 
+/* Whether records are missing beside the backward blocks from `begin` to `end`, or beside their
+ * `length` forward blocks from ordinal `first` on. */
+static bool lost_in_chain(const struct skew_labelling *lane, uint32_t begin, uint32_t end,
+                          uint32_t first, uint32_t length)
+{
+    return lane->loss_count &&
+           (skew_lane_lost_around(lane, begin, end) ||
+            skew_lane_lost_around(lane, lane->firsts[first], lane->firsts[first + length - 1]));
+}
+
 /* The most frequent length of a run of backward blocks whose forward blocks go down by one. */
 static uint32_t length_of_chains(const struct skew_labelling *lane, uint32_t *seen)
 {
     enum { MOST = 1024 };
-    uint32_t votes[MOST] = {0}, length = 0, best = 0, total = 0;
+    uint32_t votes[MOST] = {0}, length = 0, best = 0, total = 0, begin = 0, end = 0;
     int32_t before = -2;
 
     for (uint32_t i = 0; i <= lane->block_count; i++) {
@@ -290,10 +345,14 @@ static uint32_t length_of_chains(const struct skew_labelling *lane, uint32_t *se
         if (length && first < 0 && before != 0)
             length = 0;
         if (length && first != before - 1) {
-            votes[length < MOST ? length : 0]++;
-            total++;
+            if (!lost_in_chain(lane, begin, end, (uint32_t)before, length)) {
+                votes[length < MOST ? length : 0]++;
+                total++;
+            }
             length = 0;
         }
+        begin = length ? begin : i;
+        end = i;
         length = first >= 0 ? length + 1 : 0;
         before = first;
     }
@@ -301,6 +360,9 @@ static uint32_t length_of_chains(const struct skew_labelling *lane, uint32_t *se
         if (votes[k] > votes[best] || best == 0)
             best = k;
     *seen = votes[best];
+    /* where records are missing, what was seen once may be what they have left over */
+    if (lane->loss_count && (best == 1 || votes[best] < 2))
+        return 0;
     return total && votes[best] * 4 >= total * 3 ? best : 0;
 }
 
@@ -437,7 +499,7 @@ int skew_lane_links(struct skew_labelling *lane)
     int result = -ENOMEM;
 
     lane->firsts = calloc((size_t)lane->block_count + 1, sizeof *lane->firsts);
-    if (!lane->firsts || make_groups(&l) < 0)
+    if (!lane->firsts || make_groups(&l) < 0 || skew_lane_spoilt(lane, spoil, &l) < 0)
         goto out;
     find_kinds(&l, 0);
     if (keys_repeat(&l)) {

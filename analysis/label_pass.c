@@ -101,20 +101,26 @@ static int layers_of_inference(struct skew_labelling *lane)
 static void mark_bounds(const struct skew_labelling *lane, uint8_t *bounds)
 {
     int32_t before = -2;
-    uint32_t length = 0;
+    uint32_t length = 0, begin = 0, end = 0;
 
     for (uint32_t i = 0; i <= lane->block_count; i++) {
         const struct skew_block *b = i < lane->block_count ? &lane->blocks[i] : NULL;
         if (b && b->kind != SKEW_BLOCK_BACK)
             continue;
         int32_t first = b && b->link >= 0 ? lane->blocks[b->link].first : -2;
-        if (length == lane->pass_layers && before >= 0) {
+        if (length == lane->pass_layers && before >= 0 &&
+            (!lane->loss_count ||
+             (!skew_lane_lost_around(lane, begin, end) &&
+              !skew_lane_lost_around(lane, lane->firsts[before],
+                                     lane->firsts[(uint32_t)before + length - 1])))) {
             bounds[before] = 2;
             if (!bounds[(uint32_t)before + length])
                 bounds[(uint32_t)before + length] = 1;
             length = 0;
         }
         length = first < 0 ? 0 : first == before - 1 && length ? length + 1 : 1;
+        begin = length == 1 ? i : begin;
+        end = i;
         before = first;
     }
 }
@@ -333,9 +339,12 @@ int skew_lane_passes(struct skew_labelling *lane)
         free(bounds);
         return -ENOMEM;
     }
-    if (!lane->back_count && !lane->options->layers)
+    result = skew_lane_marked_layers(lane);
+    if (result == 0 && !lane->back_count && !lane->options->layers)
         result = layers_of_inference(lane);
     apply_option(lane);
+    if (result == 0 && !lane->pass_layers && skew_lane_mark_bounds(lane, bounds))
+        lane->pass_layers = lane->marked_layers;
     if (result == 0 && lane->pass_layers) {
         mark_bounds(lane, bounds);
         cut_passes(lane, bounds);
@@ -360,6 +369,8 @@ int skew_lane_passes(struct skew_labelling *lane)
                 : "without backward passes nothing repeats that would show where a pass "
                   "over the layers begins; give --layers";
     }
+    if (result == 0)
+        skew_lane_set_layers(lane);
     free(bounds);
     return result;
 }

@@ -38,6 +38,7 @@ struct skew_rows_exchange {
     uint64_t key_a, key_b; /* the send and the receive side */
     uint64_t unit; /* bytes: greatest common divisor over the column; 0: nothing but zeros */
     uint64_t send_bytes, recv_bytes; /* of this rank */
+    uint64_t column_bytes;           /* sent by all ranks of the column */
     int64_t site;
     int64_t group_seq;
     int64_t capture;
@@ -85,8 +86,28 @@ struct skew_rows_comm {
                      an expert */
 };
 
+/* What an NVTX range can mark. */
+enum skew_mark_kind {
+    SKEW_MARK_STEP,
+    SKEW_MARK_LAYER,
+    SKEW_MARK_MICROBATCH,
+    SKEW_MARK_PREFILL,
+    SKEW_MARK_DECODE,
+    SKEW_MARK_KINDS
+};
+
+struct skew_mark {
+    int64_t serial; /* tells two ranges of one thread apart */
+    int64_t number; /* in its text; −1: none */
+};
+
+struct skew_rows_ranges; /* label_range.c */
+
 struct skew_rows {
     struct skew_trace *trace;
+    struct skew_rows_ranges *ranges;      /* NULL: none were recorded */
+    bool step_ranges;                     /* --step-marker names some of them */
+    int64_t least[SKEW_MARK_KINDS];       /* smallest numbers of ranges of each kind */
     struct skew_rows_exchange *exchanges; /* ordered by id */
     size_t exchange_count;
     struct skew_rows_operation *operations;
@@ -108,6 +129,16 @@ void skew_rows_free(struct skew_rows *rows);
 
 /* label_key.c: classes, columns and keys. */
 int skew_rows_classify(struct skew_rows *rows, struct skew_error *error);
+
+/* label_range.c */
+int skew_rows_load_ranges(struct skew_rows *rows, const struct skew_label_options *options,
+                          struct skew_error *error);
+void skew_rows_free_ranges(struct skew_rows *rows);
+/** Whether a group of this thread is in a range, or behind a mark, of this kind. */
+bool skew_rows_marked(const struct skew_rows *rows, int64_t process, int64_t thread, int64_t group,
+                      enum skew_mark_kind kind, struct skew_mark *mark);
+/** Whether any range or mark of the trace is of this kind; `numbered`: and has a number. */
+bool skew_rows_any_marked(const struct skew_rows *rows, enum skew_mark_kind kind, bool numbered);
 
 static inline const struct skew_rows_comm *skew_rows_comm_of(const struct skew_rows *rows,
                                                              const struct skew_rows_exchange *x)

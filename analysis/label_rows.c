@@ -385,5 +385,6 @@ void skew_rows_free(struct skew_rows *rows)
     free(rows->comms);
     free(rows->events);
     free(rows->lanes);
+    skew_rows_free_ranges(rows);
     *rows = (struct skew_rows){0};
 }

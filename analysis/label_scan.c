@@ -57,30 +57,6 @@ static void choose_leader(struct skew_use *use)
         use->leader = SKEW_LEADER_GATHER;
 }
 
-/* The first event before which this rank, or another rank of the same exchange, has lost a record.
- */
-static int find_gap(struct skew_labelling *lane)
-{
-    const struct skew_rows *rows = lane->rows;
-    int64_t *next = calloc(2 * rows->member_count + 1, sizeof *next); /* exchange, operation */
-
-    lane->gap = UINT32_MAX;
-    if (!next)
-        return -ENOMEM;
-    for (uint32_t i = 0; i < lane->event_count && lane->gap == UINT32_MAX; i++) {
-        const struct skew_rows_event *e = &lane->events[i];
-        const struct skew_rows_exchange *x = skew_lane_exchange(lane, i);
-        const struct skew_rows_operation *o = x ? NULL : &rows->operations[e->first];
-        int64_t *expected = &next[x ? 2 * x->member : 2 * o->member + 1];
-        int64_t seq = x ? x->seq : o->seq;
-        if (seq != *expected || (x && x->hole))
-            lane->gap = i;
-        *expected = seq + (x ? 1 : e->count);
-    }
-    free(next);
-    return 0;
-}
-
 int skew_lane_scan(struct skew_labelling *lane)
 {
     const struct skew_rows *rows = lane->rows;
@@ -126,7 +102,7 @@ int skew_lane_scan(struct skew_labelling *lane)
             lane->payload[at[rows->members[x->member].comm]++] = i;
     }
     free(at);
-    if (find_gap(lane) < 0)
+    if (skew_lane_losses(lane) < 0)
         return -ENOMEM;
     return skew_lane_padded(lane);
 }

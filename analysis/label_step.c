@@ -151,7 +151,9 @@ static void steps_by_marks(struct skew_labelling *lane)
         }
         microbatch++;
     }
-    lane->step_confidence = 0.95f;
+    lane->step_confidence = 1;
+    for (uint32_t i = 0; i < lane->first_count; i++)
+        lane->blocks[lane->firsts[i]].marked |= lane->blocks[lane->firsts[i]].step >= 0;
 }
 
 /* ---- from passes to blocks ---------------------------------------------------------------------
@@ -253,25 +255,32 @@ out:
 }
 
 /* A missing record may have been a whole pass, or what ended a step. */
-static void forget_step(struct skew_labelling *lane, const struct skew_pass_info *p)
+static void forget_step(struct skew_labelling *lane, const struct skew_pass_info *p, bool marked)
 {
     for (uint32_t k = 0; k < p->count; k++) {
         struct skew_block *b = &lane->blocks[lane->firsts[p->first + k]];
-        b->step = b->microbatch = b->pass = -1;
+        b->microbatch = b->pass = -1;
+        if (!marked)
+            b->step = -1;
     }
     if (!lane->no_steps)
         lane->no_steps =
-            "records were lost, or the trace begins in the middle: from there on steps and "
-            "micro-batches cannot be counted";
+            marked
+                ? "records were lost, or the trace begins in the middle: from there on "
+                  "micro-batches "
+                  "cannot be counted"
+                : "records were lost, or the trace begins in the middle: from there on steps and "
+                  "micro-batches cannot be counted";
 }
 
 int skew_lane_steps(struct skew_labelling *lane)
 {
+    bool marked = false;
     int result = 0;
 
-    if (!lane->pass_count)
-        return 0;
-    if (lane->options->step_marker) {
+    if (!lane->pass_count) {
+        /* only ranges can tell */
+    } else if (lane->marks) {
         steps_by_marks(lane);
     } else if (!lane->back_count) {
         steps_of_inference(lane);
@@ -283,15 +292,20 @@ int skew_lane_steps(struct skew_labelling *lane)
     } else {
         result = steps_of_training(lane);
     }
+    if (result == 0 && !lane->marks)
+        result = skew_lane_marked_steps(lane, &marked);
     for (uint32_t i = 0; lane->gap != UINT32_MAX && i < lane->pass_count; i++)
         if (lane->passes[i].end >= lane->gap || lane->passes[i].back_end >= lane->gap)
-            forget_step(lane, &lane->passes[i]);
+            forget_step(lane, &lane->passes[i], marked);
+    if (result == 0)
+        result = skew_lane_marked_microbatches(lane);
     for (uint32_t i = 0; i < lane->block_count; i++) {
         struct skew_block *b = &lane->blocks[i];
         if (b->kind != SKEW_BLOCK_FIRST && b->link >= 0) {
             b->step = lane->blocks[b->link].step;
             b->microbatch = lane->blocks[b->link].microbatch;
             b->pass = lane->blocks[b->link].pass;
+            b->marked |= lane->blocks[b->link].marked;
         }
     }
     return result;

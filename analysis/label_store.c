@@ -96,6 +96,7 @@ void skew_label_comm_add(struct skew_label_comm *comm, const struct skew_label *
     comm->uniform |= (l->flags & SKEW_LABEL_UNIFORM) != 0;
     if (!of_layer(l->role))
         return;
+    comm->stages[l->stage]++;
     if (!operation) {
         comm->without_step += l->step < 0;
         comm->without_layer += l->layer < 0;
@@ -247,7 +248,9 @@ int skew_labels_get(struct skew_trace *trace, const struct skew_label_options *o
 {
     int result = -ENOENT;
 
-    if (!options || (!options->layers && !options->microbatches && !options->step_marker))
+    if (!options || (!options->layers && !options->microbatches && !options->step_marker &&
+                     !options->layer_marker && !options->prefill_marker &&
+                     !options->decode_marker && !options->stage))
         result = skew_labels_load(trace, out, error);
     return result == -ENOENT ? skew_label_trace(trace, options, out, error) : result;
 }
@@ -255,30 +258,54 @@ int skew_labels_get(struct skew_trace *trace, const struct skew_label_options *o
 /* ---- step markers ------------------------------------------------------------------------------
  */
 
-static int op_called(const char *text)
+static int op_called(const char *text, size_t length)
 {
 #define X(id, name) name,
     static const char *const names[] = {SKEW_OP_LIST(X)};
 #undef X
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcasecmp(text, names[i]) == 0)
+        if (strlen(names[i]) == length && strncasecmp(text, names[i], length) == 0)
             return (int)i;
     return -1;
 }
 
+/* OP, OP>=BYTES, OP@KEY or OP>=BYTES@KEY. */
+static bool find_operation(struct skew_label_marker *m, const char *text)
+{
+    const char *name = strncasecmp(text, "nccl", 4) == 0 ? text + 4 : text;
+    size_t length = strcspn(name, ">@");
+    const char *rest = name + length;
+    int op = op_called(name, length);
+
+    if (op < 0)
+        return false;
+    if (strncmp(rest, ">=", 2) == 0) {
+        char *end;
+        errno = 0;
+        m->least_bytes = strtoll(rest + 2, &end, 10);
+        if (errno || end == rest + 2 || m->least_bytes < 0)
+            return false;
+        rest = end;
+    }
+    if (*rest == '@' && rest[1])
+        m->key = rest + 1;
+    else if (*rest)
+        return false;
+    m->ops = 1u << op;
+    return true;
+}
+
 int skew_label_marker_find(struct skew_label_marker *m, struct skew_trace *trace, const char *text,
-                           struct skew_error *error)
+                           bool ranges, struct skew_error *error)
 {
     sqlite3_stmt *s;
     int step, result;
 
-    if (!text)
+    if (!text || find_operation(m, text))
         return 0;
-    int op = op_called(strncasecmp(text, "nccl", 4) == 0 ? text + 4 : text);
-    if (op >= 0) {
-        m->ops = 1u << op;
+    m->ranges = ranges;
+    if (ranges)
         return 0;
-    }
     result = skew_sql_prepare(
         trace, &s, "SELECT site_id FROM callsite_text WHERE instr(stack, ?) ORDER BY site_id",
         error);
@@ -301,8 +328,9 @@ int skew_label_marker_find(struct skew_label_marker *m, struct skew_trace *trace
     if (result == 0 && !m->site_count) {
         skew_error_set(
             error,
-            "%s: --step-marker: '%s' is neither an operation (allreduce, reducescatter, …) nor "
-            "part of a function's name in any call site of this trace",
+            "%s: --step-marker: '%s' is neither an operation (allreduce, reducescatter>=BYTES, …) "
+            "nor "
+            "how an NVTX range begins nor part of a function's name in any call site of this trace",
             skew_trace_path(trace), text);
         result = -ENOENT;
     }
@@ -315,10 +343,11 @@ void skew_label_marker_free(struct skew_label_marker *marker)
     *marker = (struct skew_label_marker){0};
 }
 
-bool skew_label_marks(const struct skew_label_marker *m, int32_t op, int64_t site)
+bool skew_label_marks(const struct skew_label_marker *m, int32_t op, int64_t bytes, const char *key,
+                      int64_t site)
 {
     if (op >= 0 && op < 32 && (m->ops >> op & 1))
-        return true;
+        return bytes >= m->least_bytes && (!m->key || strncmp(key, m->key, strlen(m->key)) == 0);
     for (size_t i = 0; i < m->site_count; i++)
         if (m->sites[i] == site)
             return true;

@@ -22,15 +22,20 @@ void skew_label_comm_finish(struct skew_label_comm *comm);
 
 /* What `--step-marker` means in one trace: operations by number, call sites by id. */
 struct skew_label_marker {
-    uint32_t ops;   /* bit set */
-    int64_t *sites; /* ordered; owned */
+    uint32_t ops;        /* bit set */
+    int64_t least_bytes; /* of such an operation */
+    const char *key;     /* of its communicator, or how it begins; NULL: of any */
+    bool ranges;         /* NVTX ranges say it: neither of these */
+    int64_t *sites;      /* ordered; owned */
     size_t site_count;
 };
 
-/* -ENOENT when the text names nothing in this trace. */
+/* -ENOENT when an option's text names nothing in this trace. `ranges`: whether it names NVTX
+ * ranges. */
 int skew_label_marker_find(struct skew_label_marker *marker, struct skew_trace *trace,
-                           const char *text, struct skew_error *error);
+                           const char *text, bool ranges, struct skew_error *error);
 void skew_label_marker_free(struct skew_label_marker *marker);
-bool skew_label_marks(const struct skew_label_marker *marker, int32_t op, int64_t site);
+bool skew_label_marks(const struct skew_label_marker *marker, int32_t op, int64_t bytes,
+                      const char *key, int64_t site);
 
 #endif

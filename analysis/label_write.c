@@ -119,8 +119,10 @@ void skew_label_place(const struct skew_labelling *lane, const struct skew_block
         l->stage = SKEW_STAGE_TRAIN;
     else if (!lane->back_count && b->kind == SKEW_BLOCK_FIRST)
         l->stage = b->stage;
+    if (b->marked)
+        l->flags |= SKEW_LABEL_MARKED;
     if (l->stage == SKEW_STAGE_PREFILL || l->stage == SKEW_STAGE_DECODE)
-        l->confidence = least(l->confidence, 0.6f);
+        l->confidence = least(l->confidence, b->stage_confidence);
 }
 
 static void write_item(struct skew_labelling *lane, const struct skew_block *b, uint32_t item,
@@ -158,7 +160,7 @@ static void write_item(struct skew_labelling *lane, const struct skew_block *b, 
     }
 }
 
-static void write_leader(struct skew_labelling *lane, const struct skew_block *b)
+static void write_leader(struct skew_labelling *lane, const struct skew_block *b, bool doubtful)
 {
     uint32_t leader = lane->items[b->there].leader;
 
@@ -169,7 +171,8 @@ static void write_leader(struct skew_labelling *lane, const struct skew_block *b
         e->count ? &lane->operation_labels[e->first] : exchange_label(lane, leader - 1);
     l->role = SKEW_LABEL_COUNT;
     l->confidence = lane->uses[b->comm].role_confidence;
-    skew_label_place(lane, b, l);
+    if (!doubtful)
+        skew_label_place(lane, b, l);
     if (lane->exchange_labels[lane->events[b->event].first].flags & SKEW_LABEL_REPEATED)
         l->step = -1;
 }
@@ -178,6 +181,8 @@ static void write_leader(struct skew_labelling *lane, const struct skew_block *b
  * right before its backward block may have been computed again, if anything was. */
 static bool is_doubtful(const struct skew_labelling *lane, const struct skew_block *b)
 {
+    if (b->doubtful)
+        return true;
     if (b->last < lane->gap || !lane->uses[b->comm].leader || !lane->back_count)
         return false;
     if (b->kind == SKEW_BLOCK_FIRST && b->link >= 0)
@@ -205,7 +210,7 @@ static void write_block(struct skew_labelling *lane, const struct skew_block *b,
         write_item(lane, b, b->back, there, role[1], t);
     if (b->weights != SKEW_NO_ITEM)
         write_item(lane, b, b->weights, SKEW_NO_ITEM, role[2], t);
-    write_leader(lane, b);
+    write_leader(lane, b, doubtful);
 }
 
 /* ---- what is not an MoE layer's ----------------------------------------------------------------

@@ -95,7 +95,7 @@ __attribute__((visibility("hidden"))) void *skew_call_noted(uint32_t function, c
 void *skew_call_noted(uint32_t function, const void *object, uintptr_t address, uintptr_t frame)
 {
     int saved = errno;
-    void *real = skew_single_bind((enum skew_api)function);
+    void *real = skew_single_bind((enum skew_api)function, NULL);
     if (!is_inside(real, address))
         note(skew_backend_call_of[function], object, address, frame);
     errno = saved;

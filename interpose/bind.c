@@ -114,6 +114,12 @@ static bool is_nccl(const struct dl_phdr_info *module)
     return true;
 }
 
+bool skew_bind_is_nccl(const void *address)
+{
+    struct dl_phdr_info owner;
+    return skew_elf_module_of(address, &owner) && is_nccl(&owner);
+}
+
 /* The next definition in the global scope, unless it is another NCCL's: another tool's wrapper, which
  * stays in the chain. */
 static void *next_wrapper(const struct binding *binding, const char *name)
@@ -267,9 +273,9 @@ static bool bind_if_loaded(void)
 
 /**
  * The real function of a wrapper that serves one library, bound if need be: the loader has bound somebody to us.
- * Never NULL: where it exists nowhere, a function that says so.
+ * Never NULL: where it exists nowhere, `otherwise`, or (NULL) a function that says so.
  */
-void *skew_single_bind(enum skew_api function)
+void *skew_single_bind(enum skew_api function, void *otherwise)
 {
     void *real = __atomic_load_n(&skew_real[0][function], __ATOMIC_ACQUIRE);
     if (skew_likely(real != NULL))
@@ -278,6 +284,8 @@ void *skew_single_bind(enum skew_api function)
     void *found = skew_dlsym(RTLD_NEXT, api[function].name);
     if (!found)
         found = skew_elf_first(api[function].name, false);
+    if (!found)
+        found = otherwise;
     if (!found)
         found = skew_backend_call_of[function] ? (void *)absent_function : (void *)absent_cuda;
     skew_dlerror_clear();

@@ -82,7 +82,7 @@ static bool wanted(const char *variable)
     static const char *const prefixes[] = {
         "RANK=", "LOCAL_RANK=", "WORLD_SIZE=", "LOCAL_WORLD_SIZE=", "GROUP_RANK=", "ROLE_RANK=",
         "MASTER_", "SLURM_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_RANK=", "FLUX_", "NCCL_", "RCCL_",
-        "CUDA_", "HIP_VISIBLE_DEVICES=", "ROCR_VISIBLE_DEVICES=", "TORCH", "NVTE_", "NVSHMEM_",
+        "CUDA_", "NVTX_INJECTION64_PATH=", "HIP_VISIBLE_DEVICES=", "ROCR_VISIBLE_DEVICES=", "TORCH", "NVTE_", "NVSHMEM_",
         "VLLM_", "SGLANG_", "TRTLLM_", "XLA_FLAGS=", "JAX_", "DEEPEP_", "EP_", "UCX_", "FI_",
         "MOE_", "MEGATRON_", "LD_PRELOAD=", "LD_LIBRARY_PATH=", SKEW_ENV_PREFIX, NULL,
     };

@@ -24,7 +24,7 @@ class Function:
         return f"{self.ret}{name or self.name}({inner})"
 
     def is_nccl(self):
-        return self.cls not in ("graph", "cupti", "proc", "ep")
+        return self.cls not in ("graph", "cupti", "proc", "ep", "nvtx")
 
     def slots(self):
         """How many real functions it is told apart for (interpose/bind.h)."""
@@ -96,7 +96,7 @@ def gen_table(functions):
 def gen_map(functions):
     """Anonymous: a named version node would defeat hooks on cudaGraphLaunch@libcudart.so.13."""
     names = "".join(f"        {f.name};\n" for f in functions)
-    return f"{{\n    global:\n{names}        dlsym;\n    local:\n        *;\n}};\n"
+    return f"{{\n    global:\n{names}        dlsym;\n        InitializeInjectionNvtx2;\n    local:\n        *;\n}};\n"
 
 
 def data_record(f, name):
@@ -197,6 +197,7 @@ GROUP_END_WATCHED = """    skew_time_before(thread, NULL, NULL);
     ncclResult_t result = {call};
     skew_group_ended(thread, {simulated}, call_ns, address, frame, result);
     skew_time_after(thread, result);
+    skew_ranges_settle(thread);
     skew_leave(thread);
     return result;
 """
@@ -280,6 +281,13 @@ LAUNCH = """    struct skew_thread *thread = skew_graph_enter({slot}, SKEW_API_{
     return result;
 """
 
+# The older NVTX library. Its result is the real one's; what the call said is noted behind it.
+NVTX = """    struct skew_thread *thread = skew_nvtx_enter(SKEW_API_{name});
+    {keep}{call};
+    if (thread)
+        skew_nvtx_{record}(thread{args});{give}
+"""
+
 
 def stream_of(f):
     """The stream that is asked about: 0 is another one where each thread has its own (CU_STREAM_PER_THREAD)."""
@@ -324,7 +332,11 @@ def body(f, slot, slow=False):
     if f.cls == "graph" and f.record == "launch":
         return LAUNCH.format(slot=slot, name=f.name, call=call, stream=stream_of(f))
     if f.cls == "proc":
-        return PROC.format(call=call, before="" if slot else f"skew_single_bind(SKEW_API_{f.name});\n    ")
+        return PROC.format(call=call, before="" if slot else f"skew_single_bind(SKEW_API_{f.name}, NULL);\n    ")
+    if f.cls == "nvtx":
+        void = f.ret.strip() == "void"
+        return NVTX.format(name=f.name, call=call, record=f.record, keep="" if void else f"{f.ret}level = ",
+                           args="".join(", " + n for _, n, _ in f.args), give="" if void else "\n    return level;")
     if f.cls == "cupti":
         return GRAPH.format(slot=slot, name=f.name, call=call, before="skew_time_hand_over();\n    ", after="(void)0;")
     if f.cls == "graph":
@@ -392,6 +404,7 @@ WHAT = {
     "cupti": "another tool gets CUPTI, if we use it",
     "proc": "answers for the functions above lead to our wrappers",
     "ep": "that it was called, when, by whom; bytes are not observable",
+    "nvtx": "in which ranges the thread is",
 }
 
 
@@ -402,7 +415,7 @@ def gen_coverage(functions):
            "(see [interception.md](interception.md)). A function that the loaded library lacks stays absent.\n\n"
            "| function | since | class | recorded as | what is kept |\n|---|---|---|---|---|\n"]
     for f in functions:
-        owner = "NCCL" if f.is_nccl() else "NCCL EP" if f.cls == "ep" else "CUDA"
+        owner = "NCCL" if f.is_nccl() else {"ep": "NCCL EP", "nvtx": "NVTX"}.get(f.cls, "CUDA")
         since = {"rccl": "RCCL"}.get(f.since, f"{owner} {f.since}")
         out.append(f"| `{f.name}` | {since} | {f.cls} | {f.record} | {WHAT[f.cls]} |\n")
     out.append(f"\n{len(functions)} functions. Not wrapped, because they launch nothing and take or return structures "

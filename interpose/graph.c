@@ -46,7 +46,7 @@ struct skew_thread *skew_graph_enter(uint32_t slot, int function)
 {
     struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
     if (slot == 0)
-        skew_single_bind((enum skew_api)function);
+        skew_single_bind((enum skew_api)function, NULL);
     if (!proc || __atomic_load_n(&proc->phase, __ATOMIC_ACQUIRE) != SKEW_PHASE_READY || !proc->head)
         return NULL;
     return skew_enter();

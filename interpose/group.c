@@ -62,7 +62,7 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
     t->seg = seg;
     t->next = (uintptr_t)(seg + 1);
     t->end = (uintptr_t)seg + proc->head->seg_bytes;
-    t->limit = skew_limit_before(t->end);
+    t->limit = skew_limit_closed(t);
     t->seg_index = index;
     t->watch |= SKEW_WATCH_MEASURE;
     return 0;
@@ -73,13 +73,16 @@ static void open_record(struct skew_process *proc, struct skew_thread *t)
 {
     const size_t least = sizeof(struct skew_rec_group) + SKEW_LEAST_CELLS * sizeof(struct skew_cell) +
                          SKEW_LANES_MAX * sizeof(struct skew_lane);
-    if (t->next + least > t->end) {
+    size_t ranges = skew_unlikely(t->ranges_news) ? skew_ranges_bytes(t) : 0;
+    if (t->next + ranges + least > t->end) {
         int loss = next_segment(proc, t, NULL, 0);
         if (loss) {
             skew_scratch_open(t, loss);
             return;
         }
     }
+    if (skew_unlikely(ranges != 0))
+        publish(t, skew_ranges_put(proc, t, (uint8_t *)t->next));
     skew_record_open_at(t, (void *)t->next, t->end);
 }
 

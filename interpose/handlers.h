@@ -7,6 +7,8 @@
 #ifndef SKEW_INTERPOSE_HANDLERS_H
 #define SKEW_INTERPOSE_HANDLERS_H
 
+#include <wchar.h>
+
 #include "internal.h"
 
 /* What is known of a Split, Shrink or Grow before the real call: taken then, because every member of
@@ -41,5 +43,18 @@ void skew_graph_event(enum skew_graph_event event, void *graph, void *source, vo
                       uint64_t capture);
 void skew_graph_node(void *graph, const void *params);
 void *skew_proc_answer(const char *name, void *real, int version, uint64_t flags);
+
+/* NVTX: who is asked, and what was said (nvtx.c). `event` is an nvtxEventAttributes_t. */
+struct skew_thread *skew_nvtx_enter(int function); /* enum skew_api; NULL: pass through */
+void skew_nvtx_push(struct skew_thread *thread, const char *message);
+void skew_nvtx_push_wide(struct skew_thread *thread, const wchar_t *message);
+void skew_nvtx_push_event(struct skew_thread *thread, const void *event);
+void skew_nvtx_pop(struct skew_thread *thread);
+void skew_nvtx_mark(struct skew_thread *thread, const char *message);
+void skew_nvtx_mark_wide(struct skew_thread *thread, const wchar_t *message);
+void skew_nvtx_mark_event(struct skew_thread *thread, const void *event);
+void skew_nvtx_push_domain(struct skew_thread *thread, void *domain, const void *event);
+void skew_nvtx_pop_domain(struct skew_thread *thread, void *domain);
+void skew_nvtx_mark_domain(struct skew_thread *thread, void *domain, const void *event);
 
 #endif

@@ -49,6 +49,7 @@
 #define SKEW_COMMS_MAX   8192u  /* live communicators of a process */
 #define SKEW_COMM_SLOTS  16384u /* hash table over them; a power of two, twice as many */
 #define SKEW_PENDING_MAX 256u   /* constructors whose communicator is not known yet */
+#define SKEW_NAMES_MAX   4096u  /* different NVTX messages of a process, numbers left out of them */
 #define SKEW_PATH_BYTES  4096u
 #define SKEW_SCRATCH_BYTES 8192u /* any size will do: what is full is counted and emptied */
 
@@ -112,7 +113,8 @@ struct skew_site_key {
 /* What the end of a group must do besides recording it. */
 enum skew_watch {
     SKEW_WATCH_TIME = 1,   /* take device times, or find out whether to */
-    SKEW_WATCH_MEASURE = 2 /* measure what we cost ourselves, this once */
+    SKEW_WATCH_MEASURE = 2, /* measure what we cost ourselves, this once */
+    SKEW_WATCH_RANGES = 4   /* NVTX ranges have changed inside the group (range.c) */
 };
 
 enum skew_gate { SKEW_GATE_NEW = 0, SKEW_GATE_OPEN = 1, SKEW_GATE_BUSY = 2 };
@@ -155,6 +157,10 @@ struct skew_thread {
     uint64_t cost_setup;     /* … and what had been set up then, in ns */
     struct skew_tap_group *tap; /* tap.c: what the open group holds for the tap; NULL: never any */
     uint32_t tap_calls;      /* how much that is */
+    struct skew_range_state *ranges; /* range.c; NULL: NVTX was never used here */
+    bool ranges_news;        /* the next record is to be preceded by a RANGES record; `limit` is NULL until then */
+    bool early;              /* made before the first call to NCCL, for NVTX */
+    bool nvtx_busy;          /* a wrapper of the older NVTX library runs: the newer one tells us nothing */
     struct skew_lane_key lane[SKEW_LANES_MAX];
     struct skew_site_key site[SKEW_SITE_CACHE];
     uint32_t seg_index;
@@ -242,6 +248,7 @@ struct skew_process {
     uint32_t collector_tried;
 
     uint64_t early_calls[SKEW_BACKEND_CALL_SLOTS]; /* backend_call.c: before there was a head */
+    uint64_t names_told[SKEW_NAMES_MAX / 64]; /* range.c: bit set of the names that the spool holds */
 
     uint32_t time_lock;
     struct skew_time *time; /* timing.c; NULL: not decided yet */
@@ -279,6 +286,8 @@ struct skew_process *skew_process_get(void);                     /* NULL: no mem
 struct skew_thread *skew_enter_slow(struct skew_thread *thread); /* NULL: pass through */
 void skew_lock(struct skew_process *proc);
 void skew_unlock(struct skew_process *proc);
+
+struct skew_thread *skew_thread_early(void); /* for what may come before NCCL; NULL: none to be had, or switched off */
 
 /* ---- options.c ---- */
 void skew_options_keep(void);
@@ -380,7 +389,7 @@ void skew_elf_drop_weak(void *(*unwanted)(const char *name));
  * before even strcmp() works. */
 static inline bool skew_name_may_be_ours(const char *name)
 {
-    return (name[0] == 'n' && name[1] == 'c' && name[2] == 'c' && name[3] == 'l') || (name[0] == 'c' && name[1] == 'u');
+    return (name[0] == 'n' && name[1] == 'c' && name[2] == 'c' && name[3] == 'l') || (name[0] == 'c' && name[1] == 'u') || (name[0] == 'n' && name[1] == 'v' && name[2] == 't' && name[3] == 'x');
 }
 
 /* ---- loader.c: the way into the loader's list, and out of fork() ---- */
@@ -419,6 +428,21 @@ void skew_tap_call(struct skew_thread *thread, ncclResult_t result, uint32_t op,
 void skew_tap_group_ended(struct skew_thread *thread, bool launched, bool in_progress);
 void skew_tap_harvest(void);
 void skew_tap_thread_end(struct skew_thread *thread);
+
+/* ---- range.c: in which NVTX ranges this thread is ---- */
+struct skew_message {
+    uint32_t name; /* as in struct skew_range */
+    uint16_t numbers;
+    int64_t number[SKEW_RANGE_NUMBERS];
+};
+void skew_message_read(struct skew_message *message, const char *text, bool numbers_apart);
+int skew_range_push(struct skew_thread *thread, uintptr_t domain, const struct skew_message *message);
+int skew_range_pop(struct skew_thread *thread, uintptr_t domain);
+void skew_range_mark(struct skew_thread *thread, uintptr_t domain, const struct skew_message *message);
+size_t skew_ranges_bytes(const struct skew_thread *thread);
+uint8_t *skew_ranges_put(struct skew_process *proc, struct skew_thread *thread, uint8_t *at);
+void skew_ranges_settle(struct skew_thread *thread);
+void skew_ranges_thread_end(struct skew_thread *thread);
 
 /* ---- launch.c ---- */
 void skew_collector_start(struct skew_process *proc);

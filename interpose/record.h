@@ -16,6 +16,13 @@ static inline struct skew_cell *skew_limit_before(uintptr_t end)
     return (struct skew_cell *)(end - SKEW_LANES_MAX * sizeof(struct skew_lane));
 }
 
+/* Between two records. NULL where a RANGES record has to come before the next one: that sends its first cell the
+ * slow way, at no cost to any other. */
+static inline struct skew_cell *skew_limit_closed(const struct skew_thread *t)
+{
+    return t->ranges_news || !t->end ? NULL : skew_limit_before(t->end);
+}
+
 static inline void skew_record_open_at(struct skew_thread *t, void *at, uintptr_t end)
 {
     t->rec = at;
@@ -36,7 +43,7 @@ static inline void skew_record_close(struct skew_thread *t)
     t->rec = (struct skew_rec_group *)t->next;
     if (skew_unlikely((t->lanes != 1) | t->loss | t->others | t->part_cells)) {
         struct skew_lane_key *lane = &t->lane[0];
-        t->limit = t->end ? skew_limit_before(t->end) : NULL;
+        t->limit = skew_limit_closed(t);
         t->last_handle = lane->handle;
         t->last_stream = lane->stream;
         t->last_lane_bits &= 0xffffu;

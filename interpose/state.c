@@ -130,16 +130,21 @@ static void thread_end(void *user)
     if (skew_self != thread)
         return;
     skew_self = &skew_nobody;
-    if (thread->gate == SKEW_GATE_NEW)
+    if (thread->gate == SKEW_GATE_NEW && !thread->early)
         return; /* wiped by a fork, never used again: not ours to seal */
+    skew_ranges_thread_end(thread);
+    if (thread->gate == SKEW_GATE_NEW) {
+        munmap(thread, sizeof(*thread));
+        return;
+    }
     skew_time_thread_end(thread);
     skew_thread_seal(thread);
     skew_tap_thread_end(thread);
     munmap(thread, sizeof(*thread));
 }
 
-/* NULL: there is no memory. The call is counted then, and the next one tries again. */
-static struct skew_thread *thread_make(struct skew_process *proc)
+/* NULL: there is no memory. A call to NCCL is counted then, and the next one tries again. */
+static struct skew_thread *thread_make(struct skew_process *proc, bool call)
 {
     struct skew_thread *thread = map_wiped(sizeof(*thread));
     /* Registering a destructor allocates, and the C library ends the process when it cannot. */
@@ -147,6 +152,8 @@ static struct skew_thread *thread_make(struct skew_process *proc)
     if (!probe) {
         if (thread)
             munmap(thread, sizeof(*thread));
+        if (!call)
+            return NULL;
         skew_lock(proc);
         skew_loss_add(proc, SKEW_LOSS_NO_MEMORY, &(struct skew_loss_count){.cells = 1});
         skew_unlock(proc);
@@ -155,6 +162,20 @@ static struct skew_thread *thread_make(struct skew_process *proc)
     free(probe);
     skew_self = thread;
     __cxa_thread_atexit_impl(thread_end, thread, __dso_handle);
+    return thread;
+}
+
+SKEW_COLD struct skew_thread *skew_thread_early(void)
+{
+    struct skew_thread *thread = skew_self;
+    if (thread != &skew_nobody)
+        return thread;
+    int saved = errno;
+    struct skew_process *proc = skew_process_get();
+    thread = proc ? thread_make(proc, false) : NULL;
+    if (thread)
+        thread->early = true;
+    errno = saved;
     return thread;
 }
 
@@ -167,7 +188,7 @@ SKEW_COLD struct skew_thread *skew_enter_slow(struct skew_thread *thread)
     skew_bind();
     struct skew_process *proc = skew_process_get();
     if (proc && thread == &skew_nobody)
-        thread = thread_make(proc);
+        thread = thread_make(proc, true);
     if (!proc)
         thread = NULL;
     if (thread) {

@@ -38,6 +38,9 @@
       "time one exchange in so many of each communicator, the same ones on every rank")            \
     X(DLSYM, "DLSYM", ENUM, "on", "on|off", "", TARGET,                                            \
       "answer dlsym() for NCCL's names, so that ctypes and JAX are seen")                          \
+    X(NVTX, "NVTX", ENUM, "on", "on|off", "", BOTH,                                                \
+      "note in which NVTX ranges exchanges are; `run` then makes this library NVTX's tool, unless "  \
+      "there is another one")                                                                      \
     X(TAP, "TAP", ENUM, "on", "on|off", "", TARGET,                                                \
       "copy small integer buffers that look like count exchanges, for exact tokens of each expert")  \
     X(TAP_KB, "TAP_KB", INT, "256", "1..4096", "KiB", TARGET, "largest buffer that the tap copies") \

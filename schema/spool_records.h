@@ -21,11 +21,13 @@ enum skew_rec_type {
     SKEW_REC_TAP = 9,      /* struct skew_rec_tap */
     SKEW_REC_TIER = 16,        /* struct skew_rec_tier */
     SKEW_REC_KERNEL_NAME = 17, /* struct skew_rec_text: what = number of the name, from 1 */
+    SKEW_REC_RANGE_NAME = 18,  /* struct skew_rec_range_name */
     /* streams 1, 2, … */
     SKEW_REC_GROUP = 32,      /* struct skew_rec_group */
     SKEW_REC_GROUP_PART = 33, /* struct skew_rec_group, lanes 0: earlier cells of a GROUP that follows */
     SKEW_REC_LOSS = 34,       /* struct skew_rec_loss */
     SKEW_REC_LAUNCH = 35,     /* struct skew_rec_launch */
+    SKEW_REC_RANGES = 36,     /* struct skew_rec_ranges */
     /* streams 0, 1, 2, … */
     SKEW_REC_TIME = 48,  /* struct skew_rec_time */
     SKEW_REC_CLOCK = 49, /* struct skew_rec_clock */
@@ -256,7 +258,8 @@ enum skew_process_text {
     X(RUN_NOTE, "run_note", "info")                                                                \
     X(TAP_OFF, "tap_off", "info")                                                                   \
     X(TIMING, "timing", "info")                                                                     \
-    X(GRAPH_UNSEEN, "graph_unseen", "warning")
+    X(GRAPH_UNSEEN, "graph_unseen", "warning")                                                      \
+    X(NVTX, "nvtx", "info")
 
 enum skew_diag {
     SKEW_DIAG_NONE,
@@ -427,6 +430,41 @@ struct skew_rec_tap {
     uint32_t elements;
     uint32_t root; /* of a broadcast, else 0 */
     uint32_t reserved2;
+};
+
+#define SKEW_RANGE_NUMBERS 3u   /* whole numbers of a message that are kept apart from its text */
+#define SKEW_RANGE_HOLE    '\1' /* stands in the text where such a number was */
+#define SKEW_RANGE_TEXT    126u /* bytes of a text; what is longer was cut */
+
+/* The text of NVTX messages, its whole numbers taken out ("step \1"): however many steps there are, they have one
+ * name. Or the name of a domain. `length` bytes follow, padded with zeros. From the application: any bytes. */
+struct skew_rec_range_name {
+    struct skew_rec head;
+    uint32_t name; /* 1, 2, … within the process */
+    uint32_t length;
+};
+
+enum skew_range_kind { SKEW_RANGE_PUSHED = 0, SKEW_RANGE_MARK = 1 };
+
+struct skew_range {
+    uint32_t name;   /* SKEW_REC_RANGE_NAME; 0: there was no room for it */
+    uint32_t domain; /* likewise; 0: the default domain, or one whose name is not known */
+    uint16_t kind;   /* enum skew_range_kind */
+    uint16_t numbers;
+    uint32_t reserved;
+    uint64_t serial; /* 1, 2, …: ordinal among the ranges and marks of this thread */
+    int64_t number[SKEW_RANGE_NUMBERS];
+};
+
+/* In which NVTX ranges the thread is: true of its groups from ordinal `group` on, until the next record of this kind
+ * in its stream. Without one: in none. Followed by `depth` struct skew_range, outermost first, and then `marks`
+ * that came since the record before. */
+struct skew_rec_ranges {
+    struct skew_rec head;
+    uint64_t group;
+    uint16_t depth, marks;
+    uint16_t deeper;    /* open ranges further in, for which there was no room */
+    uint16_t more_marks; /* marks before the first of these, likewise */
 };
 
 #define SKEW_ROUND8(n) (((n) + 7u) & ~7u)

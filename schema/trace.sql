@@ -246,7 +246,8 @@ CREATE TABLE exchange_label (
     source      TEXT NOT NULL,
     pass        INTEGER, -- ordinal of the forward pass over the layers that these tokens went through
     flags       INTEGER NOT NULL DEFAULT 0 -- 1 capacity-padded: sizes say nothing of the routing; 2 one of several
-                                           -- that are the dispatch together; 4 captured: stands for several steps
+                                           -- that are the dispatch together; 4 captured: stands for several steps;
+                                           -- 8 step, layer or stage as an NVTX range or the user says
 );
 
 -- The same for operations, where dispatchers use them: counts by all-gather, tokens by groups of broadcasts.
@@ -287,6 +288,44 @@ CREATE TABLE frame (
     file      TEXT,             -- source, where there is debug information
     line      INTEGER,
     PRIMARY KEY (site_id, depth)
+) WITHOUT ROWID;
+
+-- ---------------------------------------------------------------- NVTX ranges
+
+-- Texts of the NVTX messages of a process, their first three whole numbers taken out (char(1) stands where each was),
+-- and names of domains.
+CREATE TABLE nvtx_name (
+    process_id INTEGER NOT NULL REFERENCES process,
+    local_name INTEGER NOT NULL,
+    text       TEXT NOT NULL, -- of the application; cut after 126 bytes
+    PRIMARY KEY (process_id, local_name)
+) WITHOUT ROWID;
+
+-- Ranges that a thread had open when it called NCCL, and marks that it set before a call. Ranges without a call in
+-- them are not here, nor are those that nvtxRangeStart() begins: they belong to no thread.
+CREATE TABLE nvtx_range (
+    range_id   INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    thread     INTEGER NOT NULL, -- thread.stream
+    serial     INTEGER NOT NULL, -- ordinal among all ranges and marks of the thread, gaps are those not here
+    kind       TEXT NOT NULL,    -- range, mark
+    depth      INTEGER NOT NULL, -- ranges that it lies in
+    parent_id  INTEGER REFERENCES nvtx_range, -- the innermost of those
+    domain     TEXT,             -- NULL: the default domain, or not known
+    text       TEXT,             -- the message; NULL: none, or no room for it
+    from_group INTEGER NOT NULL, -- exchange.group_seq from which on it holds, or before which a mark came
+    UNIQUE (process_id, thread, serial)
+);
+
+-- In which range a thread is: from one group on, until the next row of this thread. Before the first row: in none.
+CREATE TABLE nvtx_change (
+    process_id INTEGER NOT NULL REFERENCES process,
+    thread     INTEGER NOT NULL,
+    from_group INTEGER NOT NULL, -- exchange.group_seq, operation.group_seq
+    range_id   INTEGER REFERENCES nvtx_range, -- the innermost; NULL: none
+    deeper     INTEGER NOT NULL, -- ranges further in that found no room (more than 16 deep)
+    marks_lost INTEGER NOT NULL, -- marks before this group, likewise (more than 4)
+    PRIMARY KEY (process_id, thread, from_group)
 ) WITHOUT ROWID;
 
 -- ---------------------------------------------------------------- CUDA graphs
@@ -690,6 +729,28 @@ CREATE VIEW exchange_info AS
     LEFT JOIN vector r ON r.vector_id = e.recv_vector
     LEFT JOIN capture_launches l ON l.capture_id = e.capture_id
     LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id;
+
+-- The NVTX ranges that each exchange was called in, a row a range: depth 0 is the outermost.
+CREATE VIEW exchange_range AS
+    WITH RECURSIVE up(exchange_id, range_id) AS (
+        SELECT e.exchange_id, (SELECT c.range_id FROM nvtx_change c WHERE c.process_id = m.process_id
+                               AND c.thread = e.thread AND c.from_group <= e.group_seq
+                               ORDER BY c.from_group DESC LIMIT 1)
+        FROM exchange e JOIN member m USING (member_id)
+        UNION ALL
+        SELECT u.exchange_id, r.parent_id FROM up u JOIN nvtx_range r USING (range_id))
+    SELECT u.exchange_id, r.depth, r.domain, r.text, r.range_id FROM up u JOIN nvtx_range r USING (range_id);
+
+-- The same of other operations.
+CREATE VIEW operation_range AS
+    WITH RECURSIVE up(operation_id, range_id) AS (
+        SELECT o.operation_id, (SELECT c.range_id FROM nvtx_change c WHERE c.process_id = m.process_id
+                                AND c.thread = o.thread AND c.from_group <= o.group_seq
+                                ORDER BY c.from_group DESC LIMIT 1)
+        FROM operation o JOIN member m USING (member_id)
+        UNION ALL
+        SELECT u.operation_id, r.parent_id FROM up u JOIN nvtx_range r USING (range_id))
+    SELECT u.operation_id, r.depth, r.domain, r.text, r.range_id FROM up u JOIN nvtx_range r USING (range_id);
 
 -- Exchanges with the time they occupied the device, a row for each time they ran. NULL times: only the host
 -- was asked (exchange.start_ns is when it was enqueued).

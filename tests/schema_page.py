@@ -33,6 +33,10 @@ db.executescript("""
     INSERT INTO exchange VALUES (1, 1, 17, 0, 0, 0, 0, 1, 2, 10, 1, NULL, NULL, 1, 1, 0, NULL);
     INSERT INTO exchange VALUES (2, 2, 17, 0, 0, 0, 0, 2, 1, 1, 10, NULL, NULL, 1, 1, 0, NULL);
 """)
+db.executescript("""
+    INSERT INTO nvtx_range VALUES (1, 1, 1, 1, 'range', 0, NULL, NULL, 'step 4', 1), (2, 1, 1, 2, 'range', 1, 1, 'model', 'layer 3', 1);
+    INSERT INTO nvtx_change VALUES (1, 1, 0, 2, 0, 0), (1, 1, 2, NULL, 0, 0);
+""")
 block = re.search(r"```sql\n(.*?)```", page, re.S).group(1)
 queries = [q for q in re.sub(r"--.*", "", block).split(";") if q.strip()]
 answers = [db.execute(q).fetchall() for q in queries]
@@ -40,6 +44,7 @@ assert answers[0] == [(0, 0, 2600), (0, 1, 400)], answers[0]
 assert sorted(answers[1]) == [(0, 0, 2600), (0, 1, 400), (1, 0, 7), (1, 1, 7)], answers[1]
 assert answers[2] == [(1, 17, 3000 * 2 / 3014)], answers[2]
 assert sorted(answers[5]) == [(1, 0, 0, 2600, 7), (1, 0, 1, 400, 2600), (1, 1, 1, 7, 400)], answers[5]
+assert answers[6] == [(0, None, "step 4"), (1, "model", "layer 3")], answers[6]
 
 python = re.search(r"```python\n(.*?)```", page, re.S).group(1)
 db.row_factory = sqlite3.Row

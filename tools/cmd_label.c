@@ -96,19 +96,31 @@ static json_t *roles_json(const uint64_t *roles)
     return all;
 }
 
+static json_t *stages_json(const uint64_t *stages)
+{
+    json_t *all = json_object();
+
+    for (int s = 0; s <= SKEW_STAGE_DECODE; s++)
+        if (stages[s])
+            json_object_set_new(all, s ? skew_label_stage_name(s) : "unknown",
+                                json_integer((json_int_t)stages[s]));
+    return all;
+}
+
 static json_t *comm_json(const struct skew_label_comm *c)
 {
     return json_pack(
-        "{s:I, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:b, s:f, s:o}",
+        "{s:I, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:I, s:b, s:f, "
+        "s:o}",
         "comm_id", (json_int_t)c->comm->id, "key", c->comm->key, "ranks",
         (json_int_t)c->comm->ranks, "exchanges", (json_int_t)c->exchanges, "operations",
         (json_int_t)c->operations, "roles", roles_json(c->roles), "operation_roles",
-        roles_json(c->operation_roles), "layers", count_or_null(c->layers), "steps",
-        count_or_null(c->steps), "microbatches", count_or_null(c->microbatches), "token_bytes",
-        count_or_null((int64_t)c->token_bytes), "without_step", (json_int_t)c->without_step,
-        "without_layer", (json_int_t)c->without_layer, "without_microbatch",
-        (json_int_t)c->without_microbatch, "skew_not_observable", c->uniform, "confidence",
-        (double)c->confidence, "note", *c->note ? json_string(c->note) : json_null());
+        roles_json(c->operation_roles), "stages", stages_json(c->stages), "layers",
+        count_or_null(c->layers), "steps", count_or_null(c->steps), "microbatches",
+        count_or_null(c->microbatches), "token_bytes", count_or_null((int64_t)c->token_bytes),
+        "without_step", (json_int_t)c->without_step, "without_layer", (json_int_t)c->without_layer,
+        "without_microbatch", (json_int_t)c->without_microbatch, "skew_not_observable", c->uniform,
+        "confidence", (double)c->confidence, "note", *c->note ? json_string(c->note) : json_null());
 }
 
 static int print_json(const struct skew_reading *reading, const struct skew_labelling *l,
@@ -185,6 +197,9 @@ static void print_comm(const struct skew_label_comm *c)
         print_number(", token", (int64_t)c->token_bytes, " bytes");
         printf(", confidence %.2f\n", (double)c->confidence);
     }
+    for (int s = SKEW_STAGE_PREFILL; s <= SKEW_STAGE_DECODE; s++)
+        if (c->stages[s])
+            printf("  %s %s\n", skew_label_stage_name(s), skew_count_text(text, c->stages[s]));
     if (of_layers(c) && c->without_layer)
         printf("  without layer %s", skew_count_text(text, c->without_layer));
     if (of_layers(c) && c->without_step)

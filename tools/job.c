@@ -15,8 +15,9 @@
 
 #include "layout.h"
 
-#define STEP_MS  500
-#define MERCY_MS 10000 /* from asking the command to end until it is killed */
+#define NVTX_TOOL "NVTX_INJECTION64_PATH" /* NVTX 3 loads what it names */
+#define STEP_MS   500
+#define MERCY_MS  10000 /* from asking the command to end until it is killed */
 
 /* ---- before the command -------------------------------------------------------------------- */
 
@@ -136,6 +137,30 @@ static void export_out(const char *out)
     free(text);
 }
 
+/* Whether this library becomes the tool that NVTX 3 looks for, which only one can be; if not, why.
+ */
+static void decide_nvtx(struct skew_job *job)
+{
+    const char *tool = getenv(NVTX_TOOL), *other = getenv("CUDA_INJECTION64_PATH");
+
+    if (!skew_setting_on(&job->settings, SKEW_OPT_NVTX) ||
+        !skew_setting_on(&job->settings, SKEW_OPT_ENABLE))
+        return;
+    if (tool && *tool && strcmp(tool, job->library) != 0)
+        skew_run_record_note(&job->record, "nvtx", "info",
+                             "NVTX ranges are not recorded: " NVTX_TOOL
+                             " names another tool (%s); unset it to have them",
+                             tool);
+    else if (other && *other)
+        skew_run_record_note(&job->record, "nvtx", "info",
+                             "NVTX ranges are not recorded: CUDA_INJECTION64_PATH announces "
+                             "another tool (%s), which may want them; set " NVTX_TOOL
+                             "=%s to have them all the same",
+                             other, job->library);
+    else
+        job->takes_nvtx = true;
+}
+
 /* In the child, before exec. */
 static void set_up(void *user)
 {
@@ -149,6 +174,8 @@ static void set_up(void *user)
     if (skew_path_self())
         setenv(SKEW_ENV_PREFIX "HOME", skew_path_self(), 1);
     append("LD_PRELOAD", job->library);
+    if (job->takes_nvtx)
+        setenv(NVTX_TOOL, job->library, 1);
     if (job->standin)
         add_standin(job->standin);
 }
@@ -165,6 +192,7 @@ int skew_job_begin(struct skew_job *job)
         result = begin_record(job);
     if (result < 0)
         return result;
+    decide_nvtx(job);
     if (job->standin && !skew_setting_on(&job->settings, SKEW_OPT_QUIET))
         skew_tell("stand-in libraries are used (%s): no GPU, no real NCCL", job->standin);
     job->collecting = strcmp(skew_setting(&job->settings, SKEW_OPT_COLLECTOR), "off") != 0;

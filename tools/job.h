@@ -31,6 +31,7 @@ struct skew_job {
     int exec_error; /* errno when the command could not be executed */
     bool collecting;
     bool packages_taken;
+    bool takes_nvtx; /* NVTX 3 of the command is to load our library */
     struct skew_run_record record;
     struct skew_child child;
     struct skew_run_collector collector;

@@ -15,7 +15,15 @@
 /* ---- options -----------------------------------------------------------------------------------
  */
 
-enum { KEY_LAYERS = 0x2000, KEY_MICROBATCHES, KEY_MARKER };
+enum {
+    KEY_LAYERS = 0x2000,
+    KEY_MICROBATCHES,
+    KEY_MARKER,
+    KEY_LAYER_MARKER,
+    KEY_PREFILL_MARKER,
+    KEY_DECODE_MARKER,
+    KEY_STAGE
+};
 
 static const struct argp_option option_table[] = {
     {NULL, 0, NULL, 0, "What you know better:", 1},
@@ -25,11 +33,25 @@ static const struct argp_option option_table[] = {
      "needed)",
      1},
     {"step-marker", KEY_MARKER, "TEXT", 0,
-     "what ends a step: an operation (allreduce, reducescatter, …), or part of the name of a "
-     "function in a "
-     "call site",
+     "what marks a step: an operation that ends one (allreduce, reducescatter>=BYTES, "
+     "allreduce>=BYTES@KEY of a communicator), NVTX ranges or marks that begin so (or are like it, "
+     "with a *), or part of the name of a function in a call site that ends one",
+     1},
+    {"layer-marker", KEY_LAYER_MARKER, "TEXT", 0,
+     "NVTX ranges that begin so, with the layer's number behind it", 1},
+    {"prefill-marker", KEY_PREFILL_MARKER, "TEXT", 0, "NVTX ranges or marks of prefill", 1},
+    {"decode-marker", KEY_DECODE_MARKER, "TEXT", 0, "NVTX ranges or marks of decode", 1},
+    {"stage-is", KEY_STAGE, "STAGE", 0, "all forward passes of inference are prefill, or decode",
      1},
     {0}};
+
+static const char *range_text(struct argp_state *state, const char *option, const char *text)
+{
+    if (!*text)
+        argp_error(state, "--%s: '' is not allowed; it takes how the text of an NVTX range begins",
+                   option);
+    return text;
+}
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
@@ -48,6 +70,20 @@ static error_t parse(int key, char *text, struct argp_state *state)
                        "--step-marker: '' is not allowed; it takes an operation or part of a "
                        "function's name");
         o->step_marker = text;
+        return 0;
+    case KEY_LAYER_MARKER:
+        o->layer_marker = range_text(state, "layer-marker", text);
+        return 0;
+    case KEY_PREFILL_MARKER:
+        o->prefill_marker = range_text(state, "prefill-marker", text);
+        return 0;
+    case KEY_DECODE_MARKER:
+        o->decode_marker = range_text(state, "decode-marker", text);
+        return 0;
+    case KEY_STAGE:
+        if (strcmp(text, "prefill") != 0 && strcmp(text, "decode") != 0)
+            argp_error(state, "--stage-is: '%s' is neither prefill nor decode", text);
+        o->stage = strcmp(text, "prefill") == 0 ? SKEW_STAGE_PREFILL : SKEW_STAGE_DECODE;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

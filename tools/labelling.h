@@ -15,7 +15,7 @@ struct skew_labelling {
     size_t count;
 };
 
-/** --layers, --microbatches, --step-marker; the input is a zeroed struct skew_label_options.
+/** --layers, --microbatches, the markers, --stage; the input is a zeroed struct skew_label_options.
  * Group 1. */
 extern const struct argp skew_label_options_argp;
 

@@ -56,6 +56,39 @@ class Installed(CliTest):
         self.assertIn("captured 3 of 3 exchanges", done.stderr)
 
 
+class Nvtx(CliTest):
+    """NVTX 3 has one tool: the one that a variable names."""
+    ECHO = ("sh", "-c", 'echo "$NVTX_INJECTION64_PATH"')
+
+    def said(self):
+        return [text for text, in self.query("SELECT text FROM diagnostic WHERE code = 'nvtx'")]
+
+    def run_with(self, *options, **variables):
+        done = self.run_command(*self.ECHO, options=options, env=clean_environment(**variables))
+        self.assertEqual(done.returncode, 0)
+        return done.stdout.strip()
+
+    def test_we_are_it(self):
+        for variables in ({}, {"NVTX_INJECTION64_PATH": ""}, {"NVTX_INJECTION64_PATH": str(LIBRARY)}):
+            self.assertEqual(self.run_with(**variables), str(LIBRARY))
+        self.assertEqual(self.said(), [])
+
+    def test_another_one_is(self):
+        self.assertEqual(self.run_with(NVTX_INJECTION64_PATH="/opt/nsys/libToolsInjection64.so"),
+                         "/opt/nsys/libToolsInjection64.so")
+        self.assertEqual(len(self.said()), 1)
+        self.assertIn("/opt/nsys/libToolsInjection64.so", self.said()[0])
+
+    def test_another_tool_is_announced(self):
+        self.assertEqual(self.run_with(CUDA_INJECTION64_PATH="/opt/tool.so"), "")
+        self.assertIn("/opt/tool.so", self.said()[0])
+
+    def test_switched_off(self):
+        self.assertEqual(self.run_with("--nvtx=off"), "")
+        self.assertEqual(self.run_with(SKEWSCOPE_NVTX="off", NVTX_INJECTION64_PATH="/opt/other.so"), "/opt/other.so")
+        self.assertEqual(self.said(), [])
+
+
 class Streams(CliTest):
     def test_untouched(self):
         data = "".join(chr(33 + i % 90) for i in range(200_000)) + "\n"

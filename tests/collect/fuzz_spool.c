@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define BODY_MAX 4096u
 
-static const uint16_t types[32] = {1, 2, 3, 4, 5, 6, 7, 8, 32, 33, 34, 35, 900};
+static const uint16_t types[32] = {1, 2, 3, 4, 5, 6, 7, 8, 32, 33, 34, 35, 900, 18, 36};
 
 static char directory[64];
 static struct skew_db *db;

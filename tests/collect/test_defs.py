@@ -16,6 +16,71 @@ def tap(shape, side, dtype, count, values, code, elements=None, group=7, comm=1)
     return f"raw stream=0 type=9 body={(body + bytes(-len(body) % 8)).hex()}\n"
 
 
+def range_name(name, text, length=None):
+    body = struct.pack("<II", name, len(text) if length is None else length) + text
+    return f"raw stream=0 type=18 body={(body + bytes(-len(body) % 8)).hex()}\n"
+
+
+def ranges(group, stack, marks=(), deeper=0, more=0, stream=1, depth=None):
+    """A record of ranges: each is (serial, name, numbers …), with a domain (serial, (name, domain), …)."""
+    body = struct.pack("<QHHHH", group, len(stack) if depth is None else depth, len(marks), deeper, more)
+    for kind, entries in ((0, stack), (1, marks)):
+        for serial, name, *numbers in entries:
+            name, domain = name if isinstance(name, tuple) else (name, 0)
+            body += struct.pack("<IIHHIQ3q", name, domain, kind, len(numbers), 0, serial, *(numbers + [0, 0, 0])[:3])
+    return f"raw stream={stream} type=36 body={body.hex()}\n"
+
+
+class Ranges(Place):
+    """NVTX ranges."""
+    COMM = "comm id=1 key=1 ranks=2 rank=0\n"
+
+    def test_stacks(self):
+        send = [exchange(n, [1, 2], [2, 1], group=n + 1) for n in range(5)]
+        self.collected(self.COMM + range_name(1, b"step \1") + range_name(2, b"layer \1 of \1") + range_name(3, b"model") +
+                       send[0] + "\n" + ranges(2, [(1, 1, 17), (2, (2, 3), 4, 58)], [(3, 1, 9)], 0, 7) + send[1] + "\n" +
+                       send[2] + "\n" + ranges(4, [(1, 1, 17)], deeper=2) + send[3] + "\n" + ranges(5, []) + send[4])
+        self.assertEqual(self.rows("SELECT serial, kind, depth, parent_id, domain, text, from_group FROM nvtx_range"),
+                         [(1, "range", 0, None, None, "step 17", 2), (2, "range", 1, 1, "model", "layer 4 of 58", 2),
+                          (3, "mark", 2, 2, None, "step 9", 2)])
+        self.assertEqual(self.rows("SELECT from_group, range_id, deeper, marks_lost FROM nvtx_change"),
+                         [(2, 2, 0, 7), (4, 1, 2, 0), (5, None, 0, 0)])
+        self.assertEqual(self.rows("SELECT seq, depth, text FROM exchange_range JOIN exchange USING (exchange_id) "
+                                   "ORDER BY seq, depth"),
+                         [(1, 0, "step 17"), (1, 1, "layer 4 of 58"), (2, 0, "step 17"), (2, 1, "layer 4 of 58"),
+                          (3, 0, "step 17")])
+
+    def test_operations_and_threads(self):
+        self.collected(self.COMM + range_name(1, b"warm-up") + ranges(1, [(1, 1)], stream=2) +
+                       "group stream=1 group=1 lanes=1:7:0:0 cells=7:0:5:7\ngroup stream=2 group=1 lanes=1:7:0:1 cells=7:0:6:7\n")
+        self.assertEqual(self.rows("SELECT count, text FROM operation_range JOIN operation USING (operation_id)"),
+                         [(6, "warm-up")])
+
+    def test_untrusted_text(self):
+        """Bytes that are no UTF-8, more holes than numbers, more numbers than holes, a name that never came."""
+        self.collected(self.COMM + range_name(1, b"\xff\1\1") + range_name(2, b"plain") +
+                       ranges(1, [(1, 1, -5), (2, 2, 7), (3, 99)]))
+        self.assertEqual(self.rows("SELECT text FROM nvtx_range"), [("\ufffd-5\x01",), ("plain",), (None,)])
+
+    def test_impossible(self):
+        for bad in (ranges(1, [(1, 1)], depth=2), ranges(1, [(0, 1)]), ranges(1 << 63, []), range_name(1, b"a", 99),
+                    range_name(0, b"a"), range_name(1 << 30, b"a")):
+            with self.subTest(bad):
+                self.setUp()
+                self.write(self.COMM + bad + range_name(5, b"ok") + ranges(1, [(9, 5)]))
+                self.collect()
+                self.assertEqual(self.rows("SELECT count(*) FROM diagnostic WHERE code = 'corrupt_spool'"), [(1,)])
+                self.assertEqual(self.rows("SELECT text FROM nvtx_range WHERE text = 'a'"), [])
+
+    def test_a_collector_that_was_killed_knows_the_names(self):
+        writer = Writer(self.spools)
+        writer.tell(self.COMM + range_name(1, b"step \1") + ranges(1, [(1, 1, 0)])).sync()
+        self.collect()
+        writer.tell(ranges(2, [(1, 1, 0), (2, 1, 1)])).end()
+        self.collect()
+        self.assertEqual(self.rows("SELECT serial, parent_id, text FROM nvtx_range"), [(1, None, "step 0"), (2, 1, "step 1")])
+
+
 class Taps(Place):
     """Copies of count exchanges."""
 

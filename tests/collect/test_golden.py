@@ -47,9 +47,12 @@ def script(rank):
 
 
 def views(db):
-    names = [name for name, in db.execute("SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY name")]
-    return {name: [list(row) for row in db.execute(f"SELECT * FROM {name} ORDER BY 1, 2, 3")] if name != "callsite_text"
-            else [list(row) for row in db.execute("SELECT * FROM callsite_text ORDER BY 1")] for name in names}
+    said = {}
+    for name, in db.execute("SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY name").fetchall():
+        columns = len(db.execute(f"SELECT * FROM {name} LIMIT 0").description)
+        order = "1" if name == "callsite_text" else ", ".join(map(str, range(1, min(columns, 3) + 1)))
+        said[name] = [list(row) for row in db.execute(f"SELECT * FROM {name} ORDER BY {order}")]
+    return said
 
 
 class Golden(Place):

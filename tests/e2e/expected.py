@@ -49,6 +49,27 @@ class Job:
     graph: int = 0
     gatherv: str = "always"
     alltoall: str = "native"
+    serve: str = ""
+
+    def stage(self, step):
+        """prefill, decode or mixed; None unless the job serves (docs/workload.md)."""
+        every, _, mixed = ([int(n) for n in self.serve.split(":")] + [0])[:3] if self.serve else (0, 0, 0)
+        if not every:
+            return None
+        if step % every == 0:
+            return "prefill"
+        return "mixed" if mixed and step % every == 1 and step // every % mixed == 0 else "decode"
+
+    def tokens_of(self, block, rank):
+        """Tokens of synthetic routing."""
+        step = block // self.micro_batches
+        stage = self.stage(step)
+        if stage in (None, "mixed"):
+            return self.tokens - int(self.tokens_spread * self.tokens * rank / self.ranks)
+        every, decode = (int(n) for n in self.serve.split(":")[:2])
+        if stage == "prefill":
+            return self.tokens - (1 + step // every * 13 + rank * 7) % (self.tokens // 2 + 1)
+        return decode - (step // every + rank) % (decode // 4 + 1)
 
     @property
     def ep(self):

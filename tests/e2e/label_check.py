@@ -27,6 +27,7 @@ class Line:
         self.layer, self.step, self.microbatch = line["layer"], line["step"], line["micro_batch"]
         self.phase, self.captured = line["phase"], line.get("captured", False)
         self.expert = line.get("local_expert")
+        self.stage, self.ranges = line.get("stage"), line.get("nvtx", [])
         self.of_layer = self.role not in ("pipeline", "sequence", "other", "bias", "activate")
         self.text = f"{line['role']} ({line['phase']}) of step {self.step}, micro-batch {self.microbatch}, layer {self.layer}"
 
@@ -53,6 +54,15 @@ def labels_of(trace, table, key, member, extra=""):
         f" FROM {table} e LEFT JOIN {table}_label l USING ({key}) WHERE e.member_id = ? ORDER BY e.seq", (member,)).fetchall()
 
 
+def ranges_of(trace, table, key, member):
+    """NVTX ranges of each exchange or operation, outermost first."""
+    found = collections.defaultdict(list)
+    for ident, text in trace.db.execute(f"SELECT r.{key}, r.text FROM {table}_range r JOIN {table} e USING ({key})"
+                                        " WHERE e.member_id = ? ORDER BY 1, r.depth", (member,)):
+        found[ident].append(text)
+    return found
+
+
 class Comparison:
     def __init__(self):
         self.wrong = []
@@ -62,6 +72,7 @@ class Comparison:
         self.pairs = []
         self.token_bytes = collections.defaultdict(set)
         self.stages = collections.Counter()
+        self.confidences = collections.defaultdict(set)
         self.flags = collections.defaultdict(set)
 
     def add(self, line, row, who, exchange):
@@ -85,6 +96,13 @@ class Comparison:
         if token_bytes is not None:
             self.token_bytes[line.role].add(token_bytes)
         self.stages[stage] += 1
+        if line.stage and line.of_layer:
+            self.total[line.stage, "stage"] += 1
+            self.told[line.stage, "stage"] += stage is not None
+            if stage not in (None, line.stage):
+                self.wrong.append(f"{who}, {ident}: stage {stage} instead of {line.stage}: {line.text}")
+        if role:
+            self.confidences[line.role].add(round(confidence, 3))
         self.flags[line.role].add(flags)
 
     def check_pairs(self):
@@ -113,8 +131,9 @@ def order_of_comms(job, comms, split):
     return comms_of(job, [[Call(c) for c in comms]], split)
 
 
-def compare(path, truth, job, split=False, cut=False):
-    """`cut`: the trace may hold less than the truth, whose first calls are then meant."""
+def compare(path, truth, job, split=False, cut=False, lost=False, ranges=True):
+    """`cut`: the trace may hold less than the truth, whose first calls are then meant; `lost`: any may be missing;
+    `ranges`: those of NVTX are compared, too."""
     trace, result = Trace(path), Comparison()
     lines, comms = read_truth(truth)
     names = order_of_comms(job, comms, split)
@@ -125,10 +144,16 @@ def compare(path, truth, job, split=False, cut=False):
             rows = labels_of(trace, table, key, member)
             if cut:
                 own = own[:len(rows)]
+            if lost:
+                own = [own[seq] for seq, in trace.db.execute(f"SELECT seq FROM {table} WHERE member_id = ? ORDER BY seq", (member,))]
             if len(rows) != len(own):
                 result.wrong.append(f"rank {rank}, {names[n]}: {len(rows)} {table}s, the truth has {len(own)}")
                 continue
+            found = ranges_of(trace, table, key, member)
             for line, row in zip(own, rows):
                 result.add(line, row, f"rank {rank}, {names[n]}, {table}", exchange)
+                if ranges and found.get(row[0], []) != line.ranges:
+                    result.wrong.append(f"rank {rank}, {names[n]}, {table} {row[0]}: in {found.get(row[0])} instead of "
+                                        f"{line.ranges}: {line.text}")
     result.check_pairs()
     return result

@@ -140,8 +140,7 @@ class Synthetic:
 
     def ids(self, block, layer, rank):
         job = self.job
-        n = job.tokens - int(job.tokens_spread * job.tokens * rank / job.ranks)
-        return [self.token(block, layer, rank, t) for t in range(n)]
+        return [self.token(block, layer, rank, t) for t in range(job.tokens_of(block, rank))]
 
 
 class Counts:

@@ -7,10 +7,13 @@ usage: test_labels.py WORKLOAD LIBRARIES SKEWSCOPE CASE
   a pattern   training in several schedules, inference, balanced routing, other traffic beside it
   matrix      `matrix --role --layer --step`, with labels found on the way and with saved ones
   cut         traces that end anywhere: nothing wrong may be told
+  lost        traces that lack records anywhere: likewise
+  nvtx        what NVTX ranges and options say; prefill and decode
   checks      the checks of this test themselves: a changed label is seen
 """
 import json
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -61,6 +64,43 @@ GATHERED = [
     ("--ranks 4 --layers 3 --steps 5 --gatherv auto --dtype fp8", "", ALL[:1], ALL[1:]),
     ("--ranks 2 --layers 3 --steps 5 --dtype fp32 --tokens-spread 0.5 --bias-allreduce --graph 2", "",
      ALL[:2], ALL[3:]),
+]
+# Marked by NVTX ranges: (workload options, options of `label`, what must be told, what must be told of which stages,
+# what the note has to say)
+SERVING = "--pattern vllm --ranks 4 --layers 3 --steps 20 --tokens 96"
+NVTX = [
+    # what sizes and order cannot tell
+    ("--pattern megatron --ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --nvtx step", "", ALL, (), None),
+    ("--pattern torchtitan --ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --nvtx mark --threads", "", ALL, (), None),
+    ("--pattern fastmoe --mode infer --ranks 4 --layers 3 --steps 5 --nvtx layer", "", ALL[:3], (), None),
+    ("--pattern deepspeed --mode infer --ranks 4 --layers 3 --steps 5 --nvtx layer", "--layers 3", ALL[:3], (), None),
+    # named outright: then it is certain
+    ("--pattern megatron --ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --recompute full --nvtx layer",
+     "--step-marker step --layer-marker layer", ALL, (), None),
+    ("--pattern megatron --ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --nvtx layer",
+     "--step-marker s*p* --layer-marker l*r*", ALL, (), None),
+    # pipelines: order and ranges say the same
+    ("--pattern autoep --ranks 2 --microbatches 4 --pp-stages 2 --pp-chunks 2 --layers 4 --schedule interleaved "
+     "--pipeline-p2p --steps 2 --nvtx layer", "", ALL, (), None),
+    ("--pattern colossalai --ranks 2 --microbatches 5 --pp-stages 3 --pp-stage 1 --steps 2 --layers 3 --nvtx layer "
+     "--recompute selective", "", ALL, (), None),
+    # inference of several micro-batches a step, which nothing else could tell
+    ("--pattern torchtitan --mode infer --ranks 2 --layers 3 --steps 4 --microbatches 2 --nvtx layer", "", ALL, (), None),
+    # operations that end a step, from so many bytes on
+    ("--pattern tutel --ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --bias-allreduce",
+     "--step-marker allreduce>=90", ALL, (), None),
+    # prefill and decode, by their ranges and by their tokens
+    (f"{SERVING} --serve 6:8 --nvtx layer", "", ALL[:3], ("prefill", "decode"), None),
+    (f"{SERVING} --serve 6:8 --nvtx layer", "--prefill-marker pre --decode-marker dec", ALL[:3], ("prefill", "decode"), None),
+    (f"{SERVING} --serve 6:8", "", ALL[:3], ("prefill", "decode"), None),
+    (f"{SERVING} --serve 6:8:1", "", ALL[:3], ("prefill", "decode"), "filled up to the same number"),
+    (f"{SERVING} --serve 6:8 --dtype fp8 --gatherv auto", "--layers 3", ALL[:3], ("prefill", "decode"), None),
+    ("--pattern megatron --mode infer --ranks 4 --layers 2 --steps 20 --tokens 96 --serve 6:8", "--layers 2", ALL[:3],
+     ("prefill", "decode"), None),
+    ("--pattern fastmoe --mode infer --ranks 2 --layers 2 --steps 20 --tokens 96 --serve 6:8", "--layers 2", ALL[:3],
+     ("prefill", "decode"), None),
+    # every second pass is of many tokens: that is not how prompts and decode alternate
+    (f"{SERVING} --serve 2:8", "--layers 3", ALL[:3], (), "do not tell prefill from decode"),
 ]
 LAYER_ROLES = {"dispatch", "combine", "probs", "dispatch_bwd", "combine_bwd", "probs_bwd", "dispatch_recompute",
                "combine_recompute", "probs_recompute", "count"}
@@ -215,6 +255,152 @@ def case_cut(labelled):
             print(f"ok: cut: {' '.join(options)}")
 
 
+def lose(source, target, seed, share=0.01):
+    """One record in a hundred is missing, anywhere."""
+    rng = random.Random(seed)
+    shutil.copy(source, target)
+    db = sqlite3.connect(target)
+    tables = ("exchange", "operation")
+    rows = " UNION ".join(f"SELECT process_id, thread, group_seq FROM {t} JOIN member USING (member_id)" for t in tables)
+    for process, *group in db.execute(f"{rows} ORDER BY 1, 2, 3").fetchall():
+        for table in tables if rng.random() < share else ():
+            db.execute(f"DELETE FROM {table} WHERE thread = ? AND group_seq = ? AND member_id IN"
+                       " (SELECT member_id FROM member WHERE process_id = ?)", (*group, process))
+    db.commit()
+    db.close()
+
+
+def case_lost(labelled):
+    shapes = ("--ranks 4 --experts 8 --layers 3 --steps 3 --microbatches 2 --bias-allreduce",
+              "--ranks 2 --microbatches 5 --pp-stages 3 --pp-stage 1 --steps 3 --layers 3 --recompute selective",
+              "--ranks 4 --layers 4 --steps 3 --recompute full --bias-allreduce",
+              "--mode infer --ranks 4 --layers 3 --steps 6 --pipeline-p2p")
+    target = os.path.join(labelled.directory, "lost.db")
+    told = total = 0
+    for pattern in ("megatron", "torchtitan", "fastmoe", "tutel"):
+        for shape in shapes:
+            options = ["--pattern", pattern, *shape.split()]
+            out, truth = labelled.trace(options)
+            for seed in range(24 if os.environ.get("SKEWSCOPE_TEST_LONG") else 3):
+                lose(os.path.join(out, "trace.db"), target, seed)
+                labelled.tool("label", "--save", target)
+                result = label_check.compare(target, truth, Job(options), lost=True)
+                if result.wrong:
+                    fail(f"{' '.join(options)}, seed {seed}", result, "wrong labels")
+                told += sum(n for (_, field), n in result.told.items() if field == "role")
+                total += sum(n for (_, field), n in result.total.items() if field == "role")
+            print(f"ok: lost: {' '.join(options)}")
+    print(f"roles told: {told} of {total}")
+    if told * 2 < total:
+        sys.exit("one record in a hundred is missing, and less than half of the roles were told")
+
+
+def case_nvtx(labelled):
+    for options, label, must, stages, note in NVTX:
+        what = f"{options} / label {label}"
+        result, comms = labelled.compare(options.split(), label.split())
+        if result.wrong:
+            fail(what, result, "wrong labels")
+        for role in {role for role, field in result.total if field == "role"} & LAYER_ROLES:
+            for field in must:
+                if result.share(role, field) != 1:
+                    fail(what, result, f"{field} of {role} is told of {result.told[role, field]} in {result.total[role, field]} only")
+        for stage in ("prefill", "decode", "mixed"):
+            if result.share(stage, "stage") not in (None, 1.0 if stage in stages else 0.0):
+                fail(what, result, f"stage: {result.told[stage, 'stage']} of {result.total[stage, 'stage']} of {stage} were told")
+        if "--layer-marker" in label and result.confidences["dispatch"] != {0.99}:
+            fail(what, result, f"named by the user, yet the confidence is {result.confidences['dispatch']}")
+        notes = " ".join(c["note"] or "" for c in comms)
+        if note and note not in notes:
+            fail(what, result, f"the note says '{notes}'")
+        print(f"ok: {what}: {result.summary()}")
+    marker_wins(labelled)
+    losses(labelled)
+    autograd(labelled)
+    stage_is(labelled)
+
+
+def marker_wins(labelled):
+    """What ranges say goes before what order says, and the note tells."""
+    out, _ = labelled.trace("--pattern megatron --ranks 2 --layers 3 --steps 3 --bias-allreduce --nvtx layer".split())
+    found = json.loads(labelled.tool("label", "--json", "--save", "--step-marker", "layer", out))
+    notes = " ".join(c["note"] or "" for c in found["traces"][0]["communicators"])
+    db = sqlite3.connect(os.path.join(out, "trace.db"))
+    # its numbers begin anew in each step, so each range is a step of its own
+    same, last, flagged = db.execute("SELECT min(step % 3 = layer), max(step), min(flags & 8) FROM exchange_label"
+                                     " WHERE role = 'dispatch'").fetchone()
+    db.close()
+    if (same, last, flagged) != (1, 8, 8) or "ranges were believed" not in notes:
+        sys.exit(f"--step-marker layer: {same} {last} {flagged} {notes}")
+    print("ok: a marker wins over the order of exchanges")
+
+
+def losses(labelled):
+    """Steps that ranges tell do not suffer from records that are missing."""
+    options = "--pattern megatron --ranks 2 --layers 3 --steps 4 --microbatches 2 --nvtx step".split()
+    out, truth = labelled.trace(options)
+    path = os.path.join(out, "trace.db")
+    db = sqlite3.connect(path)
+    gone, = db.execute("SELECT exchange_id FROM exchange WHERE member_id = 1 AND seq = 20").fetchone()
+    steps = {}
+    with open(truth, encoding="utf-8") as f:
+        for line in map(json.loads, f):
+            if line["comm"] == "ep" and line["rank"] == 0:
+                steps[len(steps)] = line["step"]
+    db.execute("DELETE FROM exchange WHERE exchange_id = ?", (gone,))
+    db.commit()
+    db.close()
+    labelled.tool("label", "--save", out)
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT seq, step FROM exchange JOIN member USING (member_id) JOIN exchange_label USING (exchange_id)"
+                      " WHERE comm_id = (SELECT comm_id FROM member WHERE member_id = 1) AND rank = 0 AND role IS NOT NULL"
+                      " AND seq > 20").fetchall()
+    db.close()
+    wrong = [(seq, step, steps[seq]) for seq, step in rows if step not in (None, steps[seq])]
+    told = sum(step is not None for _, step in rows)
+    if wrong or told < 0.9 * len(rows) or len(rows) < 100:
+        sys.exit(f"a lost record: {told} of {len(rows)} steps told behind it, wrong: {wrong[:5]}")
+    print(f"ok: {told} of {len(rows)} steps are told behind a lost record")
+
+
+def autograd(labelled):
+    """Backward passes on a thread of their own, which is in no range, have the steps of their forward passes."""
+    out, truth = labelled.trace("--pattern megatron --ranks 2 --layers 3 --steps 3 --microbatches 2 --nvtx layer".split())
+    path = os.path.join(out, "trace.db")
+    labelled.tool("label", "--save", out)
+    db = sqlite3.connect(path)
+    moved = db.execute("UPDATE exchange SET thread = 99 WHERE exchange_id IN (SELECT exchange_id FROM exchange_label"
+                       " WHERE role LIKE '%_bwd')").rowcount
+    db.execute("DELETE FROM exchange_label")
+    db.commit()
+    if db.execute("SELECT count(*) FROM exchange_range JOIN exchange USING (exchange_id) WHERE thread = 99").fetchone() != (0,):
+        sys.exit("a thread that pushed nothing is in a range")
+    db.close()
+    labelled.tool("label", "--save", out)
+    result = label_check.compare(path, truth, Job([]), ranges=False)
+    if result.wrong or not moved or any(result.share(role, field) != 1 for role in LAYER_ROLES for field in ALL
+                                        if result.total[role, field]):
+        fail("backward passes on another thread", result, f"{moved} moved")
+    print("ok: backward passes on another thread")
+
+
+def stage_is(labelled):
+    out, _ = labelled.trace("--pattern vllm --ranks 2 --layers 2 --steps 4".split())
+    for stage in ("prefill", "decode"):
+        labelled.tool("label", "--save", "--stage-is", stage, out)
+        db = sqlite3.connect(os.path.join(out, "trace.db"))
+        found = db.execute("SELECT DISTINCT stage, round(confidence, 2), flags FROM operation_label").fetchall()
+        db.close()
+        if found != [(stage, 0.9, 8)]:
+            sys.exit(f"--stage-is {stage}: {found}")
+    for wrong in (["--layer-marker", "nowhere"], ["--decode-marker", "nowhere"], ["--stage-is", "train"], ["--layer-marker", ""],
+                  ["--step-marker", "allreduce>=x"]):
+        done = subprocess.run([labelled.skewscope, "label", *wrong, out], capture_output=True, text=True, check=False)
+        if done.returncode not in (1, 2) or wrong[1] not in done.stderr:
+            sys.exit(f"{wrong}: {done.returncode} {done.stderr}")
+    print("ok: --stage-is, and what cannot be named")
+
+
 def case_checks(labelled):
     out, truth = labelled.trace("--pattern megatron --ranks 2 --layers 3 --steps 2 --bias-allreduce".split())
     labelled.tool("label", "--save", out)
@@ -247,6 +433,10 @@ def main():
             return case_matrix(labelled)
         if case == "cut":
             return case_cut(labelled)
+        if case == "lost":
+            return case_lost(labelled)
+        if case == "nvtx":
+            return case_nvtx(labelled)
         if case == "checks":
             return case_checks(labelled)
         for one in cases_of(case):

@@ -54,9 +54,12 @@ def main():
         uneven = ["--routing", f"npy:{decode}", "--ranks", "4", "--experts", "12", "--topk", "2",
                   "--layers", "3", "--tokens", "2", "--steps", "3", "--placement", placement]
         if pattern in EVEN_ONLY:
+            must_fail(workload.run(base + ["--mode", "infer", "--serve", "4:8", "--ranks", "4"]), 2, ["--serve"], "uneven passes")
             must_fail(workload.run(base + uneven), 2, ["equally many tokens"], "13 requests on 4 ranks")
         else:
             check_truth(workload, base + uneven, directory)
+            serving = ["--mode", "infer", "--serve", "4:8:2", "--tokens", "40", "--steps", "10", "--layers", "2"]
+            check_truth(workload, base + serving + ["--ranks", "4", "--microbatches", "2"], directory)
             check_truth(workload, base + ["--ranks", "4", "--tokens-spread", "1", "--tokens", "9"],
                         directory)
         result = workload.run(base + ["--ranks", "4", "--layers", "3", "--corrupt", "0:1:2"])

@@ -19,8 +19,9 @@ INSTRUMENTED = UNDER_VALGRIND or bench.runtime in ("asan", "tsan")
 NOT_INSTRUMENTED = "not with a sanitizer or valgrind, which make system calls and allocate by themselves"
 
 
-def quiet(what):
-    result = bench.run([BUILD / "quiet", what, EXCHANGES], SKEWSCOPE_SEGMENT_KB=SEGMENT_KB, code=None, **NCCL)
+def quiet(what, *ranges):
+    more = {"NVTX_INJECTION64_PATH": LIBRARY} if ranges else {}
+    result = bench.run([BUILD / "quiet", what, EXCHANGES, *ranges], SKEWSCOPE_SEGMENT_KB=SEGMENT_KB, code=None, **NCCL, **more)
     if result.code == 77:
         return "seccomp is not available here"
     assert result.code == 0 and result.out == "quiet\n", (
@@ -29,6 +30,7 @@ def quiet(what):
     assert len(groups) == 2 * (EXCHANGES + 3), f"{len(groups)} groups"
     used = sum(1 for state, stream in result.spool.segments if state in (2, 3) and stream == 1)
     assert used == 1, f"{used} segments: the test does not show what it means to"
+    assert len(result.spool.ranges) == (EXCHANGES + 3 if ranges else 0), f"{len(result.spool.ranges)} changes of ranges"
     return None
 
 
@@ -38,6 +40,14 @@ def case_no_system_call_on_the_hot_path():
 
 def case_no_allocation_on_the_hot_path():
     return NOT_INSTRUMENTED if INSTRUMENTED else quiet("allocations")
+
+
+def case_no_system_call_with_nvtx_ranges():
+    return NOT_INSTRUMENTED if INSTRUMENTED else quiet("syscalls", "ranges")
+
+
+def case_no_allocation_with_nvtx_ranges():
+    return NOT_INSTRUMENTED if INSTRUMENTED else quiet("allocations", "ranges")
 
 
 def case_the_test_itself_notices():

@@ -77,6 +77,7 @@ class Spool:
         self.orphan_parts = 0
         self.times = []
         self.calls = []  # (function, object, site, tid) of functions that are noted only, in the order of their times
+        self.range_names, self.ranges = {}, []
         streams = self._segments_by_stream()
         self._read_definitions(streams.pop(0, []))
         for stream in sorted(streams):
@@ -142,6 +143,10 @@ class Spool:
             elif kind == 7:
                 event, _, _, capture, graph, source, execution = struct.unpack_from("<IIQQQQQ", rec, 8)
                 self.graphs.append((GRAPH[event], capture, graph, source, execution))
+            elif kind == 18:
+                name, length = struct.unpack_from("<II", rec, 8)
+                need(length <= 126 and name not in self.range_names, f"range name {name}: {length} bytes")
+                self.range_names[name] = rec[16:16 + length]
             elif kind == 35:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
             elif kind == 52:
@@ -156,6 +161,23 @@ class Spool:
         need(len(rec) == 40 and 0 < call < len(CALLS), f"a call of {len(rec)} bytes, number {call}")
         self.calls.append((ns, CALLS[call], thing, site, tid))
         self.calls.sort()
+
+    def _range(self, rec, at):
+        name, domain, kind, numbers, _, serial, *number = struct.unpack_from("<IIHHIQ3q", rec, at)
+        need(name == 0 or name in self.range_names, f"range name {name} was not defined")
+        need(domain == 0 or domain in self.range_names, f"domain {domain} was not defined")
+        need(numbers <= 3 and serial and kind < 2, f"range {serial}: kind {kind}, {numbers} numbers")
+        text = self.range_names.get(name, b"?")
+        for n in number[:numbers]:
+            text = text.replace(b"\1", str(n).encode(), 1)
+        prefix = self.range_names[domain].decode() + ":" if domain else ""
+        return prefix + text.decode(errors="backslashreplace")
+
+    def _read_ranges(self, stream, rec):
+        group, depth, marks, deeper, more = struct.unpack_from("<QHHHH", rec, 8)
+        need(len(rec) == 24 + 48 * (depth + marks), f"ranges of group {group}: {len(rec)} bytes")
+        entries = [self._range(rec, 24 + 48 * i) for i in range(depth + marks)]
+        self.ranges.append((stream, group, entries[:depth], entries[depth:], deeper, more))
 
     def _read_stream(self, stream, segments):
         parts, parts_of = [], None
@@ -187,6 +209,8 @@ class Spool:
                 self.launches.append(struct.unpack_from("<QQQ", rec, 8))
             elif kind == 52:
                 self._read_call(rec)
+            elif kind == 36:
+                self._read_ranges(stream, rec)
             elif kind in TIMES:
                 self.times.append((TIMES[kind], rec))
             else:
@@ -228,6 +252,14 @@ class Spool:
         for comm, reason, before, exchanges, ops, peers in self.lost_records:
             out.append(f"lost C{comm} before {before} {reason} exchanges {exchanges} ops {ops} | " +
                        ", ".join(f"{p}:{s}/{r}" for p, _, s, r in peers))
+        return out
+
+    def range_lines(self):
+        """ranges GROUP: OUTER > INNER [+N] [| [N,] MARK, …]"""
+        out = []
+        for _, group, stack, marks, deeper, more in self.ranges:
+            text = f"ranges {group}: " + " > ".join(stack) + (f" +{deeper}" if deeper else "")
+            out.append((text + (" | " + ", ".join(([str(more)] if more else []) + marks) if marks else "")).rstrip())
         return out
 
     def lines(self):

@@ -36,6 +36,13 @@
                  "VALUES(?,?,?,?,?)")                                                              \
     X(TAP, "INSERT INTO tap(member_id, thread, group_seq, place, shape, side, dtype, count, "      \
            "elements, width, data) VALUES(?,?,?,?,?,?,?,?,?,?,?)")                                 \
+    X(RANGE_NAME, "REPLACE INTO nvtx_name(process_id, local_name, text) VALUES(?,?,?)")            \
+    X(RANGE_FIND, "SELECT range_id FROM nvtx_range WHERE process_id = ? AND thread = ? AND "       \
+                  "serial = ?")                                                                    \
+    X(RANGE, "INSERT INTO nvtx_range(process_id, thread, serial, kind, depth, parent_id, domain, " \
+             "text, from_group) VALUES(?,?,?,?,?,?,?,?,?)")                                        \
+    X(RANGE_CHANGE, "REPLACE INTO nvtx_change(process_id, thread, from_group, range_id, deeper, "  \
+                    "marks_lost) VALUES(?,?,?,?,?,?)")                                             \
     X(TAP_COUNT, "REPLACE INTO tap_count(process_id, outcome, buffers, bytes) VALUES(?,?,?,?)")    \
     X(ANCHOR, "INSERT INTO clock_anchor(process_id, monotonic_ns, real_ns) VALUES(?,?,?)")         \
     X(STREAM, "INSERT INTO stream(process_id, handle) VALUES(?,?)")                                \

@@ -180,6 +180,7 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
         {SKEW_REC_MODULE, sizeof(struct skew_rec_module)},
         {SKEW_REC_GRAPH, sizeof(struct skew_rec_graph)},
         {SKEW_REC_TAP, sizeof(struct skew_rec_tap)},
+        {SKEW_REC_RANGE_NAME, sizeof(struct skew_rec_range_name)},
     };
     const void *any = rec;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -215,6 +216,8 @@ int skew_defs_record(struct skew_proc *proc, const struct skew_rec *rec)
         return skew_backend_call_record(proc, rec);
     case SKEW_REC_TAP:
         return skew_tap_record(proc, rec);
+    case SKEW_REC_RANGE_NAME:
+        return skew_range_name_record(proc, rec);
     default:
         return skew_time_record(proc, rec);
     }
@@ -245,6 +248,8 @@ int skew_defs_load(struct skew_proc *proc)
     if (!error)
         error = skew_site_load(proc);
     if (!error)
+        error = skew_ranges_load(proc);
+    if (!error)
         error = skew_proc_load(proc, "SELECT handle, stream_id FROM stream WHERE process_id = ?",
                                load_stream);
     if (!error)
@@ -260,6 +265,7 @@ void skew_defs_free(struct skew_proc *proc)
 {
     skew_comm_free(proc);
     skew_site_free(proc);
+    skew_ranges_free(proc);
     free(proc->exe);
     skew_map_free(&proc->cuda_streams);
     skew_map_free(&proc->captures);

@@ -230,6 +230,8 @@ static int record(struct skew_proc *proc, struct skew_stream *stream, const stru
         return skew_launch_record(proc, rec);
     case SKEW_REC_BACKEND_CALL:
         return skew_backend_call_record(proc, rec);
+    case SKEW_REC_RANGES:
+        return skew_ranges_record(proc, stream, rec);
     default:
         return skew_time_record(proc, rec);
     }

@@ -81,6 +81,7 @@ struct skew_proc {
     struct skew_map sites;        /* local site → site_id */
     struct skew_map cuda_streams; /* handle → stream_id */
     struct skew_map captures;     /* driver id → capture_id */
+    struct skew_map range_names;  /* local name → char *, owned (ranges.c) */
     struct skew_map captured;     /* driver id → what was captured (graphs.c) */
     char *exe;
     struct skew_module *modules;
@@ -168,6 +169,13 @@ int skew_loss_record(struct skew_proc *proc, const struct skew_rec *rec);
 int skew_stream_id(struct skew_proc *proc, uint64_t handle, int64_t *id);
 /** Gives exchanges that waited for the number of ranks their vector. */
 int skew_group_settle(struct skew_proc *proc, struct skew_local_comm *comm);
+
+/* ranges.c */
+int skew_range_name_record(struct skew_proc *proc, const struct skew_rec *rec);
+int skew_ranges_record(struct skew_proc *proc, struct skew_stream *stream,
+                       const struct skew_rec *rec);
+int skew_ranges_load(struct skew_proc *proc);
+void skew_ranges_free(struct skew_proc *proc);
 
 /* times.c */
 int skew_time_record(struct skew_proc *proc, const struct skew_rec *rec);

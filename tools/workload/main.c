@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "launch.h"
+#include "nvtx.h"
 #include "pattern.h"
 #include "placement.h"
 #include "rendezvous.h"
@@ -18,6 +19,7 @@
 #include "routing.h"
 #include "rows.h"
 #include "schedule.h"
+#include "serve.h"
 #include "truth.h"
 
 struct dtype {
@@ -77,6 +79,14 @@ static int set_pattern(struct skew_job *job, struct skew_options *opt, char *err
     else if (opt->ranks % opt->ep_groups)
         snprintf(error, size, "--several-ep-groups: %u ranks cannot be cut into %u equal groups",
                  opt->ranks, opt->ep_groups);
+    else if (opt->serve && skew_serve_parse(opt) < 0)
+        snprintf(error, size,
+                 "--serve: '%s' is not P:D[:M], with P at least 2, D from 1 to --tokens %u", opt->serve,
+                 opt->tokens);
+    else if (opt->serve && ((job->pattern->train && opt->mode != SKEW_MODE_INFER) ||
+                            opt->tokens_spread > 0 || job->pattern->even_tokens))
+        snprintf(error, size, "--serve is for --mode infer, without --tokens-spread, and not for pattern %s",
+                 opt->pattern);
     else if (!opt->steps && !opt->graph)
         snprintf(error, size, "--steps: 0 leaves nothing to do without --graph");
     else if (opt->graph && opt->nonblocking)
@@ -204,6 +214,8 @@ int main(int argc, char **argv)
                 found.world_size);
         return 2;
     }
+    if (opt.nvtx)
+        skew_nvtx_open(); /* before there are ranks: they share it */
     rc = prepare(&job, &opt, launcher ? prefix : NULL, error, sizeof error);
     if (rc)
         fprintf(stderr, "skewscope-workload: %s\n", error);

@@ -95,6 +95,9 @@ static const struct option_row table[] = {
     NUMBER("pp-chunks", pp_chunks, "V", "1", 1, 1024, "model chunks a stage (interleaved)"),
     {"capacity-factor", "F", "1.25", REAL, AT(capacity_factor), 0.01, 1000, NULL,
      "of the padded patterns"},
+    TEXTUAL("serve", serve, "P:D[:M]", NULL,
+            "inference: every P-th step is a prefill of up to T tokens, the others decode D tokens a rank; after every "
+            "M-th prefill comes a mixed step of T"),
     SECTION("Other traffic"),
     SWITCH("sequence-parallel", sequence_parallel, "Ulysses: four ncclAlltoAll a layer and pass"),
     SWITCH("pipeline-p2p", pipeline_p2p, "activations passed round a ring at each micro-batch"),
@@ -106,6 +109,8 @@ static const struct option_row table[] = {
            "vllm: a group of broadcasts always, or ncclAllGather when sizes are equal"),
     CHOOSE("alltoall", alltoall, "native|sendrecv",
            "ncclAlltoAll, or the group that PyTorch built before NCCL 2.28 makes of it"),
+    CHOOSE("nvtx", nvtx, "off|step|layer|mark",
+           "NVTX ranges (through NVTX 3): 'step N', in it 'micro-batch N' and 'layer N' of the forward passes; or a mark 'step N'"),
     SECTION("Results"),
     TEXTUAL("truth", truth, "FILE", NULL, "write one JSON line an exchange, ranks in order"),
     SWITCH("brief", brief, "print what ran and what was checked, without the tables"),

@@ -13,11 +13,13 @@
 #include "extras.h"
 #include "graph.h"
 #include "layer.h"
+#include "nvtx.h"
 #include "pattern.h"
 #include "placement.h"
 #include "rendezvous.h"
 #include "results.h"
 #include "schedule.h"
+#include "serve.h"
 #include "truth.h"
 
 void skew_rank_fail(const struct skew_rank *rank, const char *format, ...)
@@ -67,6 +69,35 @@ static void note_tokens(struct skew_rank *rank, const struct skew_at *at)
     rank->results->rows_sent += rows;
 }
 
+/* ---- NVTX ---------------------------------------------------------------------------------- */
+
+static void enter(struct skew_rank *rank, enum skew_nvtx_kind from, const char *what, int number)
+{
+    char *text = rank->range[rank->ranges];
+    int kind = rank->job->opt->nvtx;
+
+    if (kind < (int)from || kind == SKEW_NVTX_MARK)
+        return;
+    if (number < 0)
+        snprintf(text, sizeof rank->range[0], "%s", what);
+    else
+        snprintf(text, sizeof rank->range[0], "%s %d", what, number);
+    rank->ranges++;
+    skew_nvtx_begin("%s", text);
+}
+
+static void leave(struct skew_rank *rank, enum skew_nvtx_kind from)
+{
+    int kind = rank->job->opt->nvtx;
+
+    if (kind < (int)from || kind == SKEW_NVTX_MARK)
+        return;
+    rank->ranges--;
+    skew_nvtx_end();
+}
+
+/* ---- passes -------------------------------------------------------------------------------- */
+
 static void forward_layer(struct skew_rank *rank, const struct skew_at *at)
 {
     if (rank->job->opt->sequence_parallel)
@@ -96,24 +127,42 @@ static void run_pass(struct skew_rank *rank, unsigned step, const struct skew_pa
     unsigned layers = opt->layers / opt->pp_chunks, first = pass->chunk * layers;
     struct skew_at at = {step, pass->micro_batch, pass->backward ? first + layers - 1 : first,
                          pass->backward ? SKEW_BACKWARD : SKEW_FORWARD};
+    bool marked = opt->micro_batches > 1 && !pass->backward;
+    if (marked)
+        enter(rank, SKEW_NVTX_LAYER, "micro-batch", (int)pass->micro_batch);
     if (opt->pipeline_p2p)
         skew_extra_pipeline(rank, &at);
     for (unsigned i = 0; i < layers; i++) {
         at.layer = pass->backward ? first + layers - 1 - i : first + i;
-        if (pass->backward)
+        if (pass->backward) {
             backward_layer(rank, at);
-        else
-            forward_layer(rank, &at);
+            continue;
+        }
+        enter(rank, SKEW_NVTX_LAYER, "layer", (int)at.layer);
+        forward_layer(rank, &at);
+        leave(rank, SKEW_NVTX_LAYER);
     }
+    if (marked)
+        leave(rank, SKEW_NVTX_LAYER);
 }
 
 static void run_step(struct skew_rank *rank, unsigned step, const struct skew_pass *pass,
                      int passes)
 {
+    const char *stage = skew_serve_stage(rank->job->opt, step);
+
+    if (rank->job->opt->nvtx == SKEW_NVTX_MARK)
+        skew_nvtx_note("step %u", step);
+    enter(rank, SKEW_NVTX_STEP, "step", (int)step);
+    if (stage)
+        enter(rank, SKEW_NVTX_LAYER, stage, -1);
     for (int i = 0; i < passes; i++)
         run_pass(rank, step, &pass[i]);
+    if (stage)
+        leave(rank, SKEW_NVTX_LAYER);
     if (rank->job->opt->bias_allreduce)
         skew_extra_bias(rank, step);
+    leave(rank, SKEW_NVTX_STEP);
 }
 
 /* The forward of one step, as a graph holds it. */

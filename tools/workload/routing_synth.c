@@ -12,6 +12,7 @@
 
 #include "rng.h"
 #include "routing.h"
+#include "serve.h"
 
 #define KEY_PERMUTATION 0x7065726dULL /* "perm" */
 #define REDRAWS         64
@@ -198,7 +199,8 @@ static unsigned synth_tokens(const struct skew_routing *r, unsigned block, unsig
 {
     const struct skew_options *opt = r->opt;
     (void)block;
-    return opt->tokens - (unsigned)(opt->tokens_spread * opt->tokens * rank / opt->ranks);
+    return skew_serve_tokens(opt, block / opt->micro_batches, rank) -
+           (unsigned)(opt->tokens_spread * opt->tokens * rank / opt->ranks);
 }
 
 static unsigned draw(const struct synth *s, const struct skew_options *opt, unsigned layer,

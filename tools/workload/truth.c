@@ -11,6 +11,7 @@
 #include "exchange.h"
 #include "layer.h"
 #include "results.h"
+#include "serve.h"
 #include "truth.h"
 
 struct skew_truth {
@@ -69,6 +70,12 @@ static void write_head(const struct skew_rank *rank, const struct skew_exchange 
             x->at.layer);
     if (rank->recording)
         fprintf(rank->truth->file, ",\"captured\":true");
+    const char *stage = skew_serve_stage(rank->job->opt, x->at.step);
+    if (stage)
+        fprintf(rank->truth->file, ",\"stage\":\"%s\"", stage);
+    for (unsigned i = 0; i < rank->ranges; i++)
+        fprintf(rank->truth->file, "%s\"%s\"%s", i ? "," : ",\"nvtx\":[", rank->range[i],
+                i + 1 < rank->ranges ? "" : "]");
 }
 
 /* Bytes to (or from) each peer, and the single calls where some peer has other than one. */

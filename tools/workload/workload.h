@@ -95,6 +95,8 @@ struct skew_rank {
     bool recording; /* exchanges are prepared, not run */
     struct skew_results *results;
     struct skew_truth *truth; /* NULL without --truth */
+    char range[4][24];        /* NVTX ranges that it is in, outermost first */
+    unsigned ranges;
 };
 
 /** Says what went wrong, with the rank's number, and ends the process with status 1. */

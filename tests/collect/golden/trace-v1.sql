@@ -152,7 +152,8 @@ CREATE TABLE exchange_label (
     source      TEXT NOT NULL,
     pass        INTEGER, -- ordinal of the forward pass over the layers that these tokens went through
     flags       INTEGER NOT NULL DEFAULT 0 -- 1 capacity-padded: sizes say nothing of the routing; 2 one of several
-                                           -- that are the dispatch together; 4 captured: stands for several steps
+                                           -- that are the dispatch together; 4 captured: stands for several steps;
+                                           -- 8 step, layer or stage as an NVTX range or the user says
 );
 CREATE TABLE frame (
     site_id   INTEGER NOT NULL REFERENCES callsite,
@@ -305,6 +306,34 @@ INSERT INTO "module" VALUES(3,1,'/opt/deep_ep_cpp.so',NULL,138538465099776,13853
 INSERT INTO "module" VALUES(4,2,'/usr/bin/python3','00112233',4194304,4194304,5242880,NULL);
 INSERT INTO "module" VALUES(5,2,'/opt/nccl/libnccl.so.2',NULL,139637976727552,139637976727552,139637986164736,'nccl');
 INSERT INTO "module" VALUES(6,2,'/opt/deep_ep_cpp.so',NULL,138538465099776,138538465099776,138538474536960,'device_backend');
+CREATE TABLE nvtx_change (
+    process_id INTEGER NOT NULL REFERENCES process,
+    thread     INTEGER NOT NULL,
+    from_group INTEGER NOT NULL, -- exchange.group_seq, operation.group_seq
+    range_id   INTEGER REFERENCES nvtx_range, -- the innermost; NULL: none
+    deeper     INTEGER NOT NULL, -- ranges further in that found no room (more than 16 deep)
+    marks_lost INTEGER NOT NULL, -- marks before this group, likewise (more than 4)
+    PRIMARY KEY (process_id, thread, from_group)
+) WITHOUT ROWID;
+CREATE TABLE nvtx_name (
+    process_id INTEGER NOT NULL REFERENCES process,
+    local_name INTEGER NOT NULL,
+    text       TEXT NOT NULL, -- of the application; cut after 126 bytes
+    PRIMARY KEY (process_id, local_name)
+) WITHOUT ROWID;
+CREATE TABLE nvtx_range (
+    range_id   INTEGER PRIMARY KEY,
+    process_id INTEGER NOT NULL REFERENCES process,
+    thread     INTEGER NOT NULL, -- thread.stream
+    serial     INTEGER NOT NULL, -- ordinal among all ranges and marks of the thread, gaps are those not here
+    kind       TEXT NOT NULL,    -- range, mark
+    depth      INTEGER NOT NULL, -- ranges that it lies in
+    parent_id  INTEGER REFERENCES nvtx_range, -- the innermost of those
+    domain     TEXT,             -- NULL: the default domain, or not known
+    text       TEXT,             -- the message; NULL: none, or no room for it
+    from_group INTEGER NOT NULL, -- exchange.group_seq from which on it holds, or before which a mark came
+    UNIQUE (process_id, thread, serial)
+);
 CREATE TABLE op_name (op INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 INSERT INTO "op_name" VALUES(0,'sendrecv');
 INSERT INTO "op_name" VALUES(1,'recv');
@@ -649,27 +678,83 @@ CREATE VIEW exchange_info AS
     LEFT JOIN vector r ON r.vector_id = e.recv_vector
     LEFT JOIN capture_launches l ON l.capture_id = e.capture_id
     LEFT JOIN exchange_label b ON b.exchange_id = e.exchange_id;
+CREATE VIEW exchange_range AS
+    WITH RECURSIVE up(exchange_id, range_id) AS (
+        SELECT e.exchange_id, (SELECT c.range_id FROM nvtx_change c WHERE c.process_id = m.process_id
+                               AND c.thread = e.thread AND c.from_group <= e.group_seq
+                               ORDER BY c.from_group DESC LIMIT 1)
+        FROM exchange e JOIN member m USING (member_id)
+        UNION ALL
+        SELECT u.exchange_id, r.parent_id FROM up u JOIN nvtx_range r USING (range_id))
+    SELECT u.exchange_id, r.depth, r.domain, r.text, r.range_id FROM up u JOIN nvtx_range r USING (range_id);
+CREATE VIEW operation_range AS
+    WITH RECURSIVE up(operation_id, range_id) AS (
+        SELECT o.operation_id, (SELECT c.range_id FROM nvtx_change c WHERE c.process_id = m.process_id
+                                AND c.thread = o.thread AND c.from_group <= o.group_seq
+                                ORDER BY c.from_group DESC LIMIT 1)
+        FROM operation o JOIN member m USING (member_id)
+        UNION ALL
+        SELECT u.operation_id, r.parent_id FROM up u JOIN nvtx_range r USING (range_id))
+    SELECT u.operation_id, r.depth, r.domain, r.text, r.range_id FROM up u JOIN nvtx_range r USING (range_id);
 CREATE VIEW exchange_device_time AS
     SELECT e.exchange_id, m.comm_id, e.seq, m.rank, t.launch_id, s.name AS source, t.start_ns, t.end_ns,
            t.end_ns - t.start_ns AS duration_ns, t.error_ns
     FROM exchange e JOIN member m USING (member_id)
     LEFT JOIN device_time t ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
     LEFT JOIN time_source s ON s.source = t.source;
+CREATE VIEW unequal_communicator AS
+    SELECT DISTINCT m.comm_id
+    FROM exchange e JOIN member m USING (member_id) JOIN communicator c USING (comm_id)
+    LEFT JOIN vector s ON s.vector_id = e.send_vector
+    LEFT JOIN vector r ON r.vector_id = e.recv_vector
+    WHERE s.cells IS NOT c.ranks OR r.cells IS NOT c.ranks OR s.peers IS NOT NULL OR r.peers IS NOT NULL;
+CREATE VIEW exchange_met AS
+    WITH sent AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.sends) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.dst_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM edges e JOIN exchange x USING (exchange_id)
+        WHERE e.comm_id IN (SELECT comm_id FROM unequal_communicator)),
+    expected AS (
+        SELECT e.comm_id, e.src_rank, e.dst_rank, e.exchange_id,
+               row_number() OVER (PARTITION BY e.comm_id, e.src_rank, e.dst_rank ORDER BY e.seq, e.ordinal) - 1
+               + coalesce((SELECT sum(l.recvs) FROM loss_edge l WHERE l.member_id = x.member_id
+                           AND l.peer = e.src_rank AND l.before_seq <= e.seq), 0) AS nth
+        FROM recv_edges e JOIN exchange x USING (exchange_id)
+        WHERE e.comm_id IN (SELECT comm_id FROM unequal_communicator))
+    SELECT DISTINCT CASE way WHEN 0 THEN s.exchange_id ELSE r.exchange_id END AS exchange_id,
+           CASE way WHEN 0 THEN r.exchange_id ELSE s.exchange_id END AS met_exchange_id
+    FROM sent s JOIN expected r ON r.comm_id = s.comm_id AND r.src_rank = s.src_rank AND r.dst_rank = s.dst_rank
+         AND r.nth = s.nth
+    CROSS JOIN (SELECT 0 AS way UNION ALL SELECT 1)
+    UNION
+    SELECT e.exchange_id, e.exchange_id FROM exchange e JOIN member m USING (member_id)
+    WHERE m.comm_id IN (SELECT comm_id FROM unequal_communicator);
 CREATE VIEW exchange_time AS
+    WITH one AS (
+        SELECT m.comm_id, e.seq, m.rank, e.exchange_id, t.launch_id, coalesce(s.name, 'host') AS source,
+               coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
+               t.start_slack_ns, t.end_slack_ns,
+               CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
+                   row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id, t.place) - 1 END AS run
+        FROM exchange e JOIN member m USING (member_id)
+        LEFT JOIN device_time t
+            ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
+        LEFT JOIN time_source s ON s.source = t.source),
+    waited AS (
+        SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
+        FROM one WHERE comm_id NOT IN (SELECT comm_id FROM unequal_communicator)
+        WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host')
+        UNION ALL
+        SELECT a.*, max(b.arrival_ns), count(*)
+        FROM one a JOIN exchange_met p ON p.exchange_id = a.exchange_id
+        JOIN one b ON b.exchange_id = p.met_exchange_id AND b.run = a.run AND (b.source = 'host') = (a.source = 'host')
+        GROUP BY a.exchange_id, a.run)
     SELECT comm_id, seq, run, rank, exchange_id, launch_id, source, arrival_ns, end_ns, end_ns - arrival_ns AS duration_ns,
            last_ns - arrival_ns AS wait_ns, end_ns - last_ns AS transfer_ns, error_ns, start_slack_ns,
            end_slack_ns, ranks_timed
-    FROM (SELECT *, max(arrival_ns) OVER same AS last_ns, count(*) OVER same AS ranks_timed
-          FROM (SELECT m.comm_id, e.seq, m.rank, e.exchange_id, t.launch_id, coalesce(s.name, 'host') AS source,
-                       coalesce(t.start_ns, e.start_ns) AS arrival_ns, t.end_ns, t.error_ns,
-                       t.start_slack_ns, t.end_slack_ns,
-                       CASE WHEN coalesce(t.launch_id, 0) = 0 THEN 0 ELSE
-                           row_number() OVER (PARTITION BY e.exchange_id ORDER BY t.launch_id, t.place) - 1 END AS run
-                FROM exchange e JOIN member m USING (member_id)
-                LEFT JOIN device_time t
-                    ON t.member_id = e.member_id AND t.thread = e.thread AND t.group_seq = e.group_seq
-                LEFT JOIN time_source s ON s.source = t.source)
-          WINDOW same AS (PARTITION BY comm_id, seq, run, source = 'host'));
+    FROM waited;
 CREATE VIEW exchange_axis AS
     SELECT t.comm_id, t.seq, t.run, t.rank, t.exchange_id, t.launch_id, f.reference, f.residual_ns,
            t.arrival_ns + f.offset_ns + CAST(round(f.drift_ppb * 1e-9 * (t.arrival_ns - f.at_ns)) AS INTEGER)
