@@ -45,6 +45,11 @@ static void print_heading(const struct skew_router *r)
     printf("per-expert counts of %zu layers: %" PRIu64 " rows, %" PRIu64
            " of them reproduce the payload's sizes; %zu of %zu calls complete and used\n",
            r->layers, rows, verified, used, calls);
+    if (skew_router_mixed(r))
+        printf(
+            "WARNING: which layer a call is of could not be told (\"-\" below): layers are taken "
+            "together as one, and imbalance\nthat differs between them averages out or looks "
+            "like what comes and goes (skewscope label says why; --layers tells)\n");
     if (missing)
         printf("of %" PRIu64 " sources' calls the counts are missing\n", missing);
     if (duplicates)
