@@ -43,13 +43,17 @@ def counts_of(experts, ids):
     return counts
 
 
+def token(ids, n, k):
+    return ids.values[n * k:(n + 1) * k]
+
+
 def gptoss_calls(domain, batch):
     """[layer][call] counts of 32 experts; calls of `batch` positions of each request, whole ones only."""
     ids, rows = npy.load(DATA / "gptoss20b_decode_topk.npy"), requests_of()[domain]
     _, tokens, layers, k = ids.shape
     for layer in range(layers):
-        yield [counts_of(32, (e for row in rows for t in range(start, start + batch)
-                              for e in ids.values[(at := ((row * tokens + t) * layers + layer) * k):at + k]))
+        chosen = {(row, t): token(ids, (row * tokens + t) * layers + layer, k) for row in rows for t in range(tokens)}
+        yield [counts_of(32, (e for row in rows for t in range(start, start + batch) for e in chosen[row, t]))
                for start in range(0, tokens - batch + 1, batch)]
 
 
@@ -59,8 +63,8 @@ def flame_calls(batch):
     layers, tokens, k = ids.shape
     positions = batch // sequences
     for layer in range(layers):
-        yield [counts_of(64, (e for q in range(sequences) for t in range(start, start + positions)
-                              for e in ids.values[(at := (layer * tokens + q * length + t) * k):at + k]))
+        chosen = [token(ids, layer * tokens + n, k) for n in range(tokens)]
+        yield [counts_of(64, (e for q in range(sequences) for t in range(start, start + positions) for e in chosen[q * length + t]))
                for start in range(0, length, positions)]
 
 
@@ -119,18 +123,20 @@ def check_real(cell, cache):
 
 
 def check_mock(cell):
-    """Uniform tokens are what chance gives: the closed forms are within 5 % down to 3 tokens an expert."""
-    _, experts, topk, _ = SHAPES[cell["labels"]["model"]]
+    """Uniform tokens are what chance gives. CV2 of a call is nearly a chi-square of items - 1: within 5 standard errors."""
+    _, experts, topk, layers = SHAPES[cell["labels"]["model"]]
     tokens, ranks = cell["tokens_call"], int(cell["labels"]["ep"])
-    for side, cv2 in (("expert", (experts - topk) / (topk * tokens)),
-                      ("rank", (ranks - 1) * (experts - topk) / ((experts - 1) * topk * tokens))):
-        compare(cell, f"{side} CV2", cell[side]["cv2"]["observed"], cv2, 0.05)
+    for side, items, cv2 in (("expert", experts, (experts - topk) / (topk * tokens)),
+                             ("rank", ranks, (ranks - 1) * (experts - topk) / ((experts - 1) * topk * tokens))):
+        error = math.sqrt(2 / ((items - 1) * cell["calls"] * layers))
+        compare(cell, f"{side} CV2", cell[side]["cv2"]["observed"], cv2, 5 * error)
         compare(cell, f"{side} CV2 of chance", cell[side]["cv2"]["chance"], cv2, 1e-9)
-    gini = math.sqrt((experts - topk) / (topk * tokens) / math.pi * (experts - 1) / experts)
-    compare(cell, "expert Gini", cell["expert"]["gini"]["observed"]["value"], gini, 0.06)
+    if experts == 64: # the closed form of Gini is good to 3 % there, and to 5 % with few experts
+        gini = math.sqrt((experts - topk) / (topk * tokens) / math.pi * (experts - 1) / experts)
+        compare(cell, "expert Gini", cell["expert"]["gini"]["observed"]["value"], gini, 0.03)
     if cell["beyond_chance"]:
         sys.exit(f"{cell['cell']}: uniform tokens are said to be beyond chance")
-    return 6
+    return 5
 
 
 def check_changes(answer):
