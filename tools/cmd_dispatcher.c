@@ -110,6 +110,11 @@ static void print_states(const json_t *facts)
                            : "");
         json_array_foreach(json_object_get(state, "evidence"), k, text)
             put(k ? ", " : ": ", json_string_value(text), "");
+        json_array_foreach(json_object_get(state, "packages"), k, text)
+        {
+            put(k ? ", " : "; installed: ", skew_row_text(text, "name"), " ");
+            put("", skew_row_null(text, "version") ? "(no version)" : skew_row_text(text, "version"), "");
+        }
         putchar('\n');
     }
 }
@@ -227,6 +232,14 @@ static void print_run(const json_t *facts)
     put("",
         skew_dispatcher_label(facts, "hardware") ? skew_dispatcher_label(facts, "hardware") : "not known (--label hardware=)",
         "\n");
+
+    json_array_foreach(json_object_get(facts, "runs"), i, one)
+    {
+        if (!skew_row_null(one, "exit_signal"))
+            printf("ended:    by signal %lld\n", (long long)skew_row_int(one, "exit_signal"));
+        else if (!skew_row_null(one, "exit_status"))
+            printf("ended:    with status %lld\n", (long long)skew_row_int(one, "exit_status"));
+    }
 
     puts("\nmeasured here");
     if (json_is_true(json_object_get(facts, "standin")))

@@ -83,6 +83,8 @@ class Dispatcher(CliTest):
                 got = self.ask(self.synthetic("m", command=flex, status=1, packages=packages, comms=comms), status=1)
                 self.assertEqual(got["gate"]["verdict"], verdict)
         text = self.skewscope("dispatcher", str(self.dir / "m")).stdout
+        self.assertRegex(text, r"(?m)^  DeepEP +installed, not loaded; installed: deep_ep 1.2$")
+        self.assertRegex(text, r"(?m)^ended: +with status 1$")
         self.assertIn("measured elsewhere", text)
         self.assertIn("not measured", text)
 
