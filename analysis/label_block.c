@@ -16,6 +16,7 @@
 #define RATIOS_MAX 16
 #define RATIO_LEAST                                                                                \
     8 /* below it, tokens in one type and results in another: fp8 and bf16 are 2 apart */
+#define RATIO_LEAST_UNEVEN 4 /* as RATIO_LEAST, where it cannot be a dispatch and its combine */
 
 static const struct skew_rows_exchange *payload(const struct skew_labelling *lane, uint32_t place)
 {
@@ -76,6 +77,7 @@ static bool comes_in_groups(const struct skew_labelling *lane, const struct skew
                             uint32_t from, uint32_t end)
 {
     uint32_t led = 0, single = 0, several = 0, apart = UINT32_MAX, before = UINT32_MAX, most = 0;
+    bool cut = false;
 
     if (use->leader != SKEW_LEADER_INTEGERS)
         return false;
@@ -89,10 +91,14 @@ static bool comes_in_groups(const struct skew_labelling *lane, const struct skew
             apart = i - before;
         before = i;
         most = told > most ? told : most;
-        single +=
+        bool one =
             answers(x, y) || (repeats(x, y) && i + 2 < end && answers(x, payload(lane, i + 2)));
-        several += group_length(lane, i, end, told) > 1;
+        bool group = group_length(lane, i, end, told) > 1;
+        single += one;
+        several += group;
+        cut = !one && !group; /* of the last one the answer may be beyond the end of the trace */
     }
+    led -= cut;
     if (lane->rows->comms[lane->rows->members[payload(lane, from)->member].comm].partial)
         return several > 0;
     if (!single && !several) /* too little to tell: then nothing is told */
@@ -206,7 +212,10 @@ static uint64_t ratio_of(const struct skew_item *x, const struct skew_item *y)
     uint64_t more = x->unit > y->unit ? x->unit : y->unit;
     uint64_t less = x->unit > y->unit ? y->unit : x->unit;
 
-    return less && more % less == 0 && more / less >= RATIO_LEAST ? more / less : 0;
+    /* Where what is sent and what is received differ, two in the same direction are no dispatch and
+     * its combine, which may be of other types. */
+    uint64_t least = x->a == x->b ? RATIO_LEAST : RATIO_LEAST_UNEVEN;
+    return less && more % less == 0 && more / less >= least ? more / less : 0;
 }
 
 static bool same_sizes(const struct skew_item *x, const struct skew_item *y)

@@ -190,6 +190,9 @@ static enum skew_block_kind same_again(const struct linking *l, const struct evi
         return SKEW_BLOCK_AGAIN;
     if (g->counted == 2 && g->back == 0 && e->back) /* the trace ends before the backward block */
         return e->twice ? SKEW_BLOCK_AGAIN : SKEW_BLOCK_UNKNOWN;
+    if (g->counted == 2 && !e->back && i + 1 == l->lane->block_count)
+        return SKEW_BLOCK_UNKNOWN; /* … before any: another forward pass, or the first of this one
+                                    */
     return among_many(l, e, i, pass_layers);
 }
 
@@ -225,7 +228,7 @@ static void kinds_by_counts(struct linking *l, uint32_t comm, uint32_t pass_laye
         b->kind = b->counted ? SKEW_BLOCK_FIRST : SKEW_BLOCK_BACK;
         if (b->counted && g->waiting > 0)
             b->kind = same_again(l, &e, i, pass_layers);
-        else if (b->counted && is_partial(l->lane, b) && (e.twice || !e.once))
+        else if (b->counted && is_partial(l->lane, b)) /* forward, or a layer once more */
             b->kind = SKEW_BLOCK_UNKNOWN;
         g->waiting += b->kind == SKEW_BLOCK_FIRST;
         g->waiting -= b->kind == SKEW_BLOCK_BACK;
@@ -379,6 +382,14 @@ static void find_kinds(struct linking *l, uint32_t pass_layers)
     number_firsts(l->lane);
 }
 
+/* A block of which nobody knows what it is, but for the last one: the trace may end in the middle
+ * of what would tell, which says nothing of those before it. */
+static bool spoils(const struct skew_labelling *lane, const struct skew_block *b)
+{
+    return b->kind == SKEW_BLOCK_UNKNOWN && !is_partial(lane, b) &&
+           b != &lane->blocks[lane->block_count - 1];
+}
+
 /* Whether some forward blocks with equal keys wait for the same backward blocks, so that order
  * decides. */
 static bool keys_repeat(const struct linking *l)
@@ -389,7 +400,7 @@ static bool keys_repeat(const struct linking *l)
             uint8_t kind = l->lane->blocks[l->order[i]].kind;
             first += kind == SKEW_BLOCK_FIRST;
             back += kind == SKEW_BLOCK_BACK;
-            unknown += kind == SKEW_BLOCK_UNKNOWN;
+            unknown += spoils(l->lane, &l->lane->blocks[l->order[i]]);
         }
         if (unknown || (first > 1 && back))
             return true;
@@ -407,7 +418,7 @@ static bool length_agrees(const struct linking *l, uint32_t layers)
     if (lane->first_count % layers && lane->first_count < layers)
         return false;
     for (uint32_t i = 0; i < lane->block_count; i++) {
-        if (lane->blocks[i].kind == SKEW_BLOCK_UNKNOWN)
+        if (spoils(lane, &lane->blocks[i]))
             return false;
         if (lane->blocks[i].kind != SKEW_BLOCK_BACK)
             continue;
@@ -460,7 +471,7 @@ static uint32_t link_by_order(struct linking *l)
         return length;
     length = length_of_chains(l->lane, &seen);
     for (uint32_t i = 0; i < l->lane->block_count; i++)
-        if (l->lane->blocks[i].kind == SKEW_BLOCK_UNKNOWN)
+        if (spoils(l->lane, &l->lane->blocks[i]))
             length = 0;
     if (length) { /* and again, now that the end of a pass is known */
         find_kinds(l, length);

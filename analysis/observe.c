@@ -94,7 +94,8 @@ void skew_observe_free(struct skew_observe **observe)
 }
 
 int skew_observe_add(struct skew_observe *o, const char *name, const char *const *values,
-                     const struct skew_routing *routing, uint32_t ranks, bool derived)
+                     const struct skew_routing *routing, uint32_t ranks, uint32_t topk,
+                     bool derived)
 {
     struct skew_observe_run *more = realloc(o->run, (o->runs + 1) * sizeof *more);
     struct skew_observe_run *run;
@@ -109,14 +110,12 @@ int skew_observe_add(struct skew_observe *o, const char *name, const char *const
     for (size_t k = 0; k < o->keys; k++)
         if (!(run->value[k] = strdup(values[k] ? values[k] : "")))
             return -ENOMEM;
-    return skew_observe_run_fill(run, routing, ranks, &o->options);
+    return skew_observe_run_fill(run, routing, ranks, topk, &o->options);
 }
 
 /* ---- the grid -------------------------------------------------------------------------------- */
 
-/* Keys that belong together are one axis: a model has one sequence mixer, and mock tokens no data.
- */
-static size_t axis_of(const struct skew_observe *o, size_t key)
+size_t skew_observe_axis(const struct skew_observe *o, size_t key)
 {
     static const char *const together[][2] = {{"model", "mixer"}, {"data", "tokens"}};
 
@@ -133,7 +132,7 @@ static int compare_on(const struct skew_observe *o, size_t axis, size_t a, size_
     int order = 0;
 
     for (size_t k = 0; k < o->keys && order == 0; k++)
-        if (axis_of(o, k) == axis)
+        if (skew_observe_axis(o, k) == axis)
             order = skew_observe_value_compare(o->run[a].value[k], o->run[b].value[k]);
     return order;
 }
@@ -337,7 +336,7 @@ static void make_cell(struct skew_observe *o, const struct axes *a, const size_t
     struct skew_observe_cell *c = &o->cell[o->cells++];
     for (size_t k = 0; k < o->keys; k++)
         for (size_t x = 0; x < a->count; x++)
-            if (axis_of(o, k) == a->key[x])
+            if (skew_observe_axis(o, k) == a->key[x])
                 c->value[k] = o->run[a->runs[x][at[x]]].value[k];
 }
 
@@ -392,7 +391,7 @@ int skew_observe_finish(struct skew_observe *o)
     int result = values ? 0 : -ENOMEM;
 
     for (size_t k = 0; k < o->keys && result == 0; k++) {
-        if (axis_of(o, k) != k)
+        if (skew_observe_axis(o, k) != k)
             continue;
         a.runs[a.count] = malloc((o->runs + 1) * sizeof **a.runs);
         if (!a.runs[a.count]) {

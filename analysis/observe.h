@@ -21,7 +21,6 @@ struct skew_observe_options {
     double level;    /* of intervals and tests, as 0.95 */
     double margin;   /* of equivalence: 0.05 is "changes by at most 5 %" */
     double bands[2]; /* edges on the observed expert Gini */
-    uint32_t topk;   /* where traces do not say; 0: not known */
     bool incomplete; /* also calls of which sources are missing */
 };
 
@@ -49,7 +48,7 @@ struct skew_observe_run {
     const char *why;                    /* why there are no numbers; NULL: there are */
     size_t layers, layers_unusable, cell;
     uint32_t experts, topk, ranks; /* of the first layer */
-    bool unlayered;                /* a layer is not known: all its calls are taken together */
+    bool unlayered;                /* which layer calls are of is not known: layers are mixed */
     bool topk_assumed;             /* nobody said it: 1, for which chance is largest */
     double tokens;                 /* a call; NaN: top-k is not known */
     bool counted; /* in its cell: has numbers, and is no second view or copy of the same tokens */
@@ -132,6 +131,15 @@ struct skew_observe {
     struct skew_observe_change *change;
 };
 
+/** Index of a key of this name, or −1. */
+int skew_observe_key(const struct skew_observe *observe, const char *name);
+
+/**
+ * The first key of the axis that a key is on: a model has one sequence mixer, and mock tokens no
+ * data, so these are one axis each, and no cell is missing that puts them together otherwise.
+ */
+size_t skew_observe_axis(const struct skew_observe *observe, size_t key);
+
 /** 0, -EINVAL (too many keys) or -ENOMEM. The caller owns *out. */
 int skew_observe_create(struct skew_observe **out, const struct skew_observe_options *options,
                         const char *const *keys, size_t count);
@@ -142,11 +150,13 @@ void skew_observe_free(struct skew_observe **observe);
  * @param name for messages. @param values [keys]: its labels; NULL: none.
  * @param routing finished; NULL or without layers: a run without per-expert counts.
  * @param ranks over which its experts are spread; 0: those of its communicator.
+ * @param topk where the counts do not say it; 0: nor is it known otherwise.
  * @param derived `ranks` is not what the run had.
  * @return 0 or -ENOMEM. Nothing is kept of `routing`.
  */
 int skew_observe_add(struct skew_observe *observe, const char *name, const char *const *values,
-                     const struct skew_routing *routing, uint32_t ranks, bool derived);
+                     const struct skew_routing *routing, uint32_t ranks, uint32_t topk,
+                     bool derived);
 
 /** Cells, missing ones too, bands, and changes between cells. 0 or -ENOMEM. */
 int skew_observe_finish(struct skew_observe *observe);

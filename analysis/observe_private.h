@@ -9,10 +9,8 @@
 
 /** Fills numbers and series of `run` from counts. 0 or -ENOMEM. */
 int skew_observe_run_fill(struct skew_observe_run *run, const struct skew_routing *routing,
-                          uint32_t ranks, const struct skew_observe_options *options);
-
-/** Index of a key of this name, or −1. */
-int skew_observe_key(const struct skew_observe *observe, const char *name);
+                          uint32_t ranks, uint32_t topk,
+                          const struct skew_observe_options *options);
 
 /** As strcmp, but whole numbers by size. */
 int skew_observe_value_compare(const char *a, const char *b);

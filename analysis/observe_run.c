@@ -271,12 +271,10 @@ static void add_layers(struct skew_observe_run *run, const struct skew_router *r
 }
 
 int skew_observe_run_fill(struct skew_observe_run *run, const struct skew_routing *routing,
-                          uint32_t ranks, const struct skew_observe_options *options)
+                          uint32_t ranks, uint32_t topk, const struct skew_observe_options *options)
 {
-    struct skew_router_options how = {.level = options->level,
-                                      .ranks = ranks,
-                                      .topk = options->topk,
-                                      .incomplete = options->incomplete};
+    struct skew_router_options how = {
+        .level = options->level, .ranks = ranks, .topk = topk, .incomplete = options->incomplete};
     struct summing s = {.run = run};
     struct skew_router *router = NULL;
     size_t layers = 0;

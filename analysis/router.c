@@ -165,7 +165,7 @@ static int analyse_layer(struct job *job, size_t index)
     if (result < 0)
         return result;
     l->calls = series.rows;
-    l->topk = o->topk ? o->topk : r->topk;
+    l->topk = r->topk ? r->topk : o->topk;
     /* For as many copies of tokens, CV0² = (E − k) / copies: k = 1 gives the most that chance can
      * do. */
     l->topk_assumed = l->topk == 0 && !r->physical;

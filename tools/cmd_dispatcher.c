@@ -14,12 +14,17 @@
 #include <string.h>
 
 struct arguments {
-    const char *path[2];
+    const char *path[2], *log[2]; /* what each job printed; NULL: no file of it was given */
     bool json;
 };
 
+/* clang-format off */
 static const struct argp_option options[] = {
-    {"json", 'j', NULL, 0, "as JSON, for machines (docs/dispatcher.md)", 0}, {0}};
+    {"log", 'l', "FILE", 0, "a file that the job's output went to: step time, TFLOP/s, memory, loss and throughput are read from the lines "
+     "of Megatron, torchtitan and vLLM in it; once a trace, in their order", 0},
+    {"json", 'j', NULL, 0, "as JSON, for machines (docs/dispatcher.md)", 0},
+    {0}};
+/* clang-format on */
 
 static error_t parse(int key, char *text, struct argp_state *state)
 {
@@ -29,6 +34,11 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case 'j':
         a->json = true;
         return 0;
+    case 'l':
+        if (a->log[1])
+            argp_error(state, "--log once a trace: '%s' is one too many", text);
+        a->log[a->log[0] != NULL] = text;
+        return 0;
     case ARGP_KEY_ARG:
         if (a->path[1])
             argp_error(state, "one trace, or two to compare: '%s' is one too many", text);
@@ -37,6 +47,8 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case ARGP_KEY_END:
         if (!a->path[0])
             argp_error(state, "which trace? Give its file or directory");
+        if (a->log[1] && !a->path[1])
+            argp_error(state, "two --log, but one trace");
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -58,8 +70,8 @@ const struct argp *skew_argp_dispatcher(void)
                                      "\vWhat was measured here, what was measured elsewhere and "
                                      "what was not measured are kept apart. Labels of "
                                      "`skewscope run` say what a trace cannot know: hardware=, "
-                                     "model=, precision=, step_time=, tflops=, memory=, "
-                                     "loss=. Exit status: 0; 1 when the selected dispatcher did "
+                                     "model=, precision=, stage= (bring-up, tuning), step_time=, tflops=, memory=, "
+                                     "loss=; --log reads what the job printed. Exit status: 0; 1 when the selected dispatcher did "
                                      "not work, the runs cannot be compared, or a trace "
                                      "cannot be read; 2 for a wrong command line.",
                                      NULL,
@@ -99,6 +111,11 @@ static void print_states(const json_t *facts)
                            : "");
         json_array_foreach(json_object_get(state, "evidence"), k, text)
             put(k ? ", " : ": ", json_string_value(text), "");
+        json_array_foreach(json_object_get(state, "packages"), k, text)
+        {
+            put(k ? ", " : "; installed: ", skew_row_text(text, "name"), " ");
+            put("", skew_row_null(text, "version") ? "(no version)" : skew_row_text(text, "version"), "");
+        }
         putchar('\n');
     }
 }
@@ -125,26 +142,58 @@ static void print_time(const json_t *facts)
         else
             printf(", no device time was measured");
         if (timed && span > 0)
-            printf(" (%.1f %% of the time between the first and the last exchange)",
+            printf(" (%.1f %% of the time between the first and the last call)",
                    100 * ns / span);
         putchar('\n');
     }
-    json_int_t exchanges = json_integer_value(json_object_get(facts, "exchanges"));
-    if (exchanges)
-        printf("  %-26s %.1f us of host time an exchange, NCCL's own calls included\n",
+    const json_t *share = json_object_get(facts, "step_share");
+    if (share)
+        printf("  %-26s %.1f %% (median of %lld steps of processes; %.1f to %.1f %%; what other "
+               "streams hide is in it)\n",
+               "share of step time",
+               100 * json_real_value(json_object_get(share, "median")),
+               (long long)json_integer_value(json_object_get(share, "steps")),
+               100 * json_real_value(json_object_get(share, "least")),
+               100 * json_real_value(json_object_get(share, "largest")));
+    json_int_t calls = json_integer_value(json_object_get(facts, "exchanges")) +
+                       json_integer_value(json_object_get(facts, "operations"));
+    if (calls)
+        printf("  %-26s %.1f us of host time an exchange or operation, NCCL's own calls included\n",
                "enqueueing",
                (double)json_integer_value(json_object_get(facts, "enqueue_ns")) / 1e3 /
-                   (double)exchanges);
+                   (double)calls);
+    json_int_t groups = json_integer_value(json_object_get(facts, "own_groups"));
+    if (groups)
+        printf("  %-26s %.2f us a group of calls, of %lld measured\n", "skewscope's own",
+               (double)json_integer_value(json_object_get(facts, "own_ns")) / 1e3 / (double)groups,
+               (long long)groups);
 }
 
+/* What the run says of itself: by label, and printed into --log. */
 static void print_reported(const json_t *facts)
 {
     static const char *const keys[] = {"step_time", "tflops", "memory", "loss", "throughput", NULL};
-    for (const char *const *key = keys; *key; key++)
+    const json_t *printed = json_object_get(facts, "printed");
+    const json_t *values = json_object_get(printed, "values");
+    for (const char *const *key = keys; *key; key++) {
+        const json_t *one = json_object_get(values, *key);
         if (skew_dispatcher_label(facts, *key)) {
             printf("  %-26s ", *key);
-            put("", skew_dispatcher_label(facts, *key), "   (the run's own word)\n");
+            put("", skew_dispatcher_label(facts, *key), "   (the run's own word, by label)\n");
         }
+        if (!one)
+            continue;
+        printf("  %-26s %.6g %s   (printed by the job, %s: %s of %lld lines)\n", *key,
+               json_number_value(json_object_get(one, "value")), skew_row_text(one, "unit"),
+               skew_row_text(one, "framework"),
+               strcmp(skew_row_text(one, "take"), "mean") == 0 ? "mean without the first"
+                                                               : skew_row_text(one, "take"),
+               (long long)json_integer_value(json_object_get(one, "lines")));
+    }
+    if (printed && json_object_size(values) == 0)
+        printf("  what the job printed: none of %lld lines is one that is known (Megatron, torchtitan, "
+               "vLLM)\n",
+               (long long)json_integer_value(json_object_get(printed, "lines")));
 }
 
 static void print_selected(const json_t *facts)
@@ -185,6 +234,13 @@ static void print_run(const json_t *facts, const struct skew_coverage *coverage)
         skew_dispatcher_label(facts, "hardware") ? skew_dispatcher_label(facts, "hardware") : "not known (--label hardware=)",
         "\n");
 
+    json_array_foreach(json_object_get(facts, "runs"), i, one)
+    {
+        if (!skew_row_null(one, "exit_signal"))
+            printf("ended:    by signal %lld\n", (long long)skew_row_int(one, "exit_signal"));
+        else if (!skew_row_null(one, "exit_status"))
+            printf("ended:    with status %lld\n", (long long)skew_row_int(one, "exit_status"));
+    }
     skew_coverage_print(coverage);
     puts("\nmeasured here");
     if (json_is_true(json_object_get(facts, "standin")))
@@ -221,6 +277,16 @@ static void print_comparison(const json_t *c)
     }
     if (json_array_size(json_object_get(c, "differs")) == 0)
         puts("  none that was recorded");
+    json_array_foreach(json_object_get(c, "reported"), i, one)
+        printf("%s  %-12s %.6g, %.6g  x %.3f%s\n",
+               i ? "" : "\nwhat the runs say of themselves (first, second)\n",
+               skew_row_text(one, "what"), json_real_value(json_object_get(one, "a")),
+               json_real_value(json_object_get(one, "b")),
+               json_real_value(json_object_get(one, "b_over_a")),
+               json_is_true(json_object_get(one, "worse")) ? "  worse" : "");
+    if (json_is_true(json_object_get(c, "regressed")))
+        puts("the second run is worse by more than 5 %; what differs is listed above: any of it may be "
+             "the cause, and one run a side is no sample");
     putchar('\n');
     json_array_foreach(json_object_get(c, "why_not"), i, one)
         put(i ? "               " : "not comparable: ", json_string_value(one), "\n");
@@ -239,14 +305,21 @@ static void print_comparison(const json_t *c)
 /* ---- the command --------------------------------------------------------------------------------
  */
 
-static json_t *judged(const char *path, const json_t *table, struct skew_coverage *coverage)
+static json_t *judged(const char *path, const char *log, const json_t *table,
+                      struct skew_coverage *coverage)
 {
     struct skew_reading reading;
-    if (skew_reading_open(&reading, path) < 0)
+    json_t *printed = log ? skew_dispatcher_log(log, table) : NULL;
+    if ((log && !printed) || skew_reading_open(&reading, path) < 0) {
+        json_decref(printed);
         return NULL;
+    }
     json_t *facts =
         skew_coverage_read(coverage, &reading) == 0 ? skew_dispatcher_facts(&reading) : NULL;
     skew_reading_close(&reading);
+    if (facts && printed)
+        json_object_set(facts, "printed", printed);
+    json_decref(printed);
     if (facts && skew_dispatcher_judge(facts, table) < 0) {
         skew_tell("out of memory");
         json_decref(facts);
@@ -276,8 +349,8 @@ int skew_cmd_dispatcher(int argc, char **argv)
     struct skew_coverage coverage[2] = {{0}, {0}};
     argp_parse(skew_argp_dispatcher(), argc, argv, 0, NULL, &a);
     json_t *table = skew_dispatcher_table();
-    json_t *first = table ? judged(a.path[0], table, &coverage[0]) : NULL,
-           *second = first && a.path[1] ? judged(a.path[1], table, &coverage[1]) : NULL;
+    json_t *first = table ? judged(a.path[0], a.log[0], table, &coverage[0]) : NULL,
+           *second = first && a.path[1] ? judged(a.path[1], a.log[1], table, &coverage[1]) : NULL;
     json_t *comparison = second ? skew_dispatcher_compare(first, second) : NULL;
     int status = SKEW_EXIT_FAILURE;
     if (first && (!a.path[1] || comparison)) {

@@ -21,12 +21,13 @@ struct arguments {
     struct skew_trace_arguments in;
     struct skew_counts_options counts;
     struct skew_observe_options options;
+    uint32_t topk;
     char *by; /* owned; cut into keys */
     const char *keys[SKEW_OBSERVE_KEYS_MAX];
     size_t key_count;
     uint32_t ep[EP_MAX];
     size_t ep_count;
-    bool csv;
+    bool csv, changes;
 };
 
 enum {
@@ -52,13 +53,14 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "How to look at them:", 3},
     {"by", KEY_BY, "KEYS", 0, "labels that make the grid (default model,mixer,data,tokens,batch,ep)", 3},
     {"ep", KEY_EP, "R,...", 0, "also as if the experts were spread over R ranks, the same tokens", 3},
-    {"topk", KEY_TOPK, "K", 0, "experts a token, where a trace does not say", 3},
+    {"topk", KEY_TOPK, "K", 0, "experts a token, where neither a trace nor its label topk says", 3},
     {"level", KEY_LEVEL, "P", 0, "of intervals and tests (default 0.95)", 3},
     {"margin", KEY_MARGIN, "F", 0, "a change of at most this fraction is none (default 0.05)", 3},
     {"bands", KEY_BANDS, "LOW,HIGH", 0, "edges on the observed, uncorrected expert Gini (default 0.15,0.24)", 3},
     {NULL, 0, NULL, 0, "What to do with it:", 4},
     {"json", SKEW_KEY_JSON, NULL, 0, "print JSON (keys: docs/observe.md)", 4},
-    {"csv", KEY_CSV, NULL, 0, "print a line a cell, side and metric", 4},
+    {"csv", KEY_CSV, "WHAT", OPTION_ARG_OPTIONAL,
+     "print a line a cell, side and metric; --csv=changes: a line a change between cells", 4},
     {"save", SKEW_KEY_SAVE, NULL, 0, "also write it into table metric of the first trace, in place of earlier results", 4},
     {0}};
 /* clang-format on */
@@ -116,9 +118,11 @@ static void parse_bands(struct argp_state *state, struct arguments *a, const cha
 
 static error_t parse_how(int key, char *text, struct arguments *a, struct argp_state *state)
 {
+    static const char *const tables[] = {"cells", "changes", NULL};
+
     switch (key) {
     case KEY_TOPK:
-        a->options.topk = (uint32_t)skew_option_integer(state, "topk", text, 1, SKEW_EXPERTS_MAX);
+        a->topk = (uint32_t)skew_option_integer(state, "topk", text, 1, SKEW_EXPERTS_MAX);
         return 0;
     case KEY_LEVEL:
         a->options.level = skew_option_real(state, "level", text, 0.5, 0.9999);
@@ -131,6 +135,7 @@ static error_t parse_how(int key, char *text, struct arguments *a, struct argp_s
         return 0;
     case KEY_CSV:
         a->csv = true;
+        a->changes = text && skew_option_choice(state, "csv", text, tables) == 1;
         return 0;
     default:
         return skew_trace_arguments_parse(key, state, &a->in);
@@ -243,7 +248,7 @@ static uint32_t ranks_of(const struct skew_routing *routing)
 
 /* The run as it was, then over the other numbers of ranks that were asked for. */
 static int add_views(const struct arguments *a, struct skew_observe *observe, const char *path,
-                     const char **values, const struct skew_routing *routing)
+                     const char **values, const struct skew_routing *routing, uint32_t topk)
 {
     int ep = -1, result = 0;
     uint32_t own = ranks_of(routing);
@@ -265,14 +270,14 @@ static int add_views(const struct arguments *a, struct skew_observe *observe, co
     }
     const char *kept = ep >= 0 ? values[ep] : NULL;
     if (ranks || !a->ep_count || ep < 0)
-        result = skew_observe_add(observe, path, values, routing, ranks, false);
+        result = skew_observe_add(observe, path, values, routing, ranks, topk, false);
     for (size_t i = 0; i < a->ep_count && ep >= 0 && result == 0; i++) {
         char number[16];
         snprintf(number, sizeof number, "%u", a->ep[i]);
         if (kept && strcmp(kept, number) == 0)
             continue;
         values[ep] = number;
-        result = skew_observe_add(observe, path, values, routing, a->ep[i], true);
+        result = skew_observe_add(observe, path, values, routing, a->ep[i], topk, true);
     }
     if (result < 0)
         skew_tell("out of memory");
@@ -298,7 +303,8 @@ static int add_trace(const struct arguments *a, struct skew_observe *observe, co
     if (result == 0)
         result = skew_counts_read(&routing, &reading, &a->counts);
     if (result == 0)
-        result = add_views(a, observe, path, values, routing);
+        result = add_views(a, observe, path, values, routing,
+                           a->topk ? a->topk : skew_counts_topk(&reading));
     skew_routing_free(&routing);
     skew_reading_close(&reading);
     json_decref(rows);
@@ -337,7 +343,7 @@ static int show(const struct arguments *a, const struct skew_observe *observe,
         skew_json_print(skew_json_with_coverage(skew_observe_json(observe), coverage)) < 0)
         result = -ENOMEM;
     else if (a->csv)
-        skew_observe_csv(observe);
+        (a->changes ? skew_observe_csv_changes : skew_observe_csv)(observe);
     else if (!a->in.json) {
         skew_observe_print(observe);
         putchar('\n');

@@ -52,7 +52,7 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "How to look at them:", 3},
     {"by", KEY_BY, "WHAT", 0, "call (default), step (micro-batches together) or request", 3},
     {"ranks", KEY_RANKS, "R", 0, "as if the experts were spread over R ranks (default: as in the trace)", 3},
-    {"topk", KEY_TOPK, "K", 0, "experts a token, where the trace does not say", 3},
+    {"topk", KEY_TOPK, "K", 0, "experts a token, where neither the trace nor its label topk says", 3},
     {"experts", KEY_EXPERTS, "E", 0, "experts, where there are no counts: for intervals from sizes", 3},
     {"sizes", KEY_SIZES, NULL, 0, "from sizes even where there are counts", 3},
     {"curve", KEY_CURVE, NULL, 0, "also over R = 2 … E ranks at the same tokens", 3},
@@ -224,6 +224,8 @@ static int run(struct arguments *a, const struct skew_reading *reading)
 
     if (result == 0 && routing)
         skew_routing_layers(routing, &layers);
+    if (!a->options.topk)
+        a->options.topk = skew_counts_topk(reading);
     if (result == 0 && layers)
         result = skew_router_analyse(&router, routing, &a->options);
     else if (result == 0)

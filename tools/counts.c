@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <sqlite3.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Rows that the trace's taps give, for a trace into which nobody has saved them. */
@@ -105,6 +106,30 @@ static int label_rows(const struct skew_counts_options *a, const struct skew_rea
     if (tapped)
         return skew_labelling_open(labelling, reading, &a->labels);
     return unlabelled ? skew_labelling_if_needed(labelling, reading, &a->labels) : 0;
+}
+
+uint32_t skew_counts_topk(const struct skew_reading *reading)
+{
+    uint32_t topk = 0;
+
+    for (size_t i = 0; i < reading->count; i++) {
+        struct sqlite3_stmt *s = NULL;
+        if (sqlite3_prepare_v2(skew_trace_db(reading->traces[i]),
+                               "SELECT value FROM run_label WHERE key = 'topk'", -1, &s,
+                               NULL) != SQLITE_OK)
+            return 0;
+        while (sqlite3_step(s) == SQLITE_ROW) {
+            const char *text = (const char *)sqlite3_column_text(s, 0);
+            unsigned long k = text ? strtoul(text, NULL, 10) : 0;
+            if (k < 1 || k > SKEW_EXPERTS_MAX || (topk && k != topk)) {
+                sqlite3_finalize(s);
+                return 0;
+            }
+            topk = (uint32_t)k;
+        }
+        sqlite3_finalize(s);
+    }
+    return topk;
 }
 
 int skew_counts_read(struct skew_routing **out, const struct skew_reading *reading,

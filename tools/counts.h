@@ -16,6 +16,10 @@ struct skew_counts_options {
     unsigned keep;    /* enum skew_routing_keep */
 };
 
+/** What label `topk` of the runs says, for traces whose counts do not say it (a Megatron count
+ * exchange); 0: there is none, or runs differ. */
+uint32_t skew_counts_topk(const struct skew_reading *reading);
+
 /**
  * Reads and finishes; without any counts there are no layers.
  * @return 0, or a negative errno after one sentence. The caller owns *out.

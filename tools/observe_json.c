@@ -51,11 +51,38 @@ static void say(json_t *limits, size_t count, const char *format)
         json_array_append_new(limits, json_sprintf(format, count));
 }
 
+bool skew_observe_mixed(const struct skew_observe *o, const struct skew_observe_cell *c)
+{
+    for (size_t i = 0; i < o->runs; i++)
+        if (o->run[i].counted && o->run[i].unlayered && &o->cell[o->run[i].cell] == c)
+            return true;
+    return false;
+}
+
+json_t *skew_observe_warnings(const struct skew_observe *o)
+{
+    json_t *warnings = json_array();
+    size_t mixed = 0, assumed = 0;
+
+    for (size_t i = 0; i < o->cells; i++)
+        mixed += o->cell[i].usable && skew_observe_mixed(o, &o->cell[i]);
+    for (size_t i = 0; i < o->cells; i++)
+        assumed += o->cell[i].usable && o->run[o->cell[i].first].topk_assumed;
+    say(warnings, mixed,
+        "%zu cells mix layers, since which layer a call is of could not be told: their means and "
+        "what persists are of one mixed layer, not means over layers (skewscope label says why; "
+        "--layers tells)");
+    say(warnings, assumed,
+        "%zu cells do not say top-k (--topk, or label topk): their tokens and chance are those of "
+        "k = 1, the most it can be for as many copies of tokens");
+    return warnings;
+}
+
 json_t *skew_observe_limits(const struct skew_observe *o)
 {
     json_t *limits = json_array();
     size_t single = 0, one = 0, few = 0, none = 0, chance = 0, requests = 0, unaligned = 0;
-    size_t pairs = 0, twice = 0, unlayered = 0, assumed = 0;
+    size_t pairs = 0, twice = 0;
 
     for (size_t i = 0; i < o->cells; i++) {
         const struct skew_observe_cell *c = &o->cell[i];
@@ -71,8 +98,6 @@ json_t *skew_observe_limits(const struct skew_observe *o)
         chance += isnan(c->side[0].metric[SKEW_METRIC_GINI].chance);
         requests += r->rows > 1;
         unaligned += !r->aligned;
-        unlayered += r->unlayered;
-        assumed += r->topk_assumed;
     }
     for (size_t i = 0; i < o->changes; i++)
         pairs += !o->cell[o->change[i].from].between_runs || !o->cell[o->change[i].to].between_runs;
@@ -90,13 +115,6 @@ json_t *skew_observe_limits(const struct skew_observe *o)
         "persists, no band, no batch sizes");
     say(limits, few, "%zu cells have calls, but fewer than 20 independent ones: no interval");
     say(limits, chance, "of %zu cells chance is not known: top-k is not (--topk)");
-    say(limits, assumed,
-        "%zu cells do not say top-k (--topk): tokens and chance are those of k = 1, the most it "
-        "can "
-        "be for as many copies of tokens");
-    say(limits, unlayered,
-        "%zu cells do not say which layer calls are of (skewscope label): layers are mixed, and "
-        "what persists in each of them looks like what comes and goes");
     say(limits, unaligned,
         "%zu cells have layers with different calls: intervals of their means are upper bounds");
     say(limits, requests,
@@ -158,6 +176,7 @@ static json_t *cell_json(const struct skew_observe *o, const struct skew_observe
                         json_string(c->between_runs ? "between runs" : "within run"));
     json_object_set_new(object, "derived", json_boolean(r->derived));
     json_object_set_new(object, "layers", json_integer((json_int_t)r->layers));
+    json_object_set_new(object, "layers_mixed", json_boolean(skew_observe_mixed(o, c)));
     json_object_set_new(object, "experts", json_integer(r->experts));
     json_object_set_new(object, "topk", r->topk ? json_integer(r->topk) : json_null());
     json_object_set_new(object, "ranks", r->ranks ? json_integer(r->ranks) : json_null());
@@ -237,6 +256,7 @@ json_t *skew_observe_json(const struct skew_observe *o)
         json_array_append_new(cells, cell_json(o, &o->cell[i]));
     for (size_t i = 0; i < o->changes; i++)
         json_array_append_new(changes, change_json(o, &o->change[i]));
+    json_object_set_new(root, "warnings", skew_observe_warnings(o));
     json_object_set_new(root, "by", keys);
     json_object_set_new(root, "runs", runs);
     json_object_set_new(root, "missing", json_integer((json_int_t)o->missing));
@@ -294,6 +314,53 @@ static void csv_real(double value)
         printf(",%.9g", value);
     else
         printf(",");
+}
+
+static void csv_estimate(const struct skew_estimate *e)
+{
+    csv_real(e->value);
+    csv_real(e->low);
+    csv_real(e->high);
+}
+
+void skew_observe_csv_changes(const struct skew_observe *o)
+{
+    char name[SKEW_CELL_TEXT];
+
+    printf("kind,from,to,side,metric,same_tokens,from_tokens_call,to_tokens_call,from_observed,"
+           "to_observed,ratio,ratio_low,ratio_high,chance_ratio,persistent_ratio,"
+           "persistent_ratio_low,persistent_ratio_high,p_equivalent_adjusted,exponent,exponent_low,"
+           "exponent_high,chance_exponent,cv2_change,cv2_change_low,cv2_change_high,"
+           "cv2_beyond_change,cv2_beyond_change_low,cv2_beyond_change_high,verdict,why\n");
+    for (size_t i = 0; i < o->changes; i++) {
+        const struct skew_observe_change *c = &o->change[i];
+        const struct skew_observe_cell *a = &o->cell[c->from], *b = &o->cell[c->to];
+        printf("%s,", skew_observe_kind_name(c->kind));
+        csv_text(skew_cell_text(name, o, a));
+        putchar(',');
+        csv_text(skew_cell_text(name, o, b));
+        printf(",%s,%s,%d", skew_observe_side_name(c->side), skew_metric_name(c->metric),
+               c->same_tokens);
+        csv_real(a->tokens);
+        csv_real(b->tokens);
+        csv_real(a->side[c->side].metric[c->metric].observed.value);
+        csv_real(b->side[c->side].metric[c->metric].observed.value);
+        csv_estimate(&c->ratio);
+        csv_real(c->chance_ratio);
+        csv_estimate(&c->persistent_ratio);
+        csv_real(c->kind == SKEW_OBSERVE_EP ? c->p_adjusted : NAN);
+        if (c->kind == SKEW_OBSERVE_BATCH) {
+            csv_estimate(&c->exponent);
+            csv_real(c->chance_exponent);
+            csv_estimate(&c->cv2_change);
+            csv_estimate(&c->beyond_change);
+        } else {
+            printf(",,,,,,,,,,");
+        }
+        printf(",%s,", skew_observe_verdict_name(c->verdict));
+        csv_text(c->why ? c->why : "");
+        putchar('\n');
+    }
 }
 
 static void csv_line(const struct skew_observe *o, const struct skew_observe_cell *c, int side,

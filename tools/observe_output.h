@@ -18,6 +18,12 @@ const char *skew_observe_side_name(int side);
 /** ep, mock, batch. */
 const char *skew_observe_kind_name(enum skew_observe_kind kind);
 
+/** Whether a run that counts in this cell does not tell its layers apart. */
+bool skew_observe_mixed(const struct skew_observe *observe, const struct skew_observe_cell *cell);
+
+/** What makes numbers that are shown mean something else than they seem to: as the limits. */
+json_t *skew_observe_warnings(const struct skew_observe *observe);
+
 /** What the data cannot test: a new array of sentences. */
 json_t *skew_observe_limits(const struct skew_observe *observe);
 
@@ -26,6 +32,8 @@ json_t *skew_observe_json(const struct skew_observe *observe);
 json_t *skew_observe_metrics(const struct skew_observe *observe);
 /** A line a cell, side and metric; a missing cell is a line without numbers. */
 void skew_observe_csv(const struct skew_observe *observe);
+/** A line a change between two cells, side and metric. */
+void skew_observe_csv_changes(const struct skew_observe *observe);
 void skew_observe_print(const struct skew_observe *observe);
 
 #endif

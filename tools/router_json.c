@@ -182,6 +182,14 @@ static json_t *balance_json(const double *values)
     return object;
 }
 
+bool skew_router_mixed(const struct skew_router *r)
+{
+    for (size_t i = 0; i < r->layers; i++)
+        if (!r->layer[i].why && r->layer[i].routing->layer < 0)
+            return true;
+    return false;
+}
+
 json_t *skew_router_json(const struct skew_router_shown *s, json_t *layers)
 {
     json_t *root =
@@ -193,6 +201,7 @@ json_t *skew_router_json(const struct skew_router_shown *s, json_t *layers)
         json_object_set_new(root, "beyond_chance", json_boolean(s->router->beyond_chance));
         json_object_set_new(root, "persists", json_boolean(s->router->persistent));
         json_object_set_new(root, "tested", json_boolean(s->router->tested));
+        json_object_set_new(root, "layers_mixed", json_boolean(skew_router_mixed(s->router)));
         if (isfinite(s->router->balancedness[0])) {
             json_object_set_new(root, "balancedness", balance_json(s->router->balancedness));
             json_object_set_new(root, "balancedness_call",

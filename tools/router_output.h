@@ -18,6 +18,9 @@ struct skew_router_shown {
     const char *path;
 };
 
+/** Whether which layer calls are of is not known of some that are used: layers are mixed there. */
+bool skew_router_mixed(const struct skew_router *router);
+
 /** A new array: one object a layer. */
 json_t *skew_router_layers_json(const struct skew_router_shown *shown);
 /** The whole answer; takes over `layers`. */

@@ -108,6 +108,11 @@ static void print_heading(const struct skew_router *r, const struct columns *c)
            skew_count_text(text[0], rows), skew_count_text(text[1], verified));
     printf("%s of %s calls complete and used\n", skew_count_text(text[0], used),
            skew_count_text(text[1], calls));
+    if (skew_router_mixed(r))
+        printf(
+            "WARNING: which layer a call is of could not be told (\"-\" below): layers are taken "
+            "together as one, and imbalance\nthat differs between them averages out or looks "
+            "like what comes and goes (skewscope label says why; --layers tells)\n");
     if (missing)
         printf("of %" PRIu64 " sources' calls the counts are missing\n", missing);
     if (duplicates)

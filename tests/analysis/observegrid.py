@@ -3,10 +3,8 @@
 
     SKEWSCOPE_TOOL=build/tools/skewscope python3 tests/analysis/observegrid.py OUT     # all of it
     skewscope observe --ep 4,8,16,32 OUT/*.db
-    SKEWSCOPE_TOOL=… python3 tests/analysis/observegrid.py OUT build/tools/workload/skewscope-workload
-    skewscope observe OUT/*/
 
-The second form drives the routing through the workload on the stand-in NCCL instead, at EP 4 to 32, and captures it.
+The same routing driven through the workload and captured: observecapture.py.
 Three models: gpt-oss-20b (decode, in time), FLAME-MoE-290M (prefill, in time), OLMoE-1B-7B and Mixtral-8x7B (counts
 only), each by domain where the data tell domains, and uniform mock traces of the same shape."""
 import csv
@@ -128,43 +126,9 @@ def build(out):
     return made
 
 
-def capture(out, workload, name, ranks, arguments, **values):
-    path = out / f"{name}-{ranks}"
-    tool("run", "--quiet", "--standin", "-o", path, *labels(**values), "--", workload, "--brief", "--ranks", ranks,
-         "--mode", "infer", "--bias-allreduce", "--steps", "all", *(["--share-gpu"] if ranks > 8 else []), *arguments)
-    return path
-
-
-def build_workload(out, workload, degrees=(4, 8, 16, 32)):
-    """EP 4 to 32 at equal tokens a call. The order of tokens of counts is the workload's own, a seeded permutation."""
-    ids = npy.load(DATA / "gptoss20b_decode_topk.npy")
-    for domain in GROUPS:
-        slice_requests(ids, requests_of()[domain], out / f"gptoss-{domain}.npy")
-    for ranks in degrees:
-        for domain in GROUPS:
-            yield capture(out, workload, f"g-{domain}", ranks,
-                          ["--routing", f"npy:{out}/gptoss-{domain}.npy", "--layers", 6, "--tokens", 16],
-                          model="gpt-oss-20b", mixer="gqa", data=domain, tokens="real")
-        yield capture(out, workload, "f", ranks,
-                      ["--routing", f"npy:{DATA}/flame290m_prefill_topk.npy", "--tokens", 64 // ranks],
-                      model="flame-290m", mixer="mha", data="pile", tokens="real")
-        for domain in COUNTED["OLMoE-1B-7B-0924"][2]:
-            select = f"model=OLMoE-1B-7B-0924,domain={domain}"
-            yield capture(out, workload, f"o-{domain}", ranks,
-                          ["--routing", f"counts:{DATA}/olmoe_mixtral_expert_counts.csv", "--counts-select", select,
-                           "--topk", 8, "--tokens", 4096 // ranks],
-                          model="olmoe", mixer="mha", data=domain, tokens="real")
-        for model, mixer, experts, topk, layers, tokens in (("gpt-oss-20b", "gqa", 32, 4, 6, 256),
-                ("flame-290m", "mha", 64, 6, 8, 64), ("olmoe", "mha", 64, 8, 3, 4096)):
-            yield capture(out, workload, f"m-{model}", ranks,
-                          ["--routing", "uniform", "--experts", experts, "--topk", topk, "--layers", layers, "--tokens",
-                           tokens // ranks, "--steps", 32],
-                          model=model, mixer=mixer, data="uniform", tokens="mock")
-
-
 if __name__ == "__main__":
     routingdata.need_data()
     directory = pathlib.Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
-    for trace in build_workload(directory, sys.argv[2]) if len(sys.argv) > 2 else build(directory):
+    for trace in build(directory):
         print(trace, flush=True)

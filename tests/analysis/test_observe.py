@@ -207,7 +207,8 @@ class Synthetic(ObserveTest):
         self.assertEqual((answer["missing"], grid["c/x"]["runs"], grid["c/x"]["runs_usable"]), (3, 1, 0))
         self.assertIn("no per-expert counts", grid["c/x"]["why"])
         text = observe("--by", "model,data", *paths, self.out / "c.db").stdout
-        self.assertRegex(text, r"a/y +missing")
+        self.assertRegex(text, r"(?m)^a +missing: data y$")
+        self.assertRegex(text, r"(?m)^b +missing: data x$")
         self.assertIn("3 cells of the grid are missing", text)
         lines = list(csv.DictReader(io.StringIO(observe("--csv", "--by", "model,data", *paths).stdout)))
         self.assertEqual(len(lines), 2 * 8 + 2) # two cells of two sides of four metrics, two missing
@@ -312,6 +313,73 @@ class Synthetic(ObserveTest):
             cell = observe_json("--by", "model", "--bands", ",".join(f"{e:.9f}" for e in edges), path)["cells"][0]
             self.assertEqual(cell["band"], band)
         self.assertIn("crosses an edge", cell["band_why"])
+
+    def test_text(self):
+        """Lines of the text stay readable; experts and ranks side by side, and the numbers are those of the JSON."""
+        rng = random.Random(9)
+        rows = [draw(rng, [3] + [1] * 15, 2, 60) for _ in range(40)]
+        paths = [self.trace(f"{ep}.db", rows, ranks=ep, model="gpt-oss-20b", mixer="gqa", ep=ep, tokens="real", data="x")
+                 for ep in (4, 8)]
+        paths.append(self.trace("m.db", [draw(rng, [1] * 16, 2, 60) for _ in range(40)], model="gpt-oss-20b", mixer="gqa",
+                                ep=4, tokens="mock", data="uniform"))
+        text, answer = observe(*paths).stdout, observe_json(*paths)
+        tables = text.split("What these data cannot say:")[0]
+        self.assertLessEqual(max(map(len, tables.splitlines())), 140)
+        self.assertNotIn("WARNING", text)
+        cell = cells(answer)["gpt-oss-20b/gqa/x/real/-/8"]
+        self.assertFalse(cell["layers_mixed"])
+        gini = {side: cell[side]["gini"]["observed"]["value"] for side in ("expert", "rank")}
+        table = next(part for part in text.split("\n\n") if part.startswith("Gini"))
+        line = next(l for l in table.splitlines() if l.startswith("x/8 "))
+        self.assertRegex(line, rf"x/8 +{gini['expert']:.3f} .* {gini['rank']:.3f} ")
+        self.assertRegex(text, r"(?m)^x +ep 4 -> 8 +gini +1\.000.* same .* (different|undecided|untested)$")
+        ratio = changes(answer, "mock")[0]["ratio"]["value"]
+        self.assertRegex(text, rf"(?m)^4 +x -> uniform +gini .* {ratio:.3f} ")
+        lines = list(csv.DictReader(io.StringIO(observe("--csv=changes", *paths).stdout)))
+        self.assertEqual(len(lines), len(answer["changes"]))
+        for line, change in zip(lines, answer["changes"]):
+            self.assertEqual((line["kind"], line["from"], line["side"], line["metric"], line["verdict"]),
+                             tuple(change[k] for k in ("kind", "from", "side", "metric", "verdict")))
+            self.assertAlmostEqual(float(line["ratio"]), change["ratio"]["value"], places=8)
+            self.assertEqual(line["ratio_low"] != "", "low" in change["ratio"])
+
+    def test_mixed_layers(self):
+        """Where calls do not say their layer, the cell is said to be of mixed layers; loudly, in text and JSON."""
+        rng = random.Random(10)
+        path = self.out / "mixed.db"
+        trace = RoutingTrace(path, 4)
+        for step in range(30):
+            for weights in ([5] + [1] * 7, [1] * 7 + [5]):  # two layers that differ
+                trace.counts(draw(rng, weights, 2, 40), None, step, topk=2)
+        self.label(trace.db, {"model": "m"})
+        trace.close()
+        answer = observe_json("--by", "model", path)
+        self.assertTrue(answer["cells"][0]["layers_mixed"])
+        self.assertEqual((answer["cells"][0]["layers"], len(answer["warnings"])), (1, 1))
+        self.assertIn("1 cells mix layers", answer["warnings"][0])
+        text = observe("--by", "model", path).stdout
+        self.assertRegex(text, r"(?m)^WARNING: 1 cells mix layers")
+        self.assertIn("LAYERS MIXED", text)
+        router = [TOOL, "router", str(path)]
+        self.assertIn("WARNING: which layer", subprocess.run(router, capture_output=True, text=True, check=True).stdout)
+        found = json.loads(subprocess.run([*router, "--json"], capture_output=True, text=True, check=True).stdout)
+        self.assertTrue(found["layers_mixed"])
+
+    def test_topk_label(self):
+        """What a count exchange does not say, a label does; the trace's own word goes before both."""
+        rng = random.Random(11)
+        rows = [draw(rng, [1] * 8, 2, 40) for _ in range(30)]
+        said = self.trace("said.db", rows, topk=2, model="m")
+        for labels, options, topk in (({}, [], None), ({"topk": 2}, [], 2), ({}, ["--topk", 2], 2)):
+            path = self.trace(f"{len(labels)}{len(options)}.db", rows, topk=None, model="m")
+            with sqlite3.connect(path) as db:
+                db.executemany("INSERT INTO run_label SELECT max(run_id), ?, ? FROM run", labels.items())
+            db.close()
+            answer = observe_json("--by", "model", *options, path)
+            self.assertEqual(answer["cells"][0]["tokens_call"], 40 if topk else 80)
+            self.assertEqual(len(answer["warnings"]), 0 if topk else 1)
+        cell = observe_json("--by", "model", "--topk", 4, said)["cells"][0]
+        self.assertEqual((cell["topk"], cell["tokens_call"]), (2, 40))
 
     def test_save(self):
         rng = random.Random(7)

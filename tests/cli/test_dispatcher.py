@@ -9,6 +9,10 @@ from clitest import *
 
 WORKLOAD = str(BUILD / "tools" / "workload" / "skewscope-workload")
 V2 = ("_ZN7deep_ep7elastic13dispatch_implILb1ELb0ELb0ELi24ELi4ELi8ELi8ELi14336ELi0ELi4096ELi256ELi8ELi1ELi4ELl100000EEEvPv")
+# What was at work in each pattern of the workload; None: sizes are padded, and it cannot be told.
+PATTERNS = {"megatron": "alltoall", "torchtitan": "alltoall", "fastmoe": "alltoall", "deepspeed": None, "deepspeed-nodrop": "alltoall",
+            "autoep": "alltoall", "colossalai": "alltoall", "tutel": "alltoall", "tutel-padded": None, "vllm": "allgather",
+            "xla-ragged": "alltoall"}
 KERNELS = {
     "DeepEP": [(V2, 10, 5_000_000), ("_ZN7deep_ep7elastic12combine_implILi1EEEvPv", 10, 7_000_000)],
     "HybridEP": [("void hybrid_ep::dispatch_kernel<hybrid_ep::X, 3>(hybrid_ep::X)", 4, 100), ("hybrid_ep::combine_kernel", 4, 200),
@@ -79,6 +83,8 @@ class Dispatcher(CliTest):
                 got = self.ask(self.synthetic("m", command=flex, status=1, packages=packages, comms=comms), status=1)
                 self.assertEqual(got["gate"]["verdict"], verdict)
         text = self.skewscope("dispatcher", str(self.dir / "m")).stdout
+        self.assertRegex(text, r"(?m)^  DeepEP +installed, not loaded; installed: deep_ep 1.2$")
+        self.assertRegex(text, r"(?m)^ended: +with status 1$")
         self.assertIn("measured elsewhere", text)
         self.assertIn("not measured", text)
 
@@ -102,15 +108,133 @@ class Dispatcher(CliTest):
     def test_workload(self):
         if not os.path.exists(WORKLOAD):
             self.skipTest("the workload was not built")
-        for pattern, backend in (("megatron", "alltoall"), ("torchtitan", "alltoall"), ("vllm", "allgather")):
+        for pattern, backend in PATTERNS.items():
             with self.subTest(pattern):
                 out = str(self.dir / pattern)
                 done = self.skewscope("run", "-q", "--standin", "-o", out, "--", WORKLOAD, "--pattern", pattern, "--ranks", "4",
-                                      "--layers", "2", "--steps", "3")
+                                      "--layers", "2", "--steps", "3", "--bias-allreduce")
                 self.assertEqual(done.returncode, 0, done.stderr)
-                got = self.ask(out)
-                self.assertEqual([s["backend"] for s in got["backends"] if s["working"]], [backend])
-                self.assertEqual(got["ep"], 4)
+                got = self.ask(out, status=0 if backend else 1)
+                self.assertEqual([s["backend"] for s in got["backends"] if s["working"]], [backend] if backend else [])
+                self.assertEqual((got["processes"], len(got["hosts"]), got["standin"]), (4, 1, True))
+                if not backend: # padded to capacity: whether it is dispatch cannot be told
+                    self.assertEqual((got["gate"]["verdict"], got["nccl"], got["stage"]), ("untold", {}, "bring-up"))
+                    self.assertGreater(got["untold"], 0)
+                    continue
+                self.assertEqual((got["gate"]["verdict"], got["ep"], got["stage"]), ("worked", 4, "tuning"))
+                # There and back: as many calls, all timed, and the bytes that the matrices have.
+                to, back = (got["nccl"]["operations" if backend == "allgather" else "exchanges"][way]
+                            for way in ("to_experts", "from_experts"))
+                db = sqlite3.connect(os.path.join(out, "trace.db"))
+                seen = db.execute("SELECT coalesce(sum(e.send_unit * v.total), 0) FROM exchange e JOIN vector v"
+                                  " ON v.vector_id = e.send_vector").fetchone()[0]
+                db.close()
+                self.assertTrue(to["timed"] == to["calls"] and back["timed"] == back["calls"])
+                self.assertGreater(min(to["ns"], back["ns"]), 0)
+                if backend == "alltoall":
+                    self.assertEqual(to["calls"], back["calls"])
+                    self.assertTrue(0 < to["bytes"] == back["bytes"] and 2 * to["bytes"] <= seen)
+                share = got["step_share"]
+                self.assertEqual(share["steps"], 4 * 2) # the last step of each process has no end
+                self.assertTrue(0 < share["least"] <= share["median"] <= share["largest"])
+                self.assertGreater(got["enqueue_ns"], 0)
+                text = self.skewscope("dispatcher", out).stdout
+                for words in ("measured here", "measured elsewhere", "not measured", "share of step time", "enqueueing"):
+                    self.assertIn(words, text)
+
+    def test_model_cannot_be_built(self):
+        """Megatron's flex dispatcher with DeepEP, whose package is not there: construction fails before any communicator."""
+        model = ("import importlib.util, sys\n"
+                 "if importlib.util.find_spec('deep_ep') is None:\n"
+                 "    sys.exit('ImportError: DeepEP is not installed')\n")
+        out = str(self.dir / "flex")
+        done = self.skewscope("run", "-q", "-o", out, "--label", "hardware=H100", "--", PYTHON, "-c", model,
+                              "--moe-token-dispatcher-type", "flex", "--moe-flex-dispatcher-backend", "deepep")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("not installed", done.stderr)
+        got = self.ask(out, status=1)
+        self.assertEqual((got["gate"]["verdict"], got["comms"], got["stage"]), ("missing", 0, "bring-up"))
+        for words in ("DeepEP was selected", "status 1", "before any communicator", "not a result about DeepEP"):
+            self.assertIn(words, got["gate"]["text"])
+        self.assertEqual([s["working"] for s in got["backends"] if s["backend"] == "DeepEP"], [False])
+        text = self.skewscope("dispatcher", out).stdout
+        self.assertIn("nothing: no communicator was made", text)
+        self.assertIn("failed before the first iteration", text) # the source's own case of it
+        # A run that worked is not compared with one that did not.
+        got = self.ask(self.synthetic("worked", "HybridEP", labels=[("hardware", "H100")]), out, status=1)["comparison"]
+        self.assertFalse(got["comparable"])
+        self.assertTrue(any(reason.startswith("the second run: DeepEP was selected") for reason in got["why_not"]))
+
+    def log(self, name, *lines):
+        path = self.dir / name
+        path.write_text("".join(line + "\n" for line in lines))
+        return str(path)
+
+    def test_log(self):
+        """What the job printed, by the lines of the frameworks; other lines, colours and broken numbers are passed over."""
+        trace = self.synthetic("l", "DeepEP", labels=[("loss", "3.5")])
+        step = (" [2026-05-17 10:00:0{0}] iteration        {0}/       5 | consumed samples:          640 | elapsed time per iteration "
+                "(ms): {1:.1f} | throughput per GPU (TFLOP/s/GPU): {2:.1f} | learning rate: 1.000000E-04 | lm loss: {3:.6E} | loss "
+                "scale: 1.0 | grad norm: 1.000 |")
+        megatron = self.log("megatron.log", "noise", step.format(1, 90000, 60, 12), "[Rank 0] (after 1 iterations) memory (MB) | "
+                            "allocated: 100.0 | max allocated: 50000.0 | reserved: 60000.0 | max reserved: 70000.0",
+                            "[Rank 8] (after 1 iterations) memory (MB) | allocated: 100.0 | max allocated: 58500.0 | reserved: 1 |",
+                            step.format(2, 45000, 132, 11.5), step.format(3, 46000, 134, 11.4405),
+                            "elapsed time per iteration (ms): 1.2.3")
+        bridge = self.log("bridge.log", *(f"Step Time : {t:.2f}s GPU utilization: {f:.1f}MODEL_TFLOP/s/GPU"
+                                          for t, f in ((90, 60), (45.5, 132), (45.7, 133))),
+                          "[Rank 0] (after 2 iterations) memory (GB) | mem-allocated-gigabytes: 40.5 | "
+                          "mem-max-allocated-gigabytes: 61.351 | mem-max-reserved-gigabytes: 70.1")
+        titan = self.log("titan.log", *(f"[titan] - root - INFO - \033[31mstep: {n:2}  \033[32mloss: {loss:8.5f}  \033[38;5;208mgrad_norm:"
+                                        f"  1.2345  \033[36mmemory: 40.12GiB(50.00%)  \033[34mtps: {tps:,}  \033[36mtflops: "
+                                        f"{tps / 100:,.2f}  \033[35mmfu: 30.00%\033[39m"
+                                        for n, loss, tps in ((1, 12.1, 1000), (2, 11, 110000), (3, 10.5, 130000))))
+        vllm = self.log("vllm.log", *(f"INFO Engine 000: Avg prompt throughput: 5.0 tokens/s, Avg generation throughput: {t} tokens/s, "
+                                      "Running: 3 reqs" for t in (10.0, 300.5, 310.5)))
+        expected = {megatron: {"step_time": 45.5, "tflops": 133, "loss": 11.4405, "memory": 58500 * 1.048576e-3},
+                    bridge: {"step_time": 45.6, "tflops": 132.5, "memory": 61.351},
+                    titan: {"loss": 10.5, "memory": 40.12 * 1.073741824, "throughput": 120000, "tflops": 1200},
+                    vllm: {"throughput": 305.5}, self.log("none.log", "hello", ""): {}}
+        for path, want in expected.items():
+            with self.subTest(path):
+                printed = self.ask("--log", path, trace)["printed"]
+                self.assertEqual(set(printed["values"]), set(want))
+                for what, value in want.items():
+                    self.assertAlmostEqual(printed["values"][what]["value"], value, places=6)
+                    self.assertTrue(printed["values"][what]["source"])
+        self.assertEqual(self.ask("--log", megatron, trace)["printed"]["values"]["step_time"]["lines"], 3)
+        text = self.skewscope("dispatcher", "--log", megatron, trace).stdout
+        self.assertRegex(text, r"step_time +45.5 s +\(printed by the job, Megatron-LM, Megatron-Bridge: mean without the first of 3 lines")
+        self.assertRegex(text, r"loss +3.5 +\(the run's own word, by label\)")
+        self.assertIn("none of 2 lines is one that is known", self.skewscope("dispatcher", "--log", str(self.dir / "none.log"), trace).stdout)
+        done = self.skewscope("dispatcher", "--log", str(self.dir / "absent"), trace)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1))
+        for bad in (["--log", megatron, "--log", bridge, trace], ["--log", "a", "--log", "b", "--log", "c", trace, trace]):
+            self.assertEqual(self.skewscope("dispatcher", *bad).returncode, 2)
+
+    def test_regressed(self):
+        """The second run is slower: what differs in its configuration, option by option; nothing is named a cause."""
+        same = [("model", "m"), ("hardware", "H100")]
+        a = self.synthetic("before", "DeepEP", ["pretrain.py", "x", "--moe-enable-deepep", "--seq-length", "4096", "--lr=-1"], labels=same,
+                           packages=[("deep_ep", "1.1")], env=[("NCCL_ALGO", "Ring"), ("RANK", "0")])
+        b = self.synthetic("after", "DeepEP", ["pretrain.py", "x", "--moe-enable-deepep", "--seq-length", "8192", "--lr=-1", "--fp8"],
+                           labels=same + [("memory", "70")], packages=[("deep_ep", "1.2")], env=[("RANK", "1")])
+        logs = [self.log(f"{n}.log", *(f"elapsed time per iteration (ms): {t} | lm loss: 2.0 |" for t in (1, time, time)))
+                for n, time in (("a", 1000), ("b", 1200))]
+        got = self.ask("--log", logs[0], "--log", logs[1], a, b)["comparison"]
+        self.assertTrue(got["regressed"])
+        self.assertEqual([(r["what"], r["a"], r["b"], r["worse"]) for r in got["reported"]],
+                         [("step_time", 1.0, 1.2, True), ("loss", 2.0, 2.0, False)])
+        self.assertEqual({d["what"]: (d["a"], d["b"]) for d in got["differs"]},
+                         {"option --seq-length": ("4096", "8192"), "option --fp8": (None, ""), "package deep_ep": ("1.1", "1.2"),
+                          "variable NCCL_ALGO": ("Ring", None), "label memory": (None, "70")})
+        text = self.skewscope("dispatcher", "--log", logs[0], "--log", logs[1], a, b).stdout
+        self.assertIn("any of it may be the cause", text)
+        self.assertRegex(text, r"option --seq-length: 4096, 8192")
+        better = self.ask("--log", logs[1], "--log", logs[0], b, a)["comparison"]
+        self.assertEqual((better["regressed"], better["reported"][0]["worse"]), (False, False))
+        other = self.synthetic("words", "DeepEP", ["pretrain.py", "y"], labels=same)
+        self.assertIn("command", {d["what"] for d in self.ask(a, other)["comparison"]["differs"]})
 
     def test_padded(self):
         """All sizes are equal: whether it is dispatch cannot be told, and is not claimed."""

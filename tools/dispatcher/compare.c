@@ -73,6 +73,65 @@ static void differ_rows(json_t *list, const char *kind, const json_t *a, const j
     }
 }
 
+/* {option: value} of a command's words, and the others: "--name value", "--name=value", "name=value". */
+static json_t *options_of(const json_t *words, json_t *others)
+{
+    json_t *options = json_object();
+    for (size_t i = 0; i < json_array_size(words); i++) {
+        const char *word = json_string_value(json_array_get(words, i));
+        const char *next = json_string_value(json_array_get(words, i + 1));
+        char name[128];
+        if (!word)
+            continue;
+        size_t length = strcspn(word, "=");
+        bool option = word[0] == '-' && word[1];
+        if ((!option && !word[length]) || length >= sizeof name) {
+            json_array_append_new(others, json_string(word));
+            continue;
+        }
+        memcpy(name, word, length);
+        name[length] = '\0';
+        /* A negative number is a value too. */
+        bool value = option && !word[length] && next &&
+                     (next[0] != '-' || (next[1] >= '0' && next[1] <= '9'));
+        json_object_set_new(options, name,
+                            json_string(word[length] ? word + length + 1 : value ? next : ""));
+        i += value;
+    }
+    return options;
+}
+
+/* Options one by one; the whole command where other words differ. */
+static void differ_commands(json_t *list, const char *a, const char *b)
+{
+    json_t *words_a = json_loads(a, 0, NULL), *words_b = json_loads(b, 0, NULL), *value;
+    json_t *others_a = json_array(), *others_b = json_array();
+    json_t *x = options_of(words_a, others_a), *y = options_of(words_b, others_b);
+    const char *name;
+    char what[160];
+    if (!json_equal(others_a, others_b))
+        differ(list, "command", a, b);
+    json_object_foreach(x, name, value)
+    {
+        const json_t *its = json_object_get(y, name);
+        snprintf(what, sizeof what, "option %s", name);
+        if (!its || !json_equal(value, its))
+            differ(list, what, json_string_value(value), json_string_value(its));
+    }
+    json_object_foreach(y, name, value)
+    {
+        snprintf(what, sizeof what, "option %s", name);
+        if (!json_object_get(x, name))
+            differ(list, what, NULL, json_string_value(value));
+    }
+    json_decref(words_a);
+    json_decref(words_b);
+    json_decref(others_a);
+    json_decref(others_b);
+    json_decref(x);
+    json_decref(y);
+}
+
 static void differences(json_t *list, const json_t *a, const json_t *b)
 {
     static const char *const tables[][4] = {{"labels", "label", "key", "value"},
@@ -83,10 +142,9 @@ static void differences(json_t *list, const json_t *a, const json_t *b)
         differ_rows(list, tables[i][1], x, y, tables[i][2], tables[i][3], false);
         differ_rows(list, tables[i][1], y, x, tables[i][2], tables[i][3], true);
     }
-    const char *x = skew_row_text(json_array_get(json_object_get(a, "runs"), 0), "command");
-    const char *y = skew_row_text(json_array_get(json_object_get(b, "runs"), 0), "command");
-    if (strcmp(x, y) != 0)
-        differ(list, "command", x, y);
+    differ_commands(list,
+                    skew_row_text(json_array_get(json_object_get(a, "runs"), 0), "command"),
+                    skew_row_text(json_array_get(json_object_get(b, "runs"), 0), "command"));
 }
 
 static const json_t *way_of(const json_t *facts, const char *way)
@@ -167,8 +225,33 @@ static double busy_ms(const json_t *facts)
     return ns > 0 ? ns / 1e6 : NAN;
 }
 
+#define WORSE 0.05 /* a change for the worse by more than this is named: one run a side is no sample */
+
+/* What both runs say of themselves, and whether the second is worse. Loss is neither. */
+static json_t *reported(const json_t *a, const json_t *b, bool *regressed)
+{
+    static const struct {
+        const char *what;
+        int better; /* −1: less is better, 1: more, 0: neither */
+    } all[] = {{"step_time", -1}, {"tflops", 1}, {"throughput", 1}, {"memory", -1}, {"loss", 0}};
+    json_t *list = json_array();
+
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        double x = skew_dispatcher_reported(a, all[i].what);
+        double y = skew_dispatcher_reported(b, all[i].what);
+        if (!isfinite(x) || !isfinite(y) || x == 0)
+            continue;
+        bool worse = all[i].better * (y / x - 1) < -WORSE;
+        *regressed |= worse;
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:f, s:b}", "what", all[i].what, "a",
+                                              x, "b", y, "b_over_a", y / x, "worse", worse));
+    }
+    return list;
+}
+
 json_t *skew_dispatcher_compare(const json_t *a, const json_t *b)
 {
+    bool regressed = false;
     json_t *reasons = json_array(), *list = json_array(), *measured = json_object();
     double x = busy_ms(a), y = busy_ms(b);
     check_worked(reasons, a, "first");
@@ -180,6 +263,8 @@ json_t *skew_dispatcher_compare(const json_t *a, const json_t *b)
         json_object_set_new(measured, "b_ms", json_real(y));
         json_object_set_new(measured, "b_over_a", json_real(y / x));
     }
-    return json_pack("{s:b, s:o, s:o, s:o}", "comparable", json_array_size(reasons) == 0, "why_not",
-                     reasons, "differs", list, "measured", measured);
+    json_t *words = reported(a, b, &regressed);
+    return json_pack("{s:b, s:o, s:o, s:o, s:o, s:b}", "comparable", json_array_size(reasons) == 0,
+                     "why_not", reasons, "differs", list, "measured", measured, "reported", words,
+                     "regressed", regressed);
 }

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fnmatch.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -26,6 +27,19 @@ const char *skew_dispatcher_label(const json_t *facts, const char *key)
     json_array_foreach(labels, i, row) if (strcmp(skew_row_text(row, "key"), key) ==
                                            0) return skew_row_text(row, "value");
     return NULL;
+}
+
+double skew_dispatcher_reported(const json_t *facts, const char *what)
+{
+    const json_t *printed = json_object_get(
+        json_object_get(json_object_get(facts, "printed"), "values"), what);
+    const char *label = skew_dispatcher_label(facts, what);
+    char *end = NULL;
+    double value = label ? strtod(label, &end) : NAN;
+
+    if (printed)
+        return json_number_value(json_object_get(printed, "value"));
+    return end && end != label ? value : NAN;
 }
 
 /* ---- what was selected ----------------------------------------------------------------------- */
@@ -324,6 +338,17 @@ static bool fits(const json_t *rule, const char *key, const char *value)
     return false;
 }
 
+/* Where the work with this dispatcher stands: what the label says, or by whether it worked. */
+static const char *stage_of(const json_t *facts)
+{
+    const json_t *gate = json_object_get(facts, "gate");
+    const char *label = skew_dispatcher_label(facts, "stage");
+
+    if (label)
+        return label;
+    return strcmp(skew_row_text(gate, "verdict"), "worked") == 0 ? "tuning" : "bring-up";
+}
+
 static json_t *guidance(const json_t *facts, const json_t *table, const char *backend)
 {
     json_t *list = json_array();
@@ -335,7 +360,7 @@ static json_t *guidance(const json_t *facts, const json_t *table, const char *ba
     {
         const char *source = json_string_value(json_object_get(rule, "source"));
         if (!fits(rule, "hardware", hardware) || !fits(rule, "model", skew_dispatcher_label(facts, "model")) ||
-            !fits(rule, "backend", backend))
+            !fits(rule, "backend", backend) || !fits(rule, "stage", stage_of(facts)))
             continue;
         json_array_append_new(
             list, json_pack("{s:O, s:O}", "text", json_object_get(rule, "text"), "source",
@@ -353,6 +378,7 @@ int skew_dispatcher_judge(json_t *facts, const json_t *table)
         json_array_append_new(states, state_of(facts, backend));
     const char *name = first_selected(list);
     int error = json_object_set_new(facts, "gate", judge(facts, states, name));
+    error |= json_object_set_new(facts, "stage", json_string(stage_of(facts)));
     error |= json_object_set_new(facts, "guidance", guidance(facts, table, name));
     error |= json_object_set_new(facts, "selected", list);
     error |= json_object_set_new(facts, "backends", states);
