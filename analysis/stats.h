@@ -5,12 +5,14 @@
  * generator as an argument, so that every result can be repeated.
  *
  * Tokens of a step are not independent, nor are steps. The interval of a mean over n steps rests on
- * the long-run variance, from an autoregression fitted to the series (prewhitening: Andrews &
- * Monahan, Econometrica 60 (1992); order by AICc; the estimate's own bias, Shaman & Stine, JASA 83
- * (1988), taken out to first order), and on Student quantiles with effective n / 2 degrees of
- * freedom, which account for the variance being estimated as fixed-b quantiles do (Kiefer &
- * Vogelsang, Econometric Theory 21 (2005)). Where fewer than SKEW_EFFECTIVE_MIN independent values
- * stand behind a mean there is no interval, and `why` says so.
+ * the long-run variance: an autoregression (order by AICc) takes out what correlates neighbours
+ * (prewhitening: Andrews & Monahan, Econometrica 60 (1992); the estimate's own bias, Shaman &
+ * Stine, JASA 83 (1988), taken out to first order), and the variance of what is left comes from its
+ * 5 slowest cosines alone (Müller, J. Econometrics 141 (2007); Sun, Econometrics J. 16 (2013);
+ * Lazarus, Lewis, Stock & Watson, JBES 36 (2018)), which a slow drift beneath much noise cannot
+ * escape. So few make intervals a quarter wider than a known variance would, by Student quantiles
+ * of 5 degrees of freedom or fewer, and leave them honest. Where fewer than SKEW_EFFECTIVE_MIN
+ * independent values stand behind a mean there is no interval, and `why` says so.
  */
 #ifndef SKEW_STATS_H
 #define SKEW_STATS_H
@@ -59,7 +61,7 @@ struct skew_estimate {
     double low, high; /* NaN: no interval, and `why` says why not */
     double level;     /* of the interval, as 0.95; 0: none */
     size_t n;         /* values */
-    double effective; /* as many independent values would say as much */
+    double effective; /* as many independent values would say as much, by the autoregression */
     const char *why;  /* static text; NULL: nothing is wrong */
 };
 
