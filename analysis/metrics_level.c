@@ -178,67 +178,89 @@ static double root(double cv2)
     return isnan(cv2) ? cv2 : cv2 > 0 ? sqrt(cv2) : 0; /* no interval stays none */
 }
 
+static void leave_out(struct skew_estimate *e, const char *why)
+{
+    e->low = e->high = e->se = NAN;
+    e->level = 0;
+    e->why = why;
+}
+
+static bool clustered(const struct work *w)
+{
+    return w->in->clusters && w->in->cluster_rows >= SKEW_EFFECTIVE_MIN;
+}
+
 static void pool(struct work *w)
 {
     const struct skew_level_input *in = w->in;
     struct skew_level *out = w->out;
-    bool clustered = in->clusters && in->cluster_rows >= SKEW_EFFECTIVE_MIN;
     struct skew_metrics m;
 
-    out->clustered_by = clustered ? "requests" : "calls";
+    out->clustered_by = clustered(w) ? "requests" : "calls";
     skew_metrics_of(&m, w->pooled, in->items, w->scratch);
     for (int k = 0; k < SKEW_METRIC_COUNT; k++) {
         struct skew_estimate *e = &out->metric[k].pooled;
-        *e = carried(w, (enum skew_metric)k, m.value[k], clustered ? in->clusters : w->dense,
-                     clustered ? in->cluster_rows : w->rows);
-        if (k == SKEW_METRIC_MAX_MEAN) { /* a maximum of noisy loads is biased upwards */
-            e->low = e->high = NAN;
-            e->level = 0;
-            e->why = "no interval of a maximum: see the cross-fitted one";
-        }
+        *e = carried(w, (enum skew_metric)k, m.value[k], clustered(w) ? in->clusters : w->dense,
+                     clustered(w) ? in->cluster_rows : w->rows);
+        if (k == SKEW_METRIC_MAX_MEAN) /* a maximum of noisy loads is biased upwards */
+            leave_out(e, "no interval of a maximum: see the cross-fitted one");
     }
+}
+
+/* What is carried over linearly at a kink says nothing: at balance Gini, CV and entropy have one. */
+static void near_balance(struct skew_estimate *e, const struct skew_estimate *cv2)
+{
+    if (!(cv2->low > 0))
+        leave_out(e, cv2->why ? cv2->why : "too near to balance: see the interval of CV");
+}
+
+static void persist_metric(struct work *w, int k)
+{
+    const struct skew_level_input *in = w->in;
+    struct skew_level_metric *m = &w->out->metric[k];
+    const struct skew_estimate *u = &w->out->cv2_persistent;
+    double pooled_cv = w->out->metric[SKEW_METRIC_CV].pooled.value, value = m->pooled.value;
+    double sampling = fmax(0, pooled_cv * pooled_cv - u->value);
+
+    if (k == SKEW_METRIC_CV)
+        m->persistent = skew_estimate_map(*u, root);
+    else if (k == SKEW_METRIC_MAX_MEAN)
+        m->persistent = skew_crossfit_max(w->dense, w->rows, in->items, in->level, NULL);
+    else if (k == SKEW_METRIC_GINI)
+        m->persistent = shifted(m->pooled, root(value * value - sampling / M_PI));
+    else
+        m->persistent = shifted(
+            m->pooled, in->items > 1 ? fmin(1, value + sampling / (2 * log(in->items))) : 1);
+    if (k == SKEW_METRIC_GINI || k == SKEW_METRIC_ENTROPY)
+        near_balance(&m->persistent, u);
 }
 
 static void persist(struct work *w)
 {
     const struct skew_level_input *in = w->in;
     struct skew_level *out = w->out;
-    struct skew_estimate *u = &out->cv2_persistent;
+    struct skew_estimate *u = &out->cv2_persistent, by_request = {0};
 
     *u = skew_persistent_cv2(w->dense, w->rows, in->items, 0, in->level, &out->gap);
+    if (clustered(w))
+        by_request =
+            skew_persistent_cv2(in->clusters, in->cluster_rows, in->items, 0, in->level, NULL);
     out->p_persistent = skew_estimate_above(u, 0);
     out->persistent_by = "calls";
-    if (isnan(out->p_persistent) && in->clusters && in->cluster_rows >= SKEW_EFFECTIVE_MIN) {
-        struct skew_estimate by_request =
-            skew_persistent_cv2(in->clusters, in->cluster_rows, in->items, 0, in->level, NULL);
+    if (isnan(out->p_persistent) && clustered(w)) {
         out->p_persistent = skew_estimate_above(&by_request, 0);
         out->persistent_by = "requests";
     }
     out->cv2_burst = out->cv2_call - out->cv2_chance - u->value;
     for (int k = 0; k < SKEW_METRIC_COUNT; k++) {
-        struct skew_level_metric *m = &out->metric[k];
-        if (isnan(u->value)) {
-            m->persistent = skew_estimate_none(u->why);
-            continue;
-        }
-        double pooled_cv = out->metric[SKEW_METRIC_CV].pooled.value, value = m->pooled.value;
-        double sampling = fmax(0, pooled_cv * pooled_cv - u->value);
-        if (k == SKEW_METRIC_CV)
-            m->persistent = skew_estimate_map(*u, root);
-        else if (k == SKEW_METRIC_MAX_MEAN)
-            m->persistent = skew_crossfit_max(w->dense, w->rows, in->items, in->level, NULL);
-        else if (k == SKEW_METRIC_GINI)
-            m->persistent = shifted(m->pooled, root(value * value - sampling / M_PI));
+        if (isnan(u->value))
+            out->metric[k].persistent = skew_estimate_none(u->why);
         else
-            m->persistent = shifted(
-                m->pooled, in->items > 1 ? fmin(1, value + sampling / (2 * log(in->items))) : 1);
-        if (k != SKEW_METRIC_CV && k != SKEW_METRIC_MAX_MEAN && !(u->low > 0)) {
-            /* At balance Gini and entropy have a kink, and nothing can be carried over linearly. */
-            m->persistent.low = m->persistent.high = m->persistent.se = NAN;
-            m->persistent.level = 0;
-            m->persistent.why = u->why ? u->why : "too near to balance: see the interval of CV";
-        }
+            persist_metric(w, k);
     }
+    for (int k = 0; k < SKEW_METRIC_COUNT; k++) /* after what starts from them */
+        if (k != SKEW_METRIC_MAX_MEAN)
+            near_balance(&out->metric[k].pooled, clustered(w) ? &by_request : u);
 }
 
 /* ---- the hottest ----------------------------------------------------------------------------- */

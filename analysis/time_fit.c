@@ -15,9 +15,10 @@
 #define POINTS_MAX 60000 /* more say nothing new and take long; taken evenly */
 #define GRID       17
 #define LEVEL      0.05
-/* 1 % of the largest |t| over unknown knees in the inner 70 %: √12.35 (Andrews, Econometrica 61
- * (1993), table I, one parameter). Continuous knees are smoother than breaks, so it is cautious. */
-#define KNEE_T 3.514
+/* 1 % of the largest |z| over unknown knees in the inner 70 %: √12.35 (Andrews, Econometrica 61
+ * (1993), table I, one parameter), as the probability of a larger |z|. Continuous knees are
+ * smoother than breaks, so it is cautious. */
+#define KNEE_P 4.42e-4
 
 struct points {
     size_t n;
@@ -181,7 +182,7 @@ static void choose(struct points *p, const struct skew_time_regression *line,
         regress(p, knee, false, 0, &halves) == 0) {
         struct skew_time_estimate change = skew_time_coefficient(&kinked, 2);
         struct skew_time_estimate above = skew_time_coefficient(&halves, 2);
-        if (fabs(change.value / change.se) > KNEE_T && above.value > 0) {
+        if (skew_time_t_p(change.value / change.se, change.df) < KNEE_P && above.value > 0) {
             fit->knee = knee;
             say(fit, SKEW_TIME_PIECEWISE, "two slopes: their difference is %.1f standard errors",
                 fabs(change.value / change.se));

@@ -1,0 +1,5 @@
+#include "coverage.h"
+int cover_observe(void)
+{
+    return 0;
+}

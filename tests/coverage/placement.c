@@ -1,0 +1,5 @@
+#include "coverage.h"
+int cover_placement(void)
+{
+    return 0;
+}

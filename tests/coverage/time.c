@@ -1,0 +1,5 @@
+#include "coverage.h"
+int cover_time(void)
+{
+    return 0;
+}
