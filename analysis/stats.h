@@ -128,9 +128,9 @@ struct skew_estimate skew_persistent_cv2(const double *loads, size_t rows, uint3
 
 /**
  * The hottest item's mean share (its long-run max/mean), cross-fitted: the item is picked on the
- * other half of the blocks than that on which it is measured, so that picking does not flatter it.
- * Its expectation is at most the true maximum. No interval accounts for the picking: the interval
- * is that of the picked items' shares.
+ * other half of the moments than that on which it is measured, so that picking does not flatter it.
+ * Its expectation is at most the true maximum. The interval is that of the picked items' shares,
+ * wider where it is not clear which item is the hottest; it is none of the maximum itself.
  * @param hottest NULL, or the two picks.
  */
 struct skew_estimate skew_crossfit_max(const double *loads, size_t rows, uint32_t n, double level,

@@ -157,18 +157,44 @@ out:
     return e;
 }
 
-static uint32_t hottest_of(const double *d, size_t from, size_t to, uint32_t n, double *sums)
+/* The hottest of sums[n], but for `without` (n: none). */
+static uint32_t hottest_of(const double *sums, uint32_t n, uint32_t without)
 {
-    uint32_t best = 0;
+    uint32_t best = without == 0 ? 1 : 0;
 
+    for (uint32_t i = best + 1; i < n; i++)
+        if (i != without && sums[i] > sums[best])
+            best = i;
+    return best;
+}
+
+static void sum_up(const double *d, size_t from, size_t to, uint32_t n, double *sums)
+{
     memset(sums, 0, n * sizeof *sums);
     for (size_t t = from; t < to; t++)
         for (uint32_t i = 0; i < n; i++)
             sums[i] += d[t * n + i];
-    for (uint32_t i = 1; i < n; i++)
-        if (sums[i] > sums[best])
-            best = i;
-    return best;
+}
+
+/*
+ * By how much picking widens the error of a cross-fitted maximum. Where items are alike, one half's
+ * pick is likely measured where another was the hottest, or the very same: with m the expected
+ * largest of n normal errors, both halves' errors go together by m² / (n − 1) of the variance of
+ * one (by symmetry: the same pick with 1 / n, m times m; else another's, m / (n − 1) below). Where
+ * one item is hottest without doubt, picking adds nothing.
+ */
+static double picking(const double *d, size_t rows, uint32_t n, double level, double *sums,
+                      double *scratch)
+{
+    if (n < 2)
+        return 1;
+    sum_up(d, 0, rows, n, sums);
+    uint32_t first = hottest_of(sums, n, n), second = hottest_of(sums, n, first);
+    for (size_t t = 0; t < rows; t++)
+        scratch[t] = d[t * n + first] - d[t * n + second];
+    struct skew_estimate apart = skew_mean(scratch, rows, level);
+    double largest = skew_normal_quantile((n - 0.375) / (n + 0.25)); /* Blom's approximation */
+    return apart.low > 0 ? 1 : sqrt(1 + largest * largest / (n - 1.0));
 }
 
 struct skew_estimate skew_crossfit_max(const double *loads, size_t rows, uint32_t n, double level,
@@ -183,12 +209,18 @@ struct skew_estimate skew_crossfit_max(const double *loads, size_t rows, uint32_
     if (d && sums && measured && rows < 2)
         e = skew_estimate_none("there are too few moments to compare");
     if (d && sums && measured && rows >= 2) {
+        double wider = picking(d, rows, n, level, sums, measured);
         /* Halves in time rather than alternating: neighbours in time share their bursts. */
-        picks[0] = hottest_of(d, 0, rows / 2, n, sums);
-        picks[1] = hottest_of(d, rows / 2, rows, n, sums);
+        for (int half = 0; half < 2; half++) {
+            sum_up(d, half ? rows / 2 : 0, half ? rows : rows / 2, n, sums);
+            picks[half] = hottest_of(sums, n, n);
+        }
         for (size_t t = 0; t < rows; t++)
             measured[t] = 1 + d[t * n + picks[t < rows / 2]];
         e = skew_mean(measured, rows, level);
+        e.se *= wider;
+        e.low = e.value - (e.value - e.low) * wider;
+        e.high = e.value + (e.high - e.value) * wider;
         if (hottest)
             memcpy(hottest, picks, sizeof picks);
     }

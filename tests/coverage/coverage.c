@@ -12,7 +12,7 @@ struct row {
     size_t count;
     double *value, *low, *high, *truth; /* [seeds] */
     double common;                      /* truth of all; NaN: their own, or the mean */
-    double stated, least;               /* least shares; least NaN: as for all */
+    double stated, least, most;         /* shares; least and most NaN: as for all */
     const char *why;
 };
 
@@ -72,7 +72,7 @@ static struct row *row_of(struct cover *c, const char *interval, const char *sce
         return row;
     c->row = must(realloc(c->row, (c->rows + 1) * sizeof *c->row));
     row = &c->row[c->rows++];
-    *row = (struct row){.common = NAN, .stated = 0.9, .least = NAN};
+    *row = (struct row){.common = NAN, .stated = 0.9, .least = NAN, .most = NAN};
     snprintf(row->interval, sizeof row->interval, "%s", interval);
     snprintf(row->scenario, sizeof row->scenario, "%s", scenario);
     row->value = must(malloc(c->seeds * 4 * sizeof *row->value));
@@ -136,11 +136,12 @@ void cover_stated(struct cover *c, const char *interval, const char *scenario, d
     row_of(c, interval, scenario)->stated = least;
 }
 
-void cover_short(struct cover *c, const char *interval, const char *scenario, double least,
-                 const char *why)
+void cover_known(struct cover *c, const char *interval, const char *scenario, double least,
+                 double most, const char *why)
 {
     struct row *row = row_of(c, interval, scenario);
     row->least = least;
+    row->most = most;
     row->why = why;
 }
 
@@ -198,7 +199,7 @@ static struct seen look(const struct cover *c, const struct row *row)
 /* NULL: the row is as it should be. */
 static const char *wrong(const struct cover *c, const struct row *row, const struct seen *s)
 {
-    double n = (double)s->stated, slack = c->is_long ? 0 : 3.1 * sqrt(0.05 * 0.95 / n);
+    double n = (double)s->stated, slack = 3.1 * sqrt(0.05 * 0.95 / n);
     double low = 0.93, high = 0.97;
 
     if (n < row->stated * (double)row->count)
@@ -209,12 +210,14 @@ static const char *wrong(const struct cover *c, const struct row *row, const str
         low = 0.95 - slack;
         high = 0.95 + slack;
     }
-    if (isfinite(row->least))
-        low = c->is_long ? row->least : row->least - slack;
+    if (isfinite(row->least)) {
+        low = row->least - (c->is_long ? 0 : slack);
+        high = row->most;
+    }
     if (s->coverage < low || (s->coverage > high && high < 1))
         return "coverage";
     /* With few intervals the width of a known one is not known well. */
-    return s->width > (c->is_long ? 1.5 : 2) ? "width" : NULL;
+    return s->width > (c->is_long ? 1.5 : 2) && !row->why ? "width" : NULL;
 }
 
 static int print_row(const struct cover *c, const struct row *row)

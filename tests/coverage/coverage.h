@@ -39,9 +39,9 @@ double cover_mean(const struct cover *cover, const char *interval, const char *s
 
 /** Of how many seeds at least an interval must be given; otherwise 0.9. */
 void cover_stated(struct cover *cover, const char *interval, const char *scenario, double least);
-/** A row whose coverage is known to fall short: at least this, and why it is so. */
-void cover_short(struct cover *cover, const char *interval, const char *scenario, double least,
-                 const char *why);
+/** A row whose coverage is known to be another: least … most, and why it is so. */
+void cover_known(struct cover *cover, const char *interval, const char *scenario, double least,
+                 double most, const char *why);
 
 /** A share that must be in least … most, `hits` of `of`: what is no interval. */
 void cover_share(struct cover *cover, const char *what, const char *scenario, size_t hits,

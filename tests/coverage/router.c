@@ -148,6 +148,25 @@ static void cover_world(struct cover *c, const char *scenario, const char *const
     world_close(&w);
 }
 
+/* Uniform routing: nothing persists, and what has a kink there is refused, but for false alarms. */
+static void expect_uniform(struct cover *c)
+{
+    static const char *const sides[] = {"router expert", "router rank"};
+    static const char *const kinked[] = {"gini.pooled",     "cv.pooled",          "entropy.pooled",
+                                         "gini.persistent", "entropy.persistent", NULL};
+    char name[48];
+
+    for (int i = 0; i < 2; i++) {
+        for (int k = 0; kinked[k]; k++) {
+            snprintf(name, sizeof name, "%s.%s", sides[i], kinked[k]);
+            cover_stated(c, name, "uniform", 0);
+            cover_known(c, name, "uniform", 0, 1, "refused: nothing persists; these are false alarms");
+        }
+        snprintf(name, sizeof name, "%s.cv.persistent", sides[i]);
+        cover_known(c, name, "uniform", 0.96, 1, "its lower end is 0, which is the truth");
+    }
+}
+
 /* Imbalance of the sources: `source_side` of skew, over ranks whose numbers of tokens vary. */
 static void cover_sources(struct cover *c)
 {
@@ -314,6 +333,7 @@ int cover_router(void)
                 SETTINGS("routing=dirichlet", "correlation=requests", "requests=8", "request_steps=8",
                          "steps=500"));
     cover_world(c, "uniform", SETTINGS("routing=uniform"));
+    expect_uniform(c);
     cover_sources(c);
     cover_requests(c);
     cover_uniform(c);

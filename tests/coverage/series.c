@@ -60,7 +60,7 @@ static void cover_case(struct cover *c, const struct series_case *one, uint64_t 
     }
     cover_stated(c, "mean of a series", one->name, one->stated);
     if (one->why)
-        cover_short(c, "mean of a series", one->name, one->least, one->why);
+        cover_known(c, "mean of a series", one->name, one->least, 1, one->why);
     free(x);
 }
 
