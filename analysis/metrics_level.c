@@ -148,20 +148,29 @@ static void spread(struct work *w, const struct floor_sums *s)
 /*
  * The error of a metric of pooled loads, carried over linearly: a metric of shares does not change
  * with scale, so that the mean of rows × gradient · load is 0, and its error the metric's.
+ * series[rows].
  */
-static struct skew_estimate carried(struct work *w, enum skew_metric metric, double value,
-                                    const double *loads, size_t rows)
+static int carry(struct work *w, enum skew_metric metric, const double *loads, size_t rows,
+                 double *series)
 {
     uint32_t n = w->in->items;
 
     if (skew_metrics_gradient(metric, w->pooled, n, w->scratch) < 0)
-        return skew_estimate_none("out of memory");
+        return -ENOMEM;
     for (size_t t = 0; t < rows; t++) {
         double sum = 0;
         for (uint32_t i = 0; i < n; i++)
             sum += w->scratch[i] * loads[t * n + i];
-        w->series[t] = sum * (double)rows;
+        series[t] = sum * (double)rows;
     }
+    return 0;
+}
+
+static struct skew_estimate carried(struct work *w, enum skew_metric metric, double value,
+                                    const double *loads, size_t rows)
+{
+    if (carry(w, metric, loads, rows, w->series) < 0)
+        return skew_estimate_none("out of memory");
     return skew_mean_around(value, w->series, rows, w->in->level);
 }
 
@@ -320,6 +329,37 @@ int skew_level_of(struct skew_level *level, const struct skew_level_input *input
         pool(&w);
         persist(&w);
         hot(&w);
+    }
+    release(&w);
+    return result;
+}
+
+int skew_level_series(double *series, const struct skew_level *level,
+                      const struct skew_level_input *input)
+{
+    struct work w = {.in = input, .out = &(struct skew_level){0}};
+    struct floor_sums none = {0};
+    double *cv2 = series + (size_t)SKEW_METRIC_COUNT * input->rows;
+    const struct skew_estimate *u = &level->cv2_persistent;
+    size_t kept, gap = 0;
+    int result = prepare(&w);
+
+    for (size_t i = 0; i < SKEW_LEVEL_SERIES * input->rows; i++)
+        series[i] = NAN;
+    if (result == 0)
+        result = each_call(&w, &none, NULL);
+    if (result == 0 && w.rows == input->rows && u->level > 0) {
+        skew_persistent_influence(w.dense, w.rows, input->items, &gap, cv2, &kept);
+        skew_crossfit_series(w.dense, w.rows, input->items, input->level,
+                             series + SKEW_METRIC_MAX_MEAN * w.rows, &kept, NULL);
+        for (int k = 0; k < SKEW_METRIC_COUNT && u->low > 0 && result == 0; k++) {
+            double *of = series + (size_t)k * w.rows;
+            if (k == SKEW_METRIC_CV)
+                for (size_t t = 0; t < w.rows; t++)
+                    of[t] = cv2[t] / (2 * sqrt(u->value)); /* of the root */
+            else if (k != SKEW_METRIC_MAX_MEAN)
+                result = carry(&w, (enum skew_metric)k, w.dense, w.rows, of);
+        }
     }
     release(&w);
     return result;

@@ -136,4 +136,15 @@ struct skew_estimate skew_persistent_cv2(const double *loads, size_t rows, uint3
 struct skew_estimate skew_crossfit_max(const double *loads, size_t rows, uint32_t n, double level,
                                        uint32_t hottest[2]);
 
+/**
+ * The values of both, NaN where they cannot be had, and series[*kept] in time with whose mean's
+ * error they come, rows without load left out: skew_mean_around() of them is what the functions
+ * above return, and of their means over several sets of items what is to be said of these together.
+ * @param gap as above; replaced by the one that was used.
+ */
+double skew_persistent_influence(const double *loads, size_t rows, uint32_t n, size_t *gap,
+                                 double *series, size_t *kept);
+double skew_crossfit_series(const double *loads, size_t rows, uint32_t n, double level,
+                            double *series, size_t *kept, uint32_t hottest[2]);
+
 #endif

@@ -250,30 +250,6 @@ static void cover_requests(struct cover *c)
 
 /* ---- nothing but chance ---------------------------------------------------------------------- */
 
-static void add_routing(struct skew_routing *routing, const struct world *w, int64_t layer)
-{
-    uint64_t counts[WORLD_EXPERTS_MAX];
-    size_t experts = (size_t)w->spec.experts;
-
-    for (size_t t = 0; t < (size_t)w->spec.steps; t++) {
-        struct skew_routing_row row = {.source = -1,
-                                       .step = (int64_t)t,
-                                       .layer = layer,
-                                       .microbatch = -1,
-                                       .request = -1,
-                                       .ordinal = -1,
-                                       .experts = (uint32_t)experts,
-                                       .topk = (uint32_t)w->spec.topk,
-                                       .tokens = w->spec.tokens * w->spec.ranks,
-                                       .how = "synth",
-                                       .counts = counts};
-        for (size_t e = 0; e < experts; e++)
-            row.total += counts[e] = (uint64_t)w->counts[t * experts + e];
-        if (skew_routing_add(routing, &row) < 0)
-            abort();
-    }
-}
-
 /*
  * The whole analysis of 3 layers of a uniform router. Two families of tests at 5 % each: beyond
  * chance in at most 10 % of seeds, persistent in at most 5 %; without it nothing is placement's.
@@ -294,7 +270,7 @@ static void cover_uniform(struct cover *c)
             abort();
         for (int64_t layer = 0; layer < 3; layer++) {
             world_draw(&w, (int64_t)s * 3 + layer + 1);
-            add_routing(routing, &w, layer);
+            world_add(&w, routing, layer);
         }
         if (skew_routing_finish(routing) < 0 || skew_router_analyse(&router, routing, &how) < 0)
             abort();

@@ -99,3 +99,27 @@ void world_shares(const struct world *w, uint32_t items, double *shares)
     for (uint32_t e = 0; e < experts; e++)
         shares[e / group] += w->share[e] / (double)w->calls / group;
 }
+
+void world_add(const struct world *w, struct skew_routing *routing, int64_t layer)
+{
+    uint64_t counts[WORLD_EXPERTS_MAX];
+    size_t experts = (size_t)w->spec.experts;
+
+    for (size_t t = 0; t < (size_t)w->spec.steps; t++) {
+        struct skew_routing_row row = {.source = -1,
+                                       .step = (int64_t)t,
+                                       .layer = layer,
+                                       .microbatch = -1,
+                                       .request = -1,
+                                       .ordinal = -1,
+                                       .experts = (uint32_t)experts,
+                                       .topk = (uint32_t)w->spec.topk,
+                                       .tokens = w->spec.tokens * w->spec.ranks,
+                                       .how = "synth",
+                                       .counts = counts};
+        for (size_t e = 0; e < experts; e++)
+            row.total += counts[e] = (uint64_t)w->counts[t * experts + e];
+        if (skew_routing_add(routing, &row) < 0)
+            abort();
+    }
+}

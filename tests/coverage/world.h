@@ -6,6 +6,7 @@
 #ifndef SKEW_COVERAGE_WORLD_H
 #define SKEW_COVERAGE_WORLD_H
 
+#include "routing.h"
 #include "synth/synth_private.h"
 
 #define WORLD_EXPERTS_MAX 64
@@ -27,5 +28,8 @@ void world_close(struct world *world);
 
 /** shares[items] of the long run, mean 1, from all draws; items: experts, or ranks. */
 void world_shares(const struct world *world, uint32_t items, double *shares);
+
+/** Adds the calls drawn last to `routing`, as those of a layer. */
+void world_add(const struct world *world, struct skew_routing *routing, int64_t layer);
 
 #endif
