@@ -24,7 +24,7 @@ struct skew_time_estimate {
  */
 #define SKEW_TIME_EFFECTIVE_LEAST 20
 
-#define SKEW_TIME_COLUMNS 4
+#define SKEW_TIME_COLUMNS 5
 
 struct skew_time_regression {
     size_t columns, observations, clusters;

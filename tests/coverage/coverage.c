@@ -228,7 +228,8 @@ static int print_row(const struct cover *c, const struct row *row)
 
     if (s.stated) {
         snprintf(coverage, sizeof coverage, "%.1f %%", 100 * s.coverage);
-        snprintf(width, sizeof width, "%.2f", s.width);
+        if (isfinite(s.width)) /* else every estimate was the truth itself */
+            snprintf(width, sizeof width, "%.2f", s.width);
     }
     printf("| %s | %s | %zu | %.1f %% | %s | %s | %s%s |\n", row->interval, row->scenario,
            row->count, 100 * (double)s.stated / (double)row->count, coverage, width,
