@@ -166,12 +166,21 @@ static int carry(struct work *w, enum skew_metric metric, const double *loads, s
     return 0;
 }
 
-static struct skew_estimate carried(struct work *w, enum skew_metric metric, double value,
-                                    const double *loads, size_t rows)
+static bool clustered(const struct work *w)
 {
-    if (carry(w, metric, loads, rows, w->series) < 0)
+    return w->in->clusters && w->in->cluster_rows >= SKEW_EFFECTIVE_MIN;
+}
+
+/* Over requests, which are independent, or over the calls in time. */
+static struct skew_estimate carried(struct work *w, enum skew_metric metric, double value)
+{
+    const struct skew_level_input *in = w->in;
+    size_t rows = clustered(w) ? in->cluster_rows : w->rows;
+
+    if (carry(w, metric, clustered(w) ? in->clusters : w->dense, rows, w->series) < 0)
         return skew_estimate_none("out of memory");
-    return skew_mean_around(value, w->series, rows, w->in->level);
+    return clustered(w) ? skew_mean_independent(value, w->series, rows, in->level)
+                        : skew_mean_around(value, w->series, rows, in->level);
 }
 
 static struct skew_estimate shifted(struct skew_estimate e, double value)
@@ -194,11 +203,6 @@ static void leave_out(struct skew_estimate *e, const char *why)
     e->why = why;
 }
 
-static bool clustered(const struct work *w)
-{
-    return w->in->clusters && w->in->cluster_rows >= SKEW_EFFECTIVE_MIN;
-}
-
 static void pool(struct work *w)
 {
     const struct skew_level_input *in = w->in;
@@ -209,8 +213,7 @@ static void pool(struct work *w)
     skew_metrics_of(&m, w->pooled, in->items, w->scratch);
     for (int k = 0; k < SKEW_METRIC_COUNT; k++) {
         struct skew_estimate *e = &out->metric[k].pooled;
-        *e = carried(w, (enum skew_metric)k, m.value[k], clustered(w) ? in->clusters : w->dense,
-                     clustered(w) ? in->cluster_rows : w->rows);
+        *e = carried(w, (enum skew_metric)k, m.value[k]);
         if (k == SKEW_METRIC_MAX_MEAN) /* a maximum of noisy loads is biased upwards */
             leave_out(e, "no interval of a maximum: see the cross-fitted one");
     }
@@ -251,9 +254,12 @@ static void persist(struct work *w)
     struct skew_estimate *u = &out->cv2_persistent, by_request = {0};
 
     *u = skew_persistent_cv2(w->dense, w->rows, in->items, 0, in->level, &out->gap);
-    if (clustered(w))
-        by_request =
-            skew_persistent_cv2(in->clusters, in->cluster_rows, in->items, 0, in->level, NULL);
+    if (clustered(w)) {
+        size_t kept, gap = 0;
+        double value = skew_persistent_influence(in->clusters, in->cluster_rows, in->items, &gap,
+                                                 w->series, &kept);
+        by_request = skew_mean_independent(value, w->series, kept, in->level);
+    }
     out->p_persistent = skew_estimate_above(u, 0);
     out->persistent_by = "calls";
     if (isnan(out->p_persistent) && clustered(w)) {

@@ -202,6 +202,28 @@ struct skew_estimate skew_mean(const double *x, size_t n, double level)
     return skew_mean_around(mean, x, n, level);
 }
 
+struct skew_estimate skew_mean_independent(double value, const double *x, size_t n, double level)
+{
+    struct skew_estimate e = {.value = value,
+                              .n = n,
+                              .effective = (double)n,
+                              .df = (double)n - 1,
+                              .level = level};
+    double mean = 0, squares = 0;
+
+    if (n < 2)
+        return skew_estimate_none("one value alone does not tell how much it varies");
+    for (size_t i = 0; i < n; i++)
+        mean += x[i] / (double)n;
+    for (size_t i = 0; i < n; i++)
+        squares += (x[i] - mean) * (x[i] - mean);
+    e.se = sqrt(squares / (double)(n - 1) / (double)n);
+    double half = e.se * skew_student_quantile(0.5 + level / 2, e.df);
+    e.low = value - half;
+    e.high = value + half;
+    return e;
+}
+
 struct skew_estimate skew_estimate_map(struct skew_estimate e, double (*map)(double))
 {
     e.value = map(e.value);

@@ -77,6 +77,12 @@ struct skew_estimate skew_mean(const double *x, size_t n, double level);
 /** The same for a given value whose error is the mean of the influences x[n] (any mean). */
 struct skew_estimate skew_mean_around(double value, const double *x, size_t n, double level);
 
+/**
+ * The same where x[n] are independent, in whatever order: requests, runs. Student with n − 1 degrees
+ * of freedom, from 2 values on.
+ */
+struct skew_estimate skew_mean_independent(double value, const double *x, size_t n, double level);
+
 /** `estimate` with its interval mapped by an increasing function of value, low and high. */
 struct skew_estimate skew_estimate_map(struct skew_estimate estimate, double (*map)(double));
 

@@ -199,7 +199,7 @@ static struct seen look(const struct cover *c, const struct row *row)
 /* NULL: the row is as it should be. */
 static const char *wrong(const struct cover *c, const struct row *row, const struct seen *s)
 {
-    double n = (double)s->stated, slack = 3.1 * sqrt(0.05 * 0.95 / n);
+    double n = (double)s->stated, slack = 4 * sqrt(0.05 * 0.95 / n); /* of some 300 rows */
     double low = 0.93, high = 0.97;
 
     if (n < row->stated * (double)row->count)
@@ -240,7 +240,7 @@ static int print_row(const struct cover *c, const struct row *row)
 static int print_share(const struct cover *c, const struct share *s)
 {
     double rate = (double)s->hits / (double)s->of;
-    double slack = c->is_long ? 0 : 3.1 * sqrt(0.05 * 0.95 / (double)s->of);
+    double slack = c->is_long ? 0 : 4 * sqrt(0.05 * 0.95 / (double)s->of);
     bool bad = s->of == 0 || rate < s->least - slack || rate > s->most + slack;
 
     printf("| %s | %s | %zu of %zu | %.1f %% | %s |\n", s->what, s->scenario, s->hits, s->of,

@@ -6,7 +6,7 @@
  * estimate's error over the seeds.
  *
  * SKEWSCOPE_TEST_LONG=1: 1,000 seeds, and every row must cover 93 to 97 %, at most 1.5 times as
- * wide; else few seeds, and what a right program leaves once in a thousand rows. Seeds are fixed.
+ * wide; else few seeds, and 4 standard errors around 95 %. Seeds are fixed.
  */
 #ifndef SKEW_COVERAGE_H
 #define SKEW_COVERAGE_H
