@@ -216,8 +216,9 @@ static const char *wrong(const struct cover *c, const struct row *row, const str
     }
     if (s->coverage < low || (s->coverage > high && high < 1))
         return "coverage";
-    /* With few intervals the width of a known one is not known well. */
-    return s->width > (c->is_long ? 1.5 : 2) && !row->why ? "width" : NULL;
+    /* The width of a known one is only as well known as a standard deviation of so many is. */
+    double widest = c->is_long ? 1.5 : 1.5 * (1 + 3 / sqrt(2 * (double)row->count));
+    return s->width > widest && !row->why ? "width" : NULL;
 }
 
 static int print_row(const struct cover *c, const struct row *row)

@@ -9,6 +9,7 @@
  * waits. Of what a placement saves: the mean over seeds, since every seed finds another placement.
  */
 #include "coverage.h"
+#include "synth/synth_private.h"
 #include "synth_times.h"
 
 #include <math.h>
@@ -37,34 +38,80 @@ static void set(struct skew_synth_spec *spec, const char *setting)
     }
 }
 
-/* `uniform`: the same job with uniform routing of independent tokens. */
-static void make(struct synth_times *t, int64_t seed, bool routing, const char *const *settings,
-                 bool uniform)
+static void settle(struct skew_synth_spec *spec, const char *const *settings)
+{
+    skew_synth_spec_init(spec);
+    spec->seed = 3; /* of what all seeds share */
+    spec->steps = 120;
+    spec->layers = 2;
+    spec->experts = 32;
+    spec->topk = 4;
+    spec->tokens = 64;
+    spec->expert_knee = 0;
+    for (size_t i = 0; settings[i]; i++)
+        set(spec, settings[i]);
+}
+
+static void make(struct synth_times *t, int64_t seed, bool routing, const char *const *settings)
 {
     struct skew_synth_spec spec;
 
-    skew_synth_spec_init(&spec);
-    spec.seed = 3; /* of what all seeds share */
-    spec.steps = 120;
-    spec.layers = 2;
-    spec.experts = 32;
-    for (size_t i = 0; settings[i]; i++)
-        set(&spec, settings[i]);
+    settle(&spec, settings);
+    synth_times_run_as(t, &spec, seed, routing);
+}
+
+/* ---- a job's own course, without any analysis ------------------------------------------------ */
+
+struct course {
+    int64_t step, first, last;
+    double span, transfer; /* sums over steps, ns */
+};
+
+static int follow(void *context, const struct skew_synth_exchange *x)
+{
+    struct course *c = context;
+    int64_t ranks = 8, arrival = INT64_MIN, end = INT64_MIN;
+
+    if (x->step != c->step)
+        c->first = INT64_MAX;
+    else
+        c->span -= (double)(c->last - c->first); /* this step goes on */
+    c->step = x->step;
+    for (int64_t i = 0; i < ranks; i++) {
+        arrival = x->arrival_ns[i] > arrival ? x->arrival_ns[i] : arrival;
+        end = x->end_ns[i] > end ? x->end_ns[i] : end;
+        c->first = x->arrival_ns[i] < c->first ? x->arrival_ns[i] : c->first;
+    }
+    c->last = end;
+    c->span += (double)(c->last - c->first);
+    c->transfer += (double)(end - arrival);
+    return 0;
+}
+
+/* Adds to span and transfer those of a step: `uniform`: with uniform routing of independent tokens
+ * and all else as it was. */
+static void follow_job(int64_t seed, const char *const *settings, bool uniform, double *span,
+                       double *transfer)
+{
+    struct course c = {.step = -1};
+    const struct skew_synth_sink sink = {.exchange = follow, .context = &c};
+    struct skew_synth_spec spec;
+    struct skew_synth_error error;
+    struct skew_synth *synth;
+
+    settle(&spec, settings);
     if (uniform) {
         set(&spec, "routing=uniform");
         set(&spec, "correlation=iid");
     }
-    synth_times_run_as(t, &spec, seed, routing);
-}
-
-/* Mean over steps of all transfers of a step. */
-static double transfer_of(const struct synth_times *t)
-{
-    double sum = 0;
-
-    for (size_t i = 0; i < t->result.complete; i++)
-        sum += t->result.exchanges[i].transfer;
-    return sum / (double)t->spec.steps;
+    if (skew_synth_create(&synth, &spec, &error))
+        abort();
+    synth->spec.seed = seed;
+    if (skew_synth_run(synth, &sink))
+        abort();
+    skew_synth_free(&synth);
+    *span += c.span / (double)spec.steps;
+    *transfer += c.transfer / (double)spec.steps;
 }
 
 /* ---- fits ------------------------------------------------------------------------------------ */
@@ -88,7 +135,7 @@ static void cover_fits(struct cover *c, const char *scenario, const char *const 
 {
     for (size_t s = 0; s < cover_seeds(c); s++) {
         struct synth_times t;
-        make(&t, 1000 + (int64_t)s, false, settings, false);
+        make(&t, 1000 + (int64_t)s, false, settings);
         add_fits(c, scenario, &t);
         const struct skew_time_headline *h = &t.result.headline;
         cover_add_time(c, "time headline.step_ns", scenario, h->known ? &h->step : &none,
@@ -109,8 +156,7 @@ static void cover_knee(struct cover *c)
         struct synth_times t;
         make(&t, 1000 + (int64_t)s, false,
              SETTINGS("transfer=piecewise", "knee_bytes=8e6", "beta_below=0.005", "correlation=ar1",
-                      "ar_phi=0", "ar_sd=0.6", "zipf=0.2"),
-             false);
+                      "ar_phi=0", "ar_sd=0.6", "zipf=0.2", "tokens=256", "topk=6"));
         const struct skew_time_fit *f = &t.result.transfer;
         bool two = f->model == SKEW_TIME_PIECEWISE;
         found += two;
@@ -126,12 +172,11 @@ static void cover_knee(struct cover *c)
 
 static void cover_headline(struct cover *c, const char *scenario, const char *const *settings)
 {
-    double span = 0, transfer = 0;
+    double span[2] = {0}, transfer[2] = {0}, n = (double)cover_seeds(c);
 
     for (size_t s = 0; s < cover_seeds(c); s++) {
-        struct synth_times t, u;
-        make(&t, 1000 + (int64_t)s, true, settings, false);
-        make(&u, 1000 + (int64_t)s, false, settings, true);
+        struct synth_times t;
+        make(&t, 1000 + (int64_t)s, true, settings);
         const struct skew_time_headline *h = &t.result.headline;
         cover_add_time(c, "time headline.uniform_saves_ns", scenario, &h->uniform, COVER_LATER);
         cover_add_time(c, "time headline.uniform_saves_transfer_ns", scenario, &h->uniform_transfer,
@@ -141,18 +186,14 @@ static void cover_headline(struct cover *c, const char *scenario, const char *co
         cover_add_time(c, "time headline.placement_saves_ns", scenario, &h->placement, COVER_LATER);
         cover_add_time(c, "time headline.uniform_after_placement_saves_ns", scenario,
                        &h->after_placement, COVER_LATER);
-        span += (h->step.value - u.result.headline.step.value) / (double)cover_seeds(c);
-        transfer += (transfer_of(&t) - transfer_of(&u)) / (double)cover_seeds(c);
         synth_times_free(&t);
-        synth_times_free(&u);
+        for (int uniform = 0; uniform < 2; uniform++)
+            follow_job(1000 + (int64_t)s, settings, uniform, &span[uniform], &transfer[uniform]);
     }
-    cover_truth(c, "time headline.uniform_saves_ns", scenario, span);
-    cover_truth(c, "time headline.uniform_saves_transfer_ns", scenario, transfer);
-    cover_truth(c, "time headline.uniform_saves_wait_ns", scenario, span - transfer);
-    printf("%s: truth %.0f + %.0f ns; means %.0f, %.0f, %.0f\n", scenario, transfer, span - transfer,
-           cover_mean(c, "time headline.uniform_saves_ns", scenario),
-           cover_mean(c, "time headline.uniform_saves_transfer_ns", scenario),
-           cover_mean(c, "time headline.uniform_saves_wait_ns", scenario));
+    double saved = (span[0] - span[1]) / n, in_transfers = (transfer[0] - transfer[1]) / n;
+    cover_truth(c, "time headline.uniform_saves_ns", scenario, saved);
+    cover_truth(c, "time headline.uniform_saves_transfer_ns", scenario, in_transfers);
+    cover_truth(c, "time headline.uniform_saves_wait_ns", scenario, saved - in_transfers);
 }
 
 /* Uniform routing: what it and a placement would save is 0. */
@@ -162,7 +203,7 @@ static void cover_nothing(struct cover *c)
 
     for (size_t s = 0; s < cover_seeds(c); s++) {
         struct synth_times t;
-        make(&t, 1000 + (int64_t)s, true, SETTINGS("routing=uniform"), false);
+        make(&t, 1000 + (int64_t)s, true, SETTINGS("routing=uniform"));
         const struct skew_time_headline *h = &t.result.headline;
         cover_add_time(c, "time headline.uniform_saves_ns", scenario, &h->uniform, 0);
         cover_add_time(c, "time headline.placement_saves_ns", scenario, &h->placement, 0);
@@ -181,7 +222,7 @@ static void cover_no_relation(struct cover *c)
     for (size_t s = 0; s < cover_seeds(c); s++) {
         struct synth_times t;
         make(&t, 1000 + (int64_t)s, true,
-             SETTINGS("transfer=none", "noise_ns=3000", "expert_ns=0", "routing=zipf"), false);
+             SETTINGS("transfer=none", "noise_ns=3000", "expert_ns=0", "routing=zipf"));
         bool no = t.result.transfer.model == SKEW_TIME_NO_RELATION;
         said += no;
         cover_add_time(c, "time headline.uniform_saves_ns", scenario,
@@ -211,9 +252,9 @@ int cover_time(void)
                SETTINGS("correlation=requests", "requests=8", "request_steps=8", "steps=400"));
     cover_knee(c);
     cover_headline(c, "little skew, independent",
-                   SETTINGS("routing=dirichlet", "dirichlet=100", "tokens=32", "expert_knee=0"));
+                   SETTINGS("routing=dirichlet", "dirichlet=100", "tokens=32"));
     cover_headline(c, "little skew, AR(1) .5",
-                   SETTINGS("routing=dirichlet", "dirichlet=100", "tokens=32", "expert_knee=0",
+                   SETTINGS("routing=dirichlet", "dirichlet=100", "tokens=32",
                             "correlation=ar1", "ar_phi=0.5", "ar_sd=0.2"));
     cover_nothing(c);
     cover_no_relation(c);
