@@ -90,8 +90,8 @@ enum shape {
 };
 
 /* The covariate, if there is one, comes last. */
-static int regress(struct points *p, enum shape shape, double knee, double scale,
-                   struct skew_time_regression *out)
+static int regress_on(struct points *p, enum shape shape, double knee, double scale,
+                      const int64_t *cluster, struct skew_time_regression *out)
 {
     size_t columns = (shape == LINE ? 2 : shape == LOOSE ? 4 : 3) + (p->z != NULL);
 
@@ -107,7 +107,13 @@ static int regress(struct points *p, enum shape shape, double knee, double scale
         if (p->z)
             row[c] = p->z[i];
     }
-    return skew_time_regress(p->design, p->y, p->cluster, p->n, columns, scale, out);
+    return skew_time_regress(p->design, p->y, cluster, p->n, columns, scale, out);
+}
+
+static int regress(struct points *p, enum shape shape, double knee, double scale,
+                   struct skew_time_regression *out)
+{
+    return regress_on(p, shape, knee, scale, p->cluster, out);
 }
 
 static double quantile_of(struct points *p, double q)
@@ -124,7 +130,7 @@ static double best_knee(struct points *p, double scale)
     for (int g = 0; g < GRID; g++) {
         struct skew_time_regression r;
         double at = quantile_of(p, 0.15 + 0.7 * g / (GRID - 1));
-        if (at > 0 && regress(p, HALVES, at, scale, &r) == 0 && r.loss < best) {
+        if (at > 0 && regress_on(p, HALVES, at, scale, NULL, &r) == 0 && r.loss < best) {
             best = r.loss;
             knee = at;
         }

@@ -43,7 +43,7 @@ static void settle(struct skew_synth_spec *spec, const char *const *settings)
     skew_synth_spec_init(spec);
     spec->seed = 3; /* of what all seeds share */
     spec->steps = 120;
-    spec->layers = 2;
+    spec->layers = 1;
     spec->experts = 32;
     spec->topk = 4;
     spec->tokens = 64;
@@ -232,6 +232,8 @@ static void cover_no_relation(struct cover *c)
                 abort();
         synth_times_free(&t);
     }
+    cover_known(c, "time headline.uniform_saves_ns", scenario, 0.93, 1,
+                "0 itself; the width is what an overlooked slope could do");
     /* One in twenty finds a slope, half of them of the wrong sign, which counts as none. */
     cover_share(c, "no relation is said", scenario, said, cover_seeds(c), 0.95, 1);
 }
