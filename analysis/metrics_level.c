@@ -219,7 +219,8 @@ static void pool(struct work *w)
     }
 }
 
-/* What is carried over linearly at a kink says nothing: at balance Gini, CV and entropy have one. */
+/* What is carried over linearly at a kink says nothing: at balance Gini, CV and entropy have one.
+ */
 static void near_balance(struct skew_estimate *e, const struct skew_estimate *cv2)
 {
     if (!(cv2->low > 0))

@@ -66,9 +66,9 @@ static void add_side(struct skew_observe_side *side, const struct skew_level *le
 
 struct summing {
     struct skew_observe_run *run;
-    double *beyond[SKEW_OBSERVE_SIDES]; /* [rows]: mean over layers of CV² − chance */
+    double *beyond[SKEW_OBSERVE_SIDES];     /* [rows]: mean over layers of CV² − chance */
     double *persistent[SKEW_OBSERVE_SIDES]; /* [SKEW_LEVEL_SERIES][rows]: means over layers */
-    int64_t *id;                        /* of the first layer's calls */
+    int64_t *id;                            /* of the first layer's calls */
     uint32_t topk;
     size_t layers;
 };
@@ -82,8 +82,7 @@ static int series_start(struct summing *s, const struct skew_series *first)
     run->tokens_call = calloc(first->rows + 1, sizeof *run->tokens_call);
     for (int side = 0; side < SKEW_OBSERVE_SIDES; side++) {
         s->beyond[side] = calloc(first->rows + 1, sizeof **s->beyond);
-        s->persistent[side] =
-            calloc(SKEW_LEVEL_SERIES * first->rows + 1, sizeof **s->persistent);
+        s->persistent[side] = calloc(SKEW_LEVEL_SERIES * first->rows + 1, sizeof **s->persistent);
         if (!s->beyond[side] || !s->persistent[side])
             return -ENOMEM;
         for (int m = 0; m < SKEW_METRIC_COUNT; m++)

@@ -204,11 +204,8 @@ struct skew_estimate skew_mean(const double *x, size_t n, double level)
 
 struct skew_estimate skew_mean_independent(double value, const double *x, size_t n, double level)
 {
-    struct skew_estimate e = {.value = value,
-                              .n = n,
-                              .effective = (double)n,
-                              .df = (double)n - 1,
-                              .level = level};
+    struct skew_estimate e = {
+        .value = value, .n = n, .effective = (double)n, .df = (double)n - 1, .level = level};
     double mean = 0, squares = 0;
 
     if (n < 2)

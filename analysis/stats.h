@@ -78,8 +78,8 @@ struct skew_estimate skew_mean(const double *x, size_t n, double level);
 struct skew_estimate skew_mean_around(double value, const double *x, size_t n, double level);
 
 /**
- * The same where x[n] are independent, in whatever order: requests, runs. Student with n − 1 degrees
- * of freedom, from 2 values on.
+ * The same where x[n] are independent, in whatever order: requests, runs. Student with n − 1
+ * degrees of freedom, from 2 values on.
  */
 struct skew_estimate skew_mean_independent(double value, const double *x, size_t n, double level);
 

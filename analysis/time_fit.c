@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define POINTS_MAX 60000 /* more say nothing new and take long; taken evenly */
-#define GRID       17
-#define LEVEL      0.05
+#define POINTS_MAX  60000 /* more say nothing new and take long; taken evenly */
+#define GRID        17
+#define LEVEL       0.05
 #define REFINEMENTS 12
 /* 1 % of the largest |z| over unknown knees in the inner 70 %: √12.35 (Andrews, Econometrica 61
  * (1993), table I, one parameter), as the probability of a larger |z|. Continuous knees are
@@ -83,10 +83,10 @@ static void spread_of(const struct points *p, const double *v, double *cv, doubl
 }
 
 enum shape {
-    LINE,  /* 1, x */
+    LINE,   /* 1, x */
     HALVES, /* 1, min(x, knee), max(0, x − knee) */
-    KINK,  /* 1, x, max(0, x − knee): the third coefficient is the change of slope */
-    LOOSE  /* as HALVES, then [x > knee]: the knee's own error, to first order */
+    KINK,   /* 1, x, max(0, x − knee): the third coefficient is the change of slope */
+    LOOSE   /* as HALVES, then [x > knee]: the knee's own error, to first order */
 };
 
 /* The covariate, if there is one, comes last. */
@@ -140,9 +140,9 @@ static double best_knee(struct points *p, double scale)
 
 /*
  * From the grid to the knee itself: a step at the knee of γ says that it lies γ / (change of slope)
- * away (Muggeo, Statistics in Medicine 22 (2003)); of all that are visited that with the least loss.
- * *loose is the regression with such a step there: standard errors of its slopes hold the knee's
- * error.
+ * away (Muggeo, Statistics in Medicine 22 (2003)); of all that are visited that with the least
+ * loss. *loose is the regression with such a step there: standard errors of its slopes hold the
+ * knee's error.
  */
 static double refine_knee(struct points *p, double knee, double scale,
                           struct skew_time_regression *loose)

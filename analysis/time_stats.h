@@ -56,8 +56,8 @@ int skew_time_mean(const double *values, size_t n, struct skew_time_estimate *ou
 /**
  * Huber regression (k = 1.345, iterated reweighting) of y[n] on x[n][columns], the first of which
  * is the constant 1. Standard errors from the sums of scores of each cluster, as a series.
- * @param cluster  [n], equal and adjacent for observations of one cluster, in order of time; NULL: no
- *                 standard errors are asked for
+ * @param cluster  [n], equal and adjacent for observations of one cluster, in order of time; NULL:
+ * no standard errors are asked for
  * @param scale    residual scale to hold fixed; 0: estimate it
  * @return 0; -EINVAL: too few, or columns that cannot be told apart; -ENOMEM
  */

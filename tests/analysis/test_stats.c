@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Metrics against closed forms, floors against 4,000 fresh trials each (their table is printed). How
- * often intervals hold the truth is tests/coverage's.
+ * Metrics against closed forms, floors against 4,000 fresh trials each (their table is printed).
+ * How often intervals hold the truth is tests/coverage's.
  */
 #include "floor.h"
 #include "metrics_level.h"
@@ -241,11 +241,11 @@ static void test_floors(void)
               "CV²");
         double step = (double)c->ranks / ((double)c->tokens * c->topk); /* of max/mean */
         printf("| %u, %u, %u | %u | %.4f (%.4f) | %.4f (%.4f) | %.3f (%.3f) | %.3f (%.3f) |\n",
-                   c->experts, c->topk, (unsigned)c->tokens, c->ranks, have.mean[SKEW_METRIC_GINI],
-                   have.p95[SKEW_METRIC_GINI], fresh.mean[SKEW_METRIC_GINI],
-                   fresh.p95[SKEW_METRIC_GINI], have.mean[SKEW_METRIC_MAX_MEAN],
-                   have.p95[SKEW_METRIC_MAX_MEAN], fresh.mean[SKEW_METRIC_MAX_MEAN],
-                   fresh.p95[SKEW_METRIC_MAX_MEAN]);
+               c->experts, c->topk, (unsigned)c->tokens, c->ranks, have.mean[SKEW_METRIC_GINI],
+               have.p95[SKEW_METRIC_GINI], fresh.mean[SKEW_METRIC_GINI],
+               fresh.p95[SKEW_METRIC_GINI], have.mean[SKEW_METRIC_MAX_MEAN],
+               have.p95[SKEW_METRIC_MAX_MEAN], fresh.mean[SKEW_METRIC_MAX_MEAN],
+               fresh.p95[SKEW_METRIC_MAX_MEAN]);
         for (int m = 0; m < SKEW_METRIC_COUNT; m++) {
             CHECK(near(have.mean[m], fresh.mean[m], 0.02 * fresh.mean[m]), "%u/%u/%u/%u %s %g %g",
                   c->experts, c->topk, (unsigned)c->tokens, c->ranks,

@@ -58,8 +58,7 @@ size_t cover_seeds(const struct cover *c)
 static struct row *find(const struct cover *c, const char *interval, const char *scenario)
 {
     for (size_t i = 0; i < c->rows; i++)
-        if (strcmp(c->row[i].interval, interval) == 0 &&
-            strcmp(c->row[i].scenario, scenario) == 0)
+        if (strcmp(c->row[i].interval, interval) == 0 && strcmp(c->row[i].scenario, scenario) == 0)
             return &c->row[i];
     return NULL;
 }
@@ -235,7 +234,10 @@ static int print_row(const struct cover *c, const struct row *row)
     }
     printf("| %s | %s | %zu | %.1f %% | %s | %s | %s%s |\n", row->interval, row->scenario,
            row->count, 100 * (double)s.stated / (double)row->count, coverage, width,
-           bad ? "WRONG: " : "", bad ? bad : row->why ? row->why : "");
+           bad ? "WRONG: " : "",
+           bad        ? bad
+           : row->why ? row->why
+                      : "");
     return bad != NULL;
 }
 

@@ -31,7 +31,8 @@ void cover_add_time(struct cover *cover, const char *interval, const char *scena
 
 /**
  * The truth of a row, once all seeds are added. A row that never gets one is held against the mean
- * of its estimates over all seeds: the expectation of an estimate that is what it is an estimate of.
+ * of its estimates over all seeds: the expectation of an estimate that is what it is an estimate
+ * of.
  */
 void cover_truth(struct cover *cover, const char *interval, const char *scenario, double truth);
 /** Mean of the estimates of a row so far. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * interval_coverage [PART…]: tables of the parts that are named, else of all. Fails when a row is not as
- * coverage.h says.
+ * interval_coverage [PART…]: tables of the parts that are named, else of all. Fails when a row is
+ * not as coverage.h says.
  */
 #include "coverage.h"
 
@@ -32,7 +32,8 @@ int main(int argc, char **argv)
         done++;
     }
     if (done != (argc == 1 ? (int)(sizeof parts / sizeof *parts) : argc - 1)) {
-        fprintf(stderr, "usage: interval_coverage [series] [router] [observe] [placement] [time]\n");
+        fprintf(stderr,
+                "usage: interval_coverage [series] [router] [observe] [placement] [time]\n");
         return 2;
     }
     return failures != 0;

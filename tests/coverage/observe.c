@@ -343,10 +343,10 @@ static void cover_runs(struct cover *c, const char *scenario, const char *const 
 int cover_observe(void)
 {
     struct cover *c = cover_open("Observe", 30);
-    const char *const real[] = {"routing=dirichlet", "tokens=8",      "correlation=bursts",
-                                "design_effect=4",   NULL};
-    const char *const large[] = {"routing=dirichlet", "tokens=32",      "correlation=bursts",
-                                 "design_effect=4",   NULL};
+    const char *const real[] = {"routing=dirichlet", "tokens=8", "correlation=bursts",
+                                "design_effect=4", NULL};
+    const char *const large[] = {"routing=dirichlet", "tokens=32", "correlation=bursts",
+                                 "design_effect=4", NULL};
     const char *const skewed[] = {"routing=zipf", "tokens=8", NULL};
     const char *const moving[] = {"routing=dirichlet", "tokens=8", "correlation=ar1", "ar_phi=0.5",
                                   NULL};

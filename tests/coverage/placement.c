@@ -14,12 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SETTINGS(...)                                                                              \
-    (const char *const[])                                                                          \
-    {                                                                                              \
-        __VA_ARGS__, NULL                                                                          \
-    }
-
 /* max/mean of each call with experts contiguous, and under LPT of the half that it is not in. */
 static void score(const struct world *w, struct skew_placement *p, double *before, double *after)
 {
@@ -116,10 +110,8 @@ static void cover_correlation(struct cover *c, size_t requests, double stage)
         }
         if (skew_prefill_decode(&r, prefill, decode, requests, EXPERTS, 200, 9 + s) < 0)
             abort();
-        struct skew_estimate e = {.value = r.pearson,
-                                  .low = r.low,
-                                  .high = r.high,
-                                  .level = isnan(r.low) ? 0 : 0.95};
+        struct skew_estimate e = {
+            .value = r.pearson, .low = r.low, .high = r.high, .level = isnan(r.low) ? 0 : 0.95};
         cover_add(c, "whatif placement requests.correlation.pearson", scenario, &e, COVER_LATER);
     }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every interval of `skewscope router` and `skewscope skew`, over routers whose tokens hang together
- * in the ways that tools/synth knows.
+ * Every interval of `skewscope router` and `skewscope skew`, over routers whose tokens hang
+ * together in the ways that tools/synth knows.
  *
  * Truth. Of a mean over calls, a pooled metric and the gain of a held-out placement: their
  * expectation, the mean over all seeds. Of what persists: the metric of the long-run shares, from
@@ -15,12 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define SETTINGS(...)                                                                              \
-    (const char *const[])                                                                          \
-    {                                                                                              \
-        __VA_ARGS__, NULL                                                                          \
-    }
 
 struct maximum {
     struct skew_estimate estimate;
@@ -79,7 +73,8 @@ static void add_truth(struct cover *c, const char *scenario, const struct side *
     snprintf(name, sizeof name, "%s.max_mean.persistent", side->name);
     for (size_t s = 0; s < cover_seeds(c); s++) {
         const struct maximum *of = &side->maximum[s];
-        cover_add(c, name, scenario, &of->estimate, (shares[of->pick[0]] + shares[of->pick[1]]) / 2);
+        cover_add(c, name, scenario, &of->estimate,
+                  (shares[of->pick[0]] + shares[of->pick[1]]) / 2);
     }
 }
 
@@ -168,7 +163,8 @@ static void expect_refusals(struct cover *c, const char *uniform, const char *ha
         for (int k = 0; kinked[k]; k++) {
             snprintf(name, sizeof name, "%s.%s", sides[i], kinked[k]);
             cover_stated(c, name, uniform, 0);
-            cover_known(c, name, uniform, 0, 1, "refused: nothing persists; these are false alarms");
+            cover_known(c, name, uniform, 0, 1,
+                        "refused: nothing persists; these are false alarms");
             cover_stated(c, name, hardly, i ? 0.2 : 0.9);
         }
         snprintf(name, sizeof name, "%s.cv.persistent", sides[i]);
@@ -333,13 +329,14 @@ int cover_router(void)
     struct cover *c = cover_open("Router and skew", 60);
 
     cover_world(c, "independent", SETTINGS("routing=dirichlet"));
-    cover_world(c, "bursts of 8", SETTINGS("routing=zipf", "correlation=bursts", "design_effect=8"));
+    cover_world(c, "bursts of 8",
+                SETTINGS("routing=zipf", "correlation=bursts", "design_effect=8"));
     cover_world(c, "AR(1) .5", SETTINGS("routing=dirichlet", "correlation=ar1", "ar_phi=0.5"));
     cover_world(c, "AR(1) .9, 500 calls",
                 SETTINGS("routing=dirichlet", "correlation=ar1", "ar_phi=0.9", "steps=500"));
     cover_world(c, "requests of 8 steps, 500 calls",
-                SETTINGS("routing=dirichlet", "correlation=requests", "requests=8", "request_steps=8",
-                         "steps=500"));
+                SETTINGS("routing=dirichlet", "correlation=requests", "requests=8",
+                         "request_steps=8", "steps=500"));
     cover_world(c, "hardly any skew (CV .03)", SETTINGS("routing=dirichlet", "dirichlet=1000"));
     cover_world(c, "uniform", SETTINGS("routing=uniform"));
     expect_refusals(c, "uniform", "hardly any skew (CV .03)");

@@ -1,42 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every interval of `skewscope time`, over synthetic jobs (tools/synth) of one popularity, with fresh
- * tokens and noise for each seed.
+ * Every interval of `skewscope time`, over synthetic jobs (tools/synth) of one popularity, with
+ * fresh tokens and noise for each seed.
  *
- * Truth. Of latency, slopes and computation a byte: what the job was made with. Of a step and of its
- * exposed part: the mean over all seeds. Of what uniform routing saves: the difference to the same
- * job with uniform routing and the same noise, mean over seeds, in all, in the transfers and in the
- * waits. Of what a placement saves: the mean over seeds, since every seed finds another placement.
+ * Truth. Of latency, slopes and computation a byte: what the job was made with. Of a step and of
+ * its exposed part: the mean over all seeds. Of what uniform routing saves: the difference to the
+ * same job with uniform routing and the same noise, mean over seeds, in all, in the transfers and
+ * in the waits. Of what a placement saves: the mean over seeds, since every seed finds another
+ * placement.
  */
 #include "coverage.h"
-#include "synth/synth_private.h"
 #include "synth_times.h"
+#include "world.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SETTINGS(...)                                                                              \
-    (const char *const[])                                                                          \
-    {                                                                                              \
-        __VA_ARGS__, NULL                                                                          \
-    }
-
 static const struct skew_time_estimate none = {NAN, NAN, NAN, NAN, NAN, NAN};
-
-static void set(struct skew_synth_spec *spec, const char *setting)
-{
-    size_t length = strcspn(setting, "=");
-    struct skew_synth_error error;
-    char key[64];
-
-    snprintf(key, sizeof key, "%.*s", (int)length, setting);
-    if (skew_synth_spec_set(spec, key, setting + length + 1, &error)) {
-        fprintf(stderr, "%s\n", error.text);
-        abort();
-    }
-}
 
 static void settle(struct skew_synth_spec *spec, const char *const *settings)
 {
@@ -49,7 +31,7 @@ static void settle(struct skew_synth_spec *spec, const char *const *settings)
     spec->tokens = 64;
     spec->expert_knee = 0;
     for (size_t i = 0; settings[i]; i++)
-        set(spec, settings[i]);
+        world_set(spec, settings[i]);
 }
 
 static void make(struct synth_times *t, int64_t seed, bool routing, const char *const *settings)
@@ -101,8 +83,8 @@ static void follow_job(int64_t seed, const char *const *settings, bool uniform, 
 
     settle(&spec, settings);
     if (uniform) {
-        set(&spec, "routing=uniform");
-        set(&spec, "correlation=iid");
+        world_set(&spec, "routing=uniform");
+        world_set(&spec, "correlation=iid");
     }
     if (skew_synth_create(&synth, &spec, &error))
         abort();
@@ -256,8 +238,8 @@ int cover_time(void)
     cover_headline(c, "little skew, independent",
                    SETTINGS("routing=dirichlet", "dirichlet=100", "tokens=32"));
     cover_headline(c, "little skew, AR(1) .5",
-                   SETTINGS("routing=dirichlet", "dirichlet=100", "tokens=32",
-                            "correlation=ar1", "ar_phi=0.5", "ar_sd=0.2"));
+                   SETTINGS("routing=dirichlet", "dirichlet=100", "tokens=32", "correlation=ar1",
+                            "ar_phi=0.5", "ar_sd=0.2"));
     cover_nothing(c);
     cover_no_relation(c);
     return cover_close(c);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void set(struct skew_synth_spec *spec, const char *setting)
+void world_set(struct skew_synth_spec *spec, const char *setting)
 {
     struct skew_synth_error error;
     char key[64];
@@ -21,17 +21,17 @@ static void set(struct skew_synth_spec *spec, const char *setting)
 
 void world_open(struct world *w, const char *const *settings)
 {
-    static const char *const common[] = {"ranks=8", "experts=32", "topk=4",
-                                         "tokens=32", "layers=1", "steps=200"};
+    static const char *const common[] = {"ranks=8",   "experts=32", "topk=4",
+                                         "tokens=32", "layers=1",   "steps=200"};
     struct skew_synth_error error;
 
     memset(w, 0, sizeof *w);
     skew_synth_spec_init(&w->spec);
     w->spec.seed = 5; /* of what all draws share */
     for (size_t i = 0; i < sizeof common / sizeof *common; i++)
-        set(&w->spec, common[i]);
+        world_set(&w->spec, common[i]);
     for (size_t i = 0; settings[i]; i++)
-        set(&w->spec, settings[i]);
+        world_set(&w->spec, settings[i]);
     if (skew_synth_spec_check(&w->spec, &error) ||
         synth_router_create(&w->router, &w->spec, &error)) {
         fprintf(stderr, "%s\n", error.text);

@@ -11,17 +11,27 @@
 
 #define WORLD_EXPERTS_MAX 64
 
+/* "key=value" of tools/synth, one after the other. */
+#define SETTINGS(...)                                                                              \
+    (const char *const[])                                                                          \
+    {                                                                                              \
+        __VA_ARGS__, NULL                                                                          \
+    }
+
+/** Aborts, saying why, when it cannot be. */
+void world_set(struct skew_synth_spec *spec, const char *setting);
+
 struct world {
     struct skew_synth_spec spec;
     struct synth_router router;
-    double *counts;  /* [steps][experts] of all sources of a call */
-    double *ranks;   /* [steps][ranks] the same, experts contiguous on ranks */
-    double *sources; /* [steps][ranks] token copies of each source */
+    double *counts;                  /* [steps][experts] of all sources of a call */
+    double *ranks;                   /* [steps][ranks] the same, experts contiguous on ranks */
+    double *sources;                 /* [steps][ranks] token copies of each source */
     double share[WORLD_EXPERTS_MAX]; /* sum over calls drawn so far of the shares, mean 1 */
     size_t calls;                    /* how many these are */
 };
 
-/** Settings "key=value", up to a NULL, on top of 8 ranks, 32 experts, top-4, 32 tokens a rank. */
+/** Settings up to a NULL, on top of 8 ranks, 32 experts, top-4, 32 tokens a rank. */
 void world_open(struct world *world, const char *const *settings);
 void world_draw(struct world *world, int64_t seed);
 void world_close(struct world *world);
