@@ -348,8 +348,8 @@ int cover_observe(void)
     const char *const large[] = {"routing=dirichlet", "tokens=32", "correlation=bursts",
                                  "design_effect=4", NULL};
     const char *const skewed[] = {"routing=zipf", "tokens=8", NULL};
-    const char *const moving[] = {"routing=dirichlet", "tokens=8", "correlation=ar1", "ar_phi=0.5",
-                                  NULL};
+    const char *const moving[] = {"routing=dirichlet", "tokens=8",  "correlation=ar1",
+                                  "ar_phi=0.5",        "steps=160", NULL};
 
     cover_pair(c, "real in bursts of 4, mock zipf", SKEW_OBSERVE_MOCK, real, skewed);
     cover_pair(c, "N = 64 to 256, bursts of 4", SKEW_OBSERVE_BATCH, real, large);
