@@ -115,11 +115,7 @@ static double mean_product(const double *d, size_t rows, uint32_t n, size_t gap,
     return total / pairs;
 }
 
-/*
- * Deviations of the influences from their mean, scaled so that the mean's error is that of the mean
- * product: half of what pairs count twice is taken out. Where the sums happen to be small so are
- * all influences, but the error is not: the other half is there in any case.
- */
+/* Deviations of the influences from their mean, shrunk by what pairs count twice. */
 static void shrink(double *influence, const double *d, double *sums, size_t rows, uint32_t n,
                    size_t gap)
 {
@@ -134,7 +130,7 @@ static void shrink(double *influence, const double *d, double *sums, size_t rows
     if (!(variance > 0) || rows < 8)
         return;
     double twice = counted_twice(d, sums, rows, n, gap) / variance;
-    double by = sqrt(fmax(1 - twice / 2, twice / 2));
+    double by = sqrt(1 - fmin(1, twice) / 2);
     for (size_t t = 0; t < rows; t++)
         influence[t] = mean + (influence[t] - mean) * by;
 }

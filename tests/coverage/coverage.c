@@ -191,7 +191,7 @@ static struct seen look(const struct cover *c, const struct row *row)
     s.coverage = s.stated ? (double)s.covered / (double)s.stated : NAN;
     double known = 2 * 1.959964 * sqrt(squares / (double)errors);
     double middle = s.stated ? widths[s.stated / 2] : 0;
-    s.width = s.stated && known > 1e-3 * middle ? middle / known : NAN;
+    s.width = s.stated && known > 0.01 * middle ? middle / known : NAN;
     free(widths);
     return s;
 }

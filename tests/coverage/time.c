@@ -176,6 +176,8 @@ static void cover_headline(struct cover *c, const char *scenario, const char *co
     cover_truth(c, "time headline.uniform_saves_ns", scenario, saved);
     cover_truth(c, "time headline.uniform_saves_transfer_ns", scenario, in_transfers);
     cover_truth(c, "time headline.uniform_saves_wait_ns", scenario, saved - in_transfers);
+    cover_known(c, "time headline.uniform_saves_wait_ns", scenario, 0.93, 0.98,
+                "a little wide: the load is fitted on the same steps");
 }
 
 /* Uniform routing: what it and a placement would save is 0. */
