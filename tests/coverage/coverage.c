@@ -212,7 +212,7 @@ static const char *wrong(const struct cover *c, const struct row *row, const str
     }
     if (isfinite(row->least)) {
         low = row->least - (c->is_long ? 0 : slack);
-        high = row->most;
+        high = row->most + (c->is_long ? 0 : slack);
     }
     if (s->coverage < low || (s->coverage > high && high < 1))
         return "coverage";
