@@ -148,21 +148,39 @@ static void spread(struct work *w, const struct floor_sums *s)
 /*
  * The error of a metric of pooled loads, carried over linearly: a metric of shares does not change
  * with scale, so that the mean of rows × gradient · load is 0, and its error the metric's.
+ * series[rows].
  */
-static struct skew_estimate carried(struct work *w, enum skew_metric metric, double value,
-                                    const double *loads, size_t rows)
+static int carry(struct work *w, enum skew_metric metric, const double *loads, size_t rows,
+                 double *series)
 {
     uint32_t n = w->in->items;
 
     if (skew_metrics_gradient(metric, w->pooled, n, w->scratch) < 0)
-        return skew_estimate_none("out of memory");
+        return -ENOMEM;
     for (size_t t = 0; t < rows; t++) {
         double sum = 0;
         for (uint32_t i = 0; i < n; i++)
             sum += w->scratch[i] * loads[t * n + i];
-        w->series[t] = sum * (double)rows;
+        series[t] = sum * (double)rows;
     }
-    return skew_mean_around(value, w->series, rows, w->in->level);
+    return 0;
+}
+
+static bool clustered(const struct work *w)
+{
+    return w->in->clusters && w->in->cluster_rows >= SKEW_EFFECTIVE_MIN;
+}
+
+/* Over requests, which are independent, or over the calls in time. */
+static struct skew_estimate carried(struct work *w, enum skew_metric metric, double value)
+{
+    const struct skew_level_input *in = w->in;
+    size_t rows = clustered(w) ? in->cluster_rows : w->rows;
+
+    if (carry(w, metric, clustered(w) ? in->clusters : w->dense, rows, w->series) < 0)
+        return skew_estimate_none("out of memory");
+    return clustered(w) ? skew_mean_independent(value, w->series, rows, in->level)
+                        : skew_mean_around(value, w->series, rows, in->level);
 }
 
 static struct skew_estimate shifted(struct skew_estimate e, double value)
@@ -178,67 +196,87 @@ static double root(double cv2)
     return isnan(cv2) ? cv2 : cv2 > 0 ? sqrt(cv2) : 0; /* no interval stays none */
 }
 
+static void leave_out(struct skew_estimate *e, const char *why)
+{
+    e->low = e->high = e->se = NAN;
+    e->level = 0;
+    e->why = why;
+}
+
 static void pool(struct work *w)
 {
     const struct skew_level_input *in = w->in;
     struct skew_level *out = w->out;
-    bool clustered = in->clusters && in->cluster_rows >= SKEW_EFFECTIVE_MIN;
     struct skew_metrics m;
 
-    out->clustered_by = clustered ? "requests" : "calls";
+    out->clustered_by = clustered(w) ? "requests" : "calls";
     skew_metrics_of(&m, w->pooled, in->items, w->scratch);
     for (int k = 0; k < SKEW_METRIC_COUNT; k++) {
         struct skew_estimate *e = &out->metric[k].pooled;
-        *e = carried(w, (enum skew_metric)k, m.value[k], clustered ? in->clusters : w->dense,
-                     clustered ? in->cluster_rows : w->rows);
-        if (k == SKEW_METRIC_MAX_MEAN) { /* a maximum of noisy loads is biased upwards */
-            e->low = e->high = NAN;
-            e->level = 0;
-            e->why = "no interval of a maximum: see the cross-fitted one";
-        }
+        *e = carried(w, (enum skew_metric)k, m.value[k]);
+        if (k == SKEW_METRIC_MAX_MEAN) /* a maximum of noisy loads is biased upwards */
+            leave_out(e, "no interval of a maximum: see the cross-fitted one");
     }
+}
+
+/* What is carried over linearly at a kink says nothing: at balance Gini, CV and entropy have one.
+ */
+static void near_balance(struct skew_estimate *e, const struct skew_estimate *cv2)
+{
+    if (!(cv2->low > 0))
+        leave_out(e, cv2->why ? cv2->why : "too near to balance: see the interval of CV");
+}
+
+static void persist_metric(struct work *w, int k)
+{
+    const struct skew_level_input *in = w->in;
+    struct skew_level_metric *m = &w->out->metric[k];
+    const struct skew_estimate *u = &w->out->cv2_persistent;
+    double pooled_cv = w->out->metric[SKEW_METRIC_CV].pooled.value, value = m->pooled.value;
+    double sampling = fmax(0, pooled_cv * pooled_cv - u->value);
+
+    if (k == SKEW_METRIC_CV)
+        m->persistent = skew_estimate_map(*u, root);
+    else if (k == SKEW_METRIC_MAX_MEAN)
+        m->persistent = skew_crossfit_max(w->dense, w->rows, in->items, in->level, NULL);
+    else if (k == SKEW_METRIC_GINI)
+        m->persistent = shifted(m->pooled, root(value * value - sampling / M_PI));
+    else
+        m->persistent = shifted(
+            m->pooled, in->items > 1 ? fmin(1, value + sampling / (2 * log(in->items))) : 1);
+    if (k == SKEW_METRIC_GINI || k == SKEW_METRIC_ENTROPY)
+        near_balance(&m->persistent, u);
 }
 
 static void persist(struct work *w)
 {
     const struct skew_level_input *in = w->in;
     struct skew_level *out = w->out;
-    struct skew_estimate *u = &out->cv2_persistent;
+    struct skew_estimate *u = &out->cv2_persistent, by_request = {0};
 
     *u = skew_persistent_cv2(w->dense, w->rows, in->items, 0, in->level, &out->gap);
+    if (clustered(w)) {
+        size_t kept, gap = 0;
+        double value = skew_persistent_influence(in->clusters, in->cluster_rows, in->items, &gap,
+                                                 w->series, &kept);
+        by_request = skew_mean_independent(value, w->series, kept, in->level);
+    }
     out->p_persistent = skew_estimate_above(u, 0);
     out->persistent_by = "calls";
-    if (isnan(out->p_persistent) && in->clusters && in->cluster_rows >= SKEW_EFFECTIVE_MIN) {
-        struct skew_estimate by_request =
-            skew_persistent_cv2(in->clusters, in->cluster_rows, in->items, 0, in->level, NULL);
+    if (isnan(out->p_persistent) && clustered(w)) {
         out->p_persistent = skew_estimate_above(&by_request, 0);
         out->persistent_by = "requests";
     }
     out->cv2_burst = out->cv2_call - out->cv2_chance - u->value;
     for (int k = 0; k < SKEW_METRIC_COUNT; k++) {
-        struct skew_level_metric *m = &out->metric[k];
-        if (isnan(u->value)) {
-            m->persistent = skew_estimate_none(u->why);
-            continue;
-        }
-        double pooled_cv = out->metric[SKEW_METRIC_CV].pooled.value, value = m->pooled.value;
-        double sampling = fmax(0, pooled_cv * pooled_cv - u->value);
-        if (k == SKEW_METRIC_CV)
-            m->persistent = skew_estimate_map(*u, root);
-        else if (k == SKEW_METRIC_MAX_MEAN)
-            m->persistent = skew_crossfit_max(w->dense, w->rows, in->items, in->level, NULL);
-        else if (k == SKEW_METRIC_GINI)
-            m->persistent = shifted(m->pooled, root(value * value - sampling / M_PI));
+        if (isnan(u->value))
+            out->metric[k].persistent = skew_estimate_none(u->why);
         else
-            m->persistent = shifted(
-                m->pooled, in->items > 1 ? fmin(1, value + sampling / (2 * log(in->items))) : 1);
-        if (k != SKEW_METRIC_CV && k != SKEW_METRIC_MAX_MEAN && !(u->low > 0)) {
-            /* At balance Gini and entropy have a kink, and nothing can be carried over linearly. */
-            m->persistent.low = m->persistent.high = m->persistent.se = NAN;
-            m->persistent.level = 0;
-            m->persistent.why = u->why ? u->why : "too near to balance: see the interval of CV";
-        }
+            persist_metric(w, k);
     }
+    for (int k = 0; k < SKEW_METRIC_COUNT; k++) /* after what starts from them */
+        if (k != SKEW_METRIC_MAX_MEAN)
+            near_balance(&out->metric[k].pooled, clustered(w) ? &by_request : u);
 }
 
 /* ---- the hottest ----------------------------------------------------------------------------- */
@@ -298,6 +336,37 @@ int skew_level_of(struct skew_level *level, const struct skew_level_input *input
         pool(&w);
         persist(&w);
         hot(&w);
+    }
+    release(&w);
+    return result;
+}
+
+int skew_level_series(double *series, const struct skew_level *level,
+                      const struct skew_level_input *input)
+{
+    struct work w = {.in = input, .out = &(struct skew_level){0}};
+    struct floor_sums none = {0};
+    double *cv2 = series + (size_t)SKEW_METRIC_COUNT * input->rows;
+    const struct skew_estimate *u = &level->cv2_persistent;
+    size_t kept, gap = 0;
+    int result = prepare(&w);
+
+    for (size_t i = 0; i < SKEW_LEVEL_SERIES * input->rows; i++)
+        series[i] = NAN;
+    if (result == 0)
+        result = each_call(&w, &none, NULL);
+    if (result == 0 && w.rows == input->rows && u->level > 0) {
+        skew_persistent_influence(w.dense, w.rows, input->items, &gap, cv2, &kept);
+        skew_crossfit_series(w.dense, w.rows, input->items, input->level,
+                             series + SKEW_METRIC_MAX_MEAN * w.rows, &kept, NULL);
+        for (int k = 0; k < SKEW_METRIC_COUNT && u->low > 0 && result == 0; k++) {
+            double *of = series + (size_t)k * w.rows;
+            if (k == SKEW_METRIC_CV)
+                for (size_t t = 0; t < w.rows; t++)
+                    of[t] = cv2[t] / (2 * sqrt(u->value)); /* of the root */
+            else if (k != SKEW_METRIC_MAX_MEAN)
+                result = carry(&w, (enum skew_metric)k, w.dense, w.rows, of);
+        }
     }
     release(&w);
     return result;

@@ -72,4 +72,16 @@ struct skew_level {
 int skew_level_of(struct skew_level *level, const struct skew_level_input *input,
                   struct skew_floors *floors);
 
+#define SKEW_LEVEL_SERIES (SKEW_METRIC_COUNT + 1)
+
+/**
+ * For means over several levels of the same calls: series over the calls with whose means' errors
+ * `persistent` of each metric comes, then `cv2_persistent`: [SKEW_LEVEL_SERIES][rows]. NaN where
+ * that has no interval, near balance, or where a call had no load.
+ * @param level what skew_level_of() has said of `input`.
+ * @return 0, -EINVAL (no rows with load) or -ENOMEM.
+ */
+int skew_level_series(double *series, const struct skew_level *level,
+                      const struct skew_level_input *input);
+
 #endif

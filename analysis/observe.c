@@ -158,20 +158,13 @@ static size_t distinct(const struct skew_observe *o, size_t axis, size_t *runs)
 /* Mean over runs, each one value: Student with runs − 1 degrees of freedom. */
 static struct skew_estimate over_runs(const double *x, size_t n, double level)
 {
-    struct skew_estimate e = {.n = n, .effective = (double)n, .df = (double)n - 1, .level = level};
-    double squares = 0;
+    double mean = 0;
 
     for (size_t i = 0; i < n; i++)
-        e.value += x[i] / (double)n;
-    for (size_t i = 0; i < n; i++)
-        squares += (x[i] - e.value) * (x[i] - e.value);
-    if (!isfinite(e.value))
+        mean += x[i] / (double)n;
+    if (!isfinite(mean))
         return skew_estimate_none("one of the runs has no value");
-    e.se = sqrt(squares / (double)(n - 1) / (double)n);
-    double half = e.se * skew_student_quantile(0.5 + level / 2, e.df);
-    e.low = e.value - half;
-    e.high = e.value + half;
-    return e;
+    return skew_mean_independent(mean, x, n, level);
 }
 
 /* An estimate of the runs of a cell, at this place in struct skew_observe_side. */

@@ -66,8 +66,9 @@ static void add_side(struct skew_observe_side *side, const struct skew_level *le
 
 struct summing {
     struct skew_observe_run *run;
-    double *beyond[SKEW_OBSERVE_SIDES]; /* [rows]: mean over layers of CV² − chance */
-    int64_t *id;                        /* of the first layer's calls */
+    double *beyond[SKEW_OBSERVE_SIDES];     /* [rows]: mean over layers of CV² − chance */
+    double *persistent[SKEW_OBSERVE_SIDES]; /* [SKEW_LEVEL_SERIES][rows]: means over layers */
+    int64_t *id;                            /* of the first layer's calls */
     uint32_t topk;
     size_t layers;
 };
@@ -81,7 +82,8 @@ static int series_start(struct summing *s, const struct skew_series *first)
     run->tokens_call = calloc(first->rows + 1, sizeof *run->tokens_call);
     for (int side = 0; side < SKEW_OBSERVE_SIDES; side++) {
         s->beyond[side] = calloc(first->rows + 1, sizeof **s->beyond);
-        if (!s->beyond[side])
+        s->persistent[side] = calloc(SKEW_LEVEL_SERIES * first->rows + 1, sizeof **s->persistent);
+        if (!s->beyond[side] || !s->persistent[side])
             return -ENOMEM;
         for (int m = 0; m < SKEW_METRIC_COUNT; m++)
             if (!(run->series[side][m] = calloc(first->rows + 1, sizeof(double))))
@@ -110,6 +112,22 @@ static bool series_put(struct summing *s, int side, size_t t, const double *load
     s->beyond[side][t] +=
         (s->topk && layer->experts % items == 0 ? cv * cv - skew_floor_cv2(&c) : NAN) * share;
     return true;
+}
+
+/* What persists of one layer, into the series of means. */
+static int persistent_put(struct summing *s, int side, const struct skew_level *level,
+                          const double *loads, uint32_t items, double confidence)
+{
+    struct skew_level_input in = {
+        .loads = loads, .rows = s->run->rows, .items = items, .level = confidence};
+    size_t count = SKEW_LEVEL_SERIES * in.rows;
+    double *series = malloc((count + 1) * sizeof *series);
+    int result = series ? skew_level_series(series, level, &in) : -ENOMEM;
+
+    for (size_t i = 0; i < count && result == 0; i++)
+        s->persistent[side][i] += series[i] / (double)s->layers;
+    free(series);
+    return result;
 }
 
 struct spread { /* experts over ranks */
@@ -142,11 +160,12 @@ static void spread_free(struct spread *p)
 }
 
 static int series_add(struct summing *s, const struct skew_router_layer *l,
-                      const struct skew_series *series)
+                      const struct skew_series *series, double confidence)
 {
     struct skew_observe_run *run = s->run;
     struct spread p = {0};
-    int result = l->ranks ? spread_of(&p, l->routing, l->ranks) : 0;
+    double *ranks = malloc((series->rows * l->ranks + 1) * sizeof *ranks);
+    int result = !ranks ? -ENOMEM : l->ranks ? spread_of(&p, l->routing, l->ranks) : 0;
 
     s->topk = l->topk;
     for (size_t t = 0; t < series->rows && result == 0; t++) {
@@ -156,11 +175,17 @@ static int series_add(struct summing *s, const struct skew_router_layer *l,
         run->tokens_call[t] += series->total[t] / (l->topk ? l->topk : 1) / (double)s->layers;
         if (!l->ranks)
             continue;
-        skew_slot_loads(p.slots, p.count, p.copies, counts, l->ranks, p.loads);
-        run->aligned &=
-            series_put(s, SKEW_OBSERVE_RANK, t, p.loads, l->ranks, l->routing, series->total[t]);
+        skew_slot_loads(p.slots, p.count, p.copies, counts, l->ranks, ranks + t * l->ranks);
+        run->aligned &= series_put(s, SKEW_OBSERVE_RANK, t, ranks + t * l->ranks, l->ranks,
+                                   l->routing, series->total[t]);
     }
+    if (result == 0 && run->aligned)
+        result = persistent_put(s, SKEW_OBSERVE_EXPERT, &l->expert, series->counts, series->experts,
+                                confidence);
+    if (result == 0 && run->aligned && l->ranks)
+        result = persistent_put(s, SKEW_OBSERVE_RANK, &l->rank, ranks, l->ranks, confidence);
     spread_free(&p);
+    free(ranks);
     return result == -EINVAL ? 0 : result;
 }
 
@@ -184,7 +209,7 @@ static int read_series(struct summing *s, const struct skew_router *router, bool
             run->aligned = series.rows == run->rows &&
                            memcmp(s->id, series.id, series.rows * sizeof *s->id) == 0;
             if (run->aligned)
-                result = series_add(s, l, &series);
+                result = series_add(s, l, &series, router->level);
         }
         skew_series_free(&series);
     }
@@ -204,6 +229,13 @@ static void use_series(struct summing *s, double level)
             numbers->metric[m].observed = skew_mean(run->series[side][m], run->rows, level);
         if (isfinite(s->beyond[side][0]))
             numbers->cv2_beyond = skew_mean(s->beyond[side], run->rows, level);
+        for (size_t m = 0; m < SKEW_LEVEL_SERIES; m++) {
+            const double *series = s->persistent[side] + m * run->rows;
+            struct skew_estimate *e =
+                m < SKEW_METRIC_COUNT ? &numbers->metric[m].persistent : &numbers->cv2_persistent;
+            if (isfinite(series[0]))
+                *e = skew_mean_around(e->value, series, run->rows, level);
+        }
     }
 }
 
@@ -306,8 +338,10 @@ int skew_observe_run_fill(struct skew_observe_run *run, const struct skew_routin
     }
     if (result < 0 || !run->aligned)
         drop_series(run);
-    for (int side = 0; side < SKEW_OBSERVE_SIDES; side++)
+    for (int side = 0; side < SKEW_OBSERVE_SIDES; side++) {
         free(s.beyond[side]);
+        free(s.persistent[side]);
+    }
     free(s.id);
     skew_router_free(&router);
     return result;

@@ -117,35 +117,19 @@ int skew_placement_fit(struct skew_placement **out, enum skew_placement_method m
     return result;
 }
 
-void skew_block_mean(struct skew_block_mean *out, const double *x, size_t n)
+struct skew_estimate skew_placement_gain(const double *before, const double *after, size_t n)
 {
-    enum { BLOCKS = 20 };
-    double block[BLOCKS] = {0}, sum = 0, squares = 0;
-    size_t count[BLOCKS] = {0}, all = 0;
+    double *saved = malloc((n + 1) * sizeof *saved);
+    size_t count = 0;
 
-    *out = (struct skew_block_mean){.mean = NAN, .low = NAN, .high = NAN};
-    for (size_t i = 0; i < n; i++) {
-        if (isnan(x[i]))
-            continue;
-        size_t b = i * BLOCKS / n;
-        block[b] += x[i];
-        count[b]++;
-        sum += x[i];
-        all++;
-    }
-    if (all == 0)
-        return;
-    out->mean = sum / (double)all;
-    for (int b = 0; b < BLOCKS; b++) {
-        if (count[b] < 2)
-            return;
-        double off = block[b] / (double)count[b] - out->mean;
-        squares += off * off;
-    }
-    double half = 2.093 * sqrt(squares / (BLOCKS - 1) / BLOCKS); /* t of 19 degrees, 97.5 % */
-    out->blocks = BLOCKS;
-    out->low = out->mean - half;
-    out->high = out->mean + half;
+    if (!saved)
+        return skew_estimate_none("out of memory");
+    for (size_t i = 0; i < n; i++)
+        if (!isnan(before[i] - after[i]))
+            saved[count++] = before[i] - after[i];
+    struct skew_estimate e = skew_mean(saved, count, 0.95);
+    free(saved);
+    return e;
 }
 
 /* ---- age of a profile -------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 
 #include "line.h"
 #include "placement.h"
+#include "stats.h"
 
 /**
  * Calls of one MoE layer. Counts are tokens × copies. `by_source` and the ids are borrowed views of
@@ -131,13 +132,11 @@ struct skew_fit_options {
 int skew_placement_fit(struct skew_placement **out, enum skew_placement_method method,
                        const struct skew_calls *calls, const struct skew_fit_options *options);
 
-/** Mean of x[n] (NaN left out) with an interval from `blocks` means of consecutive values. */
-struct skew_block_mean {
-    double mean, low, high; /* low, high: NaN when there are fewer than 2 values a block */
-    uint32_t blocks;
-};
-/** 20 blocks, Student's t with 19 degrees of freedom, 95 %. */
-void skew_block_mean(struct skew_block_mean *out, const double *x, size_t n);
+/**
+ * What a placement gains over another: mean over calls of before[n] − after[n], in time order, NaN
+ * left out, with its 95 % interval (stats.h).
+ */
+struct skew_estimate skew_placement_gain(const double *before, const double *after, size_t n);
 
 /* ---- age of a profile ------------------------------------------------------------------------ */
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "placement_private.h"
+#include "stats.h"
 
 /* ---- correlation ------------------------------------------------------------------------------
  */
@@ -105,9 +106,11 @@ int skew_prefill_decode(struct skew_correlation *out, const double *prefill, con
         good++;
     }
     if (good > 1 && isfinite(atanh(out->pearson))) {
-        double error = sqrt(fmax(0, squares - sum * sum / good) / (good - 1));
-        out->low = tanh(atanh(out->pearson) - 1.96 * error);
-        out->high = tanh(atanh(out->pearson) + 1.96 * error);
+        /* A sample of n spreads by (n − 1) / n of what its population does. */
+        double n = (double)requests, variance = fmax(0, squares - sum * sum / good) / (good - 1);
+        double half = skew_student_quantile(0.975, n - 1) * sqrt(variance * n / (n - 1));
+        out->low = tanh(atanh(out->pearson) - half);
+        out->high = tanh(atanh(out->pearson) + half);
     }
     if (requests >= 4)
         out->corrected = correct(&s, prefill, decode, requests, experts, out->pearson, &seed);

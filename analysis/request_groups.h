@@ -20,7 +20,8 @@
 struct skew_correlation {
     size_t requests;
     double pearson;   /* of counts per expert, prefill and decode, both summed over requests */
-    double low, high; /* 95 %: bootstrap over requests, standard error on Fisher's z; NaN below 8 */
+    double low, high; /* 95 %: bootstrap over requests, standard error on Fisher's z, Student with
+                         requests − 1 degrees of freedom; NaN below 8 */
     double corrected; /* for what sampling of requests takes away: / sqrt of both reliabilities,
                          from halves of the requests (Spearman and Brown); NaN: not to be had */
 };

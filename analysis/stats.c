@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define ORDER_MAX 12
+#define COSINES   5
 
 static const char too_few[] = "fewer than 20 independent values stand behind it";
 static const char no_memory[] = "out of memory";
@@ -22,12 +23,17 @@ struct skew_estimate skew_estimate_none(const char *why)
 
 /* ---- long-run variance ----------------------------------------------------------------------- */
 
+struct autoregression {
+    size_t order;
+    double coefficient[ORDER_MAX + 1]; /* from 1 */
+    double sum, variance;              /* of the coefficients; of the residuals */
+};
+
 /*
- * Burg's autoregressions of orders 0 … ORDER_MAX on a series without its mean; the order with the
- * least AICc. Returns the sum of its coefficients and the variance of its residuals.
+ * Burg's autoregressions of orders 1 … ORDER_MAX on a series without its mean; the order with the
+ * least AICc.
  */
-static void fit(const double *x, size_t n, double *work, double *sum, double *variance,
-                size_t *order)
+static void fit(const double *x, size_t n, double *work, struct autoregression *out)
 {
     double *forward = work, *backward = work + n, a[ORDER_MAX + 1] = {0}, best = INFINITY;
     double power = 0;
@@ -60,75 +66,94 @@ static void fit(const double *x, size_t n, double *work, double *sum, double *va
         double criterion = (double)n * log(power) + 2 * (double)(p + 1) * (double)n / free;
         if (p > 0 && criterion < best) { /* at least order 1: looking first would flatter */
             best = criterion;
-            *order = p;
-            *variance = power * (double)n / ((double)n - (double)p - 1);
-            *sum = 0;
+            out->order = p;
+            out->variance = power * (double)n / ((double)n - (double)p - 1);
+            memcpy(out->coefficient, a, sizeof a);
+            out->sum = 0;
             for (size_t i = 1; i <= p; i++)
-                *sum += a[i];
+                out->sum += a[i];
         }
     }
 }
 
-/*
- * Long-run variance from the means of `blocks` blocks of equal length. If these still go together
- * (their lag-1 correlation is beyond two standard errors) blocks are too short for this drift, and
- * the variance grows by what an autoregression of that correlation would have.
- */
-static double batch_means(const double *x, size_t n, size_t blocks)
+/* What the autoregression leaves of x, without its mean: residual[n − order]. */
+static size_t whiten(const double *x, size_t n, const struct autoregression *ar, double *residual)
 {
-    size_t length = n / blocks, from = n - length * blocks;
-    double mean = 0, squares = 0, products = 0, before = 0;
+    size_t count = n - ar->order;
+    double mean = 0;
 
-    for (size_t t = from; t < n; t++)
-        mean += x[t] / (double)(length * blocks);
-    for (size_t b = 0; b < blocks; b++) {
-        double sum = 0;
-        for (size_t t = 0; t < length; t++)
-            sum += x[from + b * length + t] - mean;
-        squares += sum * sum / (double)length;
-        products += sum * before / (double)length;
-        before = sum;
+    for (size_t t = 0; t < count; t++) {
+        residual[t] = x[t + ar->order];
+        for (size_t i = 1; i <= ar->order; i++)
+            residual[t] -= ar->coefficient[i] * x[t + ar->order - i];
+        mean += residual[t] / (double)count;
     }
-    double together = squares > 0 ? products / squares : 0;
-    double growth = together > 2 / sqrt((double)blocks) ? (1 + together) / (1 - together) : 1;
-    return squares / (double)(blocks - 1) * growth;
+    for (size_t t = 0; t < count; t++)
+        residual[t] -= mean;
+    return count;
 }
 
 /*
- * Effective n of the mean of x (whose mean is 0 here), n × variance / long-run variance, and the
- * degrees of freedom of that: the long-run variance of an autoregression has a relative variance of
- * about 4 / effective, as chi-square of effective / 2 has.
+ * Spectrum at frequency 0: mean square of the projections on the first COSINES cosines of half
+ * periods. These are so slow that a drift of n / 20 values is seen whole, be it beneath much noise.
  */
-static double effective(const double *x, size_t n, double variance, double *work, double *df)
+static double slowest(const double *x, size_t n)
 {
-    double sum = 0, residual = variance;
-    size_t order = 0;
+    double sum = 0;
 
-    *df = n > 2 ? (double)n - 1 : 1;
-    if (n < SKEW_EFFECTIVE_MIN)
-        return (double)n;
-    fit(x, n, work, &sum, &residual, &order);
-    /* Coefficients come out too small by (1 + 3 sum) / n (exact to first order for order 1). */
-    sum += (1 + 3 * sum) / (double)n;
-    if (sum > 0.995)
-        sum = 0.995;
-    double long_run = residual / ((1 - sum) * (1 - sum)), most = INFINITY;
-    /* Slow drift under much noise escapes a short autoregression, but not the means of long blocks.
-     */
-    double blocks = batch_means(x, n, SKEW_EFFECTIVE_MIN);
-    if (blocks > long_run) {
-        long_run = blocks;
-        most = SKEW_EFFECTIVE_MIN - 1;
+    for (int j = 1; j <= COSINES; j++) {
+        double step = M_PI * j / (double)n, c = cos(step), s = sin(step), projection = 0;
+        double re = cos(step / 2), im = sin(step / 2);
+        for (size_t t = 0; t < n; t++) {
+            double turned = re * c - im * s;
+            projection += x[t] * re;
+            im = re * s + im * c;
+            re = turned;
+        }
+        sum += projection * projection * 2 / (double)n;
     }
-    if (!(long_run > 0))
-        return (double)n;
-    double value = (double)n * variance / long_run;
-    if (value < 1)
-        value = 1;
-    *df = value / 2 < most ? value / 2 : most;
-    if (*df < 1)
-        *df = 1;
-    return value;
+    return sum / COSINES;
+}
+
+struct long_run {
+    double effective; /* as many independent values; what there are, where that cannot be told */
+    double variance;  /* long-run */
+    double df;
+};
+
+/*
+ * Of a series x without mean. How many independent values it is worth is told by the autoregression
+ * alone, which is steadier: leaving out series by the same number as makes their interval would
+ * keep those whose interval happens to be narrow. The variance is that of the slowest cosines of
+ * what the autoregression leaves, coloured again by it. Its relative variance is 2 / COSINES, as
+ * chi-square of COSINES has, and up to 4 / effective from the autoregression, of which the cosines
+ * undo a part: half of it is counted.
+ */
+static struct long_run long_run_of(const double *x, size_t n, double variance, double *work)
+{
+    struct autoregression ar = {.variance = variance};
+    struct long_run l = {(double)n, variance, n > 2 ? (double)n - 1 : 1};
+
+    if (n < SKEW_EFFECTIVE_MIN)
+        return l;
+    fit(x, n, work, &ar);
+    /* Coefficients come out too small by (1 + 3 sum) / n (exact to first order for order 1). */
+    double sum = fmin(0.995, ar.sum + (1 + 3 * ar.sum) / (double)n);
+    double colour = 1 / ((1 - sum) * (1 - sum));
+    size_t left = whiten(x, n, &ar, work);
+    double slow = slowest(work, left) * colour;
+    if (!(ar.variance > 0) || !(slow > 0))
+        return l;
+    l.effective = (double)n * variance / (ar.variance * colour);
+    /* A smooth course leaves an autoregression next to nothing: where the slowest cosines hold
+     * more than half of all variance, they tell. */
+    double drift = slowest(x, n);
+    if (drift * 2 * COSINES > (double)n * variance)
+        l.effective = fmin(l.effective, (double)n * variance / drift);
+    l.effective = fmax(1, l.effective);
+    l.variance = slow;
+    l.df = fmax(1, 1 / (1.0 / COSINES + 1 / l.effective));
+    return l;
 }
 
 struct skew_estimate skew_mean_around(double value, const double *x, size_t n, double level)
@@ -148,10 +173,13 @@ struct skew_estimate skew_mean_around(double value, const double *x, size_t n, d
     if (n < 2)
         variance = NAN;
     bool constant = n >= SKEW_EFFECTIVE_MIN && variance <= 1e-24 * (mean * mean + value * value);
-    e.df = (double)n - 1;
-    e.effective = constant ? (double)n : effective(work, n, variance, work + n, &e.df);
+    struct long_run l = {(double)n, 0, (double)n - 1};
+    if (!constant)
+        l = long_run_of(work, n, variance, work + n);
     free(work);
-    e.se = constant ? 0 : sqrt(variance / e.effective);
+    e.df = l.df;
+    e.effective = l.effective;
+    e.se = sqrt(l.variance / (double)n);
     if (!(e.effective >= SKEW_EFFECTIVE_MIN)) {
         e.level = 0;
         e.why = too_few;
@@ -172,6 +200,25 @@ struct skew_estimate skew_mean(const double *x, size_t n, double level)
     for (size_t t = 0; t < n; t++)
         mean += x[t] / (double)n;
     return skew_mean_around(mean, x, n, level);
+}
+
+struct skew_estimate skew_mean_independent(double value, const double *x, size_t n, double level)
+{
+    struct skew_estimate e = {
+        .value = value, .n = n, .effective = (double)n, .df = (double)n - 1, .level = level};
+    double mean = 0, squares = 0;
+
+    if (n < 2)
+        return skew_estimate_none("one value alone does not tell how much it varies");
+    for (size_t i = 0; i < n; i++)
+        mean += x[i] / (double)n;
+    for (size_t i = 0; i < n; i++)
+        squares += (x[i] - mean) * (x[i] - mean);
+    e.se = sqrt(squares / (double)(n - 1) / (double)n);
+    double half = e.se * skew_student_quantile(0.5 + level / 2, e.df);
+    e.low = value - half;
+    e.high = value + half;
+    return e;
 }
 
 struct skew_estimate skew_estimate_map(struct skew_estimate e, double (*map)(double))

@@ -5,12 +5,14 @@
  * generator as an argument, so that every result can be repeated.
  *
  * Tokens of a step are not independent, nor are steps. The interval of a mean over n steps rests on
- * the long-run variance, from an autoregression fitted to the series (prewhitening: Andrews &
- * Monahan, Econometrica 60 (1992); order by AICc; the estimate's own bias, Shaman & Stine, JASA 83
- * (1988), taken out to first order), and on Student quantiles with effective n / 2 degrees of
- * freedom, which account for the variance being estimated as fixed-b quantiles do (Kiefer &
- * Vogelsang, Econometric Theory 21 (2005)). Where fewer than SKEW_EFFECTIVE_MIN independent values
- * stand behind a mean there is no interval, and `why` says so.
+ * the long-run variance: an autoregression (order by AICc) takes out what correlates neighbours
+ * (prewhitening: Andrews & Monahan, Econometrica 60 (1992); the estimate's own bias, Shaman &
+ * Stine, JASA 83 (1988), taken out to first order), and the variance of what is left comes from its
+ * 5 slowest cosines alone (Müller, J. Econometrics 141 (2007); Sun, Econometrics J. 16 (2013);
+ * Lazarus, Lewis, Stock & Watson, JBES 36 (2018)), which a slow drift beneath much noise cannot
+ * escape. So few make intervals a quarter wider than a known variance would, by Student quantiles
+ * of 5 degrees of freedom or fewer, and leave them honest. Where fewer than SKEW_EFFECTIVE_MIN
+ * independent values stand behind a mean there is no interval, and `why` says so.
  */
 #ifndef SKEW_STATS_H
 #define SKEW_STATS_H
@@ -59,7 +61,7 @@ struct skew_estimate {
     double low, high; /* NaN: no interval, and `why` says why not */
     double level;     /* of the interval, as 0.95; 0: none */
     size_t n;         /* values */
-    double effective; /* as many independent values would say as much */
+    double effective; /* as many independent values would say as much, by the autoregression */
     const char *why;  /* static text; NULL: nothing is wrong */
 };
 
@@ -74,6 +76,12 @@ struct skew_estimate skew_mean(const double *x, size_t n, double level);
 
 /** The same for a given value whose error is the mean of the influences x[n] (any mean). */
 struct skew_estimate skew_mean_around(double value, const double *x, size_t n, double level);
+
+/**
+ * The same where x[n] are independent, in whatever order: requests, runs. Student with n − 1
+ * degrees of freedom, from 2 values on.
+ */
+struct skew_estimate skew_mean_independent(double value, const double *x, size_t n, double level);
 
 /** `estimate` with its interval mapped by an increasing function of value, low and high. */
 struct skew_estimate skew_estimate_map(struct skew_estimate estimate, double (*map)(double));
@@ -126,12 +134,23 @@ struct skew_estimate skew_persistent_cv2(const double *loads, size_t rows, uint3
 
 /**
  * The hottest item's mean share (its long-run max/mean), cross-fitted: the item is picked on the
- * other half of the blocks than that on which it is measured, so that picking does not flatter it.
- * Its expectation is at most the true maximum. No interval accounts for the picking: the interval
- * is that of the picked items' shares.
+ * other half of the moments than that on which it is measured, so that picking does not flatter it.
+ * Its expectation is at most the true maximum. The interval is that of the picked items' shares,
+ * wider where it is not clear which item is the hottest; it is none of the maximum itself.
  * @param hottest NULL, or the two picks.
  */
 struct skew_estimate skew_crossfit_max(const double *loads, size_t rows, uint32_t n, double level,
                                        uint32_t hottest[2]);
+
+/**
+ * The values of both, NaN where they cannot be had, and series[*kept] in time with whose mean's
+ * error they come, rows without load left out: skew_mean_around() of them is what the functions
+ * above return, and of their means over several sets of items what is to be said of these together.
+ * @param gap as above; replaced by the one that was used.
+ */
+double skew_persistent_influence(const double *loads, size_t rows, uint32_t n, size_t *gap,
+                                 double *series, size_t *kept);
+double skew_crossfit_series(const double *loads, size_t rows, uint32_t n, double level,
+                            double *series, size_t *kept, uint32_t hottest[2]);
 
 #endif

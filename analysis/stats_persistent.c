@@ -151,87 +151,149 @@ static double mean_product(const double *d, size_t rows, uint32_t n, size_t gap,
     return total / pairs;
 }
 
-struct skew_estimate skew_persistent_cv2(const double *loads, size_t rows, uint32_t n, size_t gap,
-                                         double level, size_t *used)
+/* Deviations of the influences from their mean, shrunk by what pairs count twice. */
+static void shrink(double *influence, const double *d, double *sums, size_t rows, uint32_t n,
+                   size_t gap)
 {
-    double *d = deviations(loads, rows, n, &rows);
-    double *sums = malloc((n + 1) * sizeof *sums);
-    double *influence = malloc((rows + 1) * sizeof *influence);
-    double *scratch = malloc((rows + 1) * sizeof *scratch);
-    struct skew_estimate e = skew_estimate_none("out of memory");
-
-    if (!d || !sums || !influence || !scratch)
-        goto out;
-    if (gap == 0)
-        gap = choose_gap(d, rows, n, scratch);
-    if (used)
-        *used = gap;
-    if (rows < 2 || rows <= 2 * gap + 1) {
-        e = skew_estimate_none("there are too few moments to compare");
-        goto out;
-    }
-    double value = mean_product(d, rows, n, gap, sums, influence, scratch);
-    e = skew_mean_around(value, influence, rows, level);
     double mean = 0, variance = 0;
+
     for (size_t t = 0; t < rows; t++)
         mean += influence[t] / (double)rows;
     for (size_t t = 0; t < rows; t++)
         variance += (influence[t] - mean) * (influence[t] - mean) / (double)(rows - 1);
     for (uint32_t i = 0; i < n; i++)
         sums[i] /= (double)rows;
-    if (variance > 0 && rows >= 8) {
-        double twice = counted_twice(d, sums, rows, n, gap) / variance;
-        double shrink = sqrt(1 - fmin(1, twice) / 2);
-        e.se *= shrink;
-        e.low = value - (value - e.low) * shrink;
-        e.high = value + (e.high - value) * shrink;
-    }
+    if (!(variance > 0) || rows < 8)
+        return;
+    double twice = counted_twice(d, sums, rows, n, gap) / variance;
+    double by = sqrt(1 - fmin(1, twice) / 2);
+    for (size_t t = 0; t < rows; t++)
+        influence[t] = mean + (influence[t] - mean) * by;
+}
 
-out:
+double skew_persistent_influence(const double *loads, size_t rows, uint32_t n, size_t *gap,
+                                 double *influence, size_t *kept)
+{
+    double *d = deviations(loads, rows, n, kept), *sums = malloc((n + 1) * sizeof *sums);
+    double *scratch = malloc((rows + 1) * sizeof *scratch), value = NAN;
+
+    rows = *kept;
+    if (d && sums && scratch) {
+        if (*gap == 0)
+            *gap = choose_gap(d, rows, n, scratch);
+        if (rows >= 2 && rows > 2 * *gap + 1) {
+            value = mean_product(d, rows, n, *gap, sums, influence, scratch);
+            shrink(influence, d, sums, rows, n, *gap);
+        }
+    } else {
+        *kept = 0;
+    }
     free(d);
-    free(sums);
-    free(influence);
     free(scratch);
+    free(sums);
+    return value;
+}
+
+struct skew_estimate skew_persistent_cv2(const double *loads, size_t rows, uint32_t n, size_t gap,
+                                         double level, size_t *used)
+{
+    double *influence = malloc((rows + 1) * sizeof *influence);
+    struct skew_estimate e = skew_estimate_none("out of memory");
+    size_t kept = 0;
+
+    if (influence) {
+        double value = skew_persistent_influence(loads, rows, n, &gap, influence, &kept);
+        e = isnan(value) ? skew_estimate_none("there are too few moments to compare")
+                         : skew_mean_around(value, influence, kept, level);
+    }
+    if (used)
+        *used = gap;
+    free(influence);
     return e;
 }
 
-static uint32_t hottest_of(const double *d, size_t from, size_t to, uint32_t n, double *sums)
+/* The hottest of sums[n], but for `without` (n: none). */
+static uint32_t hottest_of(const double *sums, uint32_t n, uint32_t without)
 {
-    uint32_t best = 0;
+    uint32_t best = without == 0 ? 1 : 0;
 
+    for (uint32_t i = best + 1; i < n; i++)
+        if (i != without && sums[i] > sums[best])
+            best = i;
+    return best;
+}
+
+static void sum_up(const double *d, size_t from, size_t to, uint32_t n, double *sums)
+{
     memset(sums, 0, n * sizeof *sums);
     for (size_t t = from; t < to; t++)
         for (uint32_t i = 0; i < n; i++)
             sums[i] += d[t * n + i];
-    for (uint32_t i = 1; i < n; i++)
-        if (sums[i] > sums[best])
-            best = i;
-    return best;
+}
+
+/*
+ * By how much picking widens the error of a cross-fitted maximum. Where items are alike, one half's
+ * pick is likely measured where another was the hottest, or the very same: with m the expected
+ * largest of n normal errors, both halves' errors go together by m² / (n − 1) of the variance of
+ * one (by symmetry: the same pick with 1 / n, m times m; else another's, m / (n − 1) below). Where
+ * one item is hottest without doubt, picking adds nothing.
+ */
+static double picking(const double *d, size_t rows, uint32_t n, double level, double *sums,
+                      double *scratch)
+{
+    if (n < 2)
+        return 1;
+    sum_up(d, 0, rows, n, sums);
+    uint32_t first = hottest_of(sums, n, n), second = hottest_of(sums, n, first);
+    for (size_t t = 0; t < rows; t++)
+        scratch[t] = d[t * n + first] - d[t * n + second];
+    struct skew_estimate apart = skew_mean(scratch, rows, level);
+    double largest = skew_normal_quantile((n - 0.375) / (n + 0.25)); /* Blom's approximation */
+    return apart.low > 0 ? 1 : sqrt(1 + largest * largest / (n - 1.0));
+}
+
+double skew_crossfit_series(const double *loads, size_t rows, uint32_t n, double level,
+                            double *measured, size_t *kept, uint32_t hottest[2])
+{
+    double *d = deviations(loads, rows, n, kept), *sums = malloc((n + 1) * sizeof *sums);
+    double value = NAN;
+    uint32_t picks[2] = {0};
+
+    rows = *kept;
+    if (d && sums && rows >= 2) {
+        double wider = picking(d, rows, n, level, sums, measured);
+        /* Halves in time rather than alternating: neighbours in time share their bursts. */
+        for (int half = 0; half < 2; half++) {
+            sum_up(d, half ? rows / 2 : 0, half ? rows : rows / 2, n, sums);
+            picks[half] = hottest_of(sums, n, n);
+        }
+        value = 0;
+        for (size_t t = 0; t < rows; t++) {
+            measured[t] = 1 + d[t * n + picks[t < rows / 2]];
+            value += measured[t] / (double)rows;
+        }
+        for (size_t t = 0; t < rows; t++)
+            measured[t] = value + (measured[t] - value) * wider;
+    }
+    if (hottest)
+        memcpy(hottest, picks, sizeof picks);
+    free(d);
+    free(sums);
+    return value;
 }
 
 struct skew_estimate skew_crossfit_max(const double *loads, size_t rows, uint32_t n, double level,
                                        uint32_t hottest[2])
 {
-    double *d = deviations(loads, rows, n, &rows);
-    double *sums = malloc((n + 1) * sizeof *sums);
     double *measured = malloc((rows + 1) * sizeof *measured);
     struct skew_estimate e = skew_estimate_none("out of memory");
-    uint32_t picks[2];
+    size_t kept = 0;
 
-    if (d && sums && measured && rows < 2)
-        e = skew_estimate_none("there are too few moments to compare");
-    if (d && sums && measured && rows >= 2) {
-        /* Halves in time rather than alternating: neighbours in time share their bursts. */
-        picks[0] = hottest_of(d, 0, rows / 2, n, sums);
-        picks[1] = hottest_of(d, rows / 2, rows, n, sums);
-        for (size_t t = 0; t < rows; t++)
-            measured[t] = 1 + d[t * n + picks[t < rows / 2]];
-        e = skew_mean(measured, rows, level);
-        if (hottest)
-            memcpy(hottest, picks, sizeof picks);
+    if (measured) {
+        double value = skew_crossfit_series(loads, rows, n, level, measured, &kept, hottest);
+        e = isnan(value) ? skew_estimate_none("there are too few moments to compare")
+                         : skew_mean_around(value, measured, kept, level);
     }
-    free(d);
-    free(sums);
     free(measured);
     return e;
 }

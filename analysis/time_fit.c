@@ -12,12 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define POINTS_MAX 60000 /* more say nothing new and take long; taken evenly */
-#define GRID       17
-#define LEVEL      0.05
-/* 1 % of the largest |t| over unknown knees in the inner 70 %: √12.35 (Andrews, Econometrica 61
- * (1993), table I, one parameter). Continuous knees are smoother than breaks, so it is cautious. */
-#define KNEE_T 3.514
+#define POINTS_MAX  60000 /* more say nothing new and take long; taken evenly */
+#define GRID        17
+#define LEVEL       0.05
+#define REFINEMENTS 12
+/* 1 % of the largest |z| over unknown knees in the inner 70 %: √12.35 (Andrews, Econometrica 61
+ * (1993), table I, one parameter), as the probability of a larger |z|. Continuous knees are
+ * smoother than breaks, so it is cautious. */
+#define KNEE_P 4.42e-4
 
 struct points {
     size_t n;
@@ -80,24 +82,44 @@ static void spread_of(const struct points *p, const double *v, double *cv, doubl
     *correlation = vv > 0 && xx > 0 ? vx / sqrt(vv * xx) : 0;
 }
 
-/* 1, x [, z] or, with a knee, 1, min(x, knee), max(0, x − knee) [, z]; or with `kink` set 1, x,
- * max(0, x − knee) [, z], whose third coefficient is the change of slope. */
-static int regress(struct points *p, double knee, bool kink, double scale,
-                   struct skew_time_regression *out)
+enum shape {
+    LINE,   /* 1, x */
+    HALVES, /* 1, min(x, knee), max(0, x − knee) */
+    KINK,   /* 1, x, max(0, x − knee): the third coefficient is the change of slope */
+    LOOSE   /* as HALVES, then [x > knee]: the knee's own error, to first order */
+};
+
+/* The covariate, if there is one, comes last. */
+static int regress_on(struct points *p, enum shape shape, double knee, double scale,
+                      const int64_t *cluster, struct skew_time_regression *out)
 {
-    size_t columns = 2 + (knee > 0) + (p->z != NULL);
+    size_t columns = (shape == LINE ? 2 : shape == LOOSE ? 4 : 3) + (p->z != NULL);
 
     for (size_t i = 0; i < p->n; i++) {
         double *row = p->design + i * columns;
         size_t c = 0;
         row[c++] = 1;
-        row[c++] = knee > 0 && !kink ? fmin(p->x[i], knee) : p->x[i];
-        if (knee > 0)
+        row[c++] = shape == HALVES || shape == LOOSE ? fmin(p->x[i], knee) : p->x[i];
+        if (shape != LINE)
             row[c++] = fmax(0, p->x[i] - knee);
+        if (shape == LOOSE)
+            row[c++] = p->x[i] > knee;
         if (p->z)
             row[c] = p->z[i];
     }
-    return skew_time_regress(p->design, p->y, p->cluster, p->n, columns, scale, out);
+    return skew_time_regress(p->design, p->y, cluster, p->n, columns, scale, out);
+}
+
+static int regress(struct points *p, enum shape shape, double knee, double scale,
+                   struct skew_time_regression *out)
+{
+    return regress_on(p, shape, knee, scale, p->cluster, out);
+}
+
+static double quantile_of(struct points *p, double q)
+{
+    memcpy(p->scratch, p->x, p->n * sizeof *p->scratch);
+    return skew_time_quantile(p->scratch, p->n, q);
 }
 
 /* The knee with the least loss, on a grid of quantiles of x. 0: none could be fitted. */
@@ -107,14 +129,52 @@ static double best_knee(struct points *p, double scale)
 
     for (int g = 0; g < GRID; g++) {
         struct skew_time_regression r;
-        memcpy(p->scratch, p->x, p->n * sizeof *p->scratch);
-        double at = skew_time_quantile(p->scratch, p->n, 0.15 + 0.7 * g / (GRID - 1));
-        if (at > 0 && regress(p, at, false, scale, &r) == 0 && r.loss < best) {
+        double at = quantile_of(p, 0.15 + 0.7 * g / (GRID - 1));
+        if (at > 0 && regress_on(p, HALVES, at, scale, NULL, &r) == 0 && r.loss < best) {
             best = r.loss;
             knee = at;
         }
     }
     return knee;
+}
+
+/*
+ * From the grid to the knee itself: a step at the knee of γ says that it lies γ / (change of slope)
+ * away (Muggeo, Statistics in Medicine 22 (2003)); of all that are visited that with the least
+ * loss. *loose is the regression with such a step there: standard errors of its slopes hold the
+ * knee's error.
+ */
+static double refine_knee(struct points *p, double knee, double scale,
+                          struct skew_time_regression *loose)
+{
+    double least = quantile_of(p, 0.1), most = quantile_of(p, 0.9), at = knee, best = INFINITY;
+
+    for (int i = 0; i < REFINEMENTS; i++) {
+        struct skew_time_regression halves, step;
+        if (regress(p, HALVES, at, scale, &halves) < 0 || regress(p, LOOSE, at, scale, &step) < 0)
+            break;
+        if (halves.loss < best) {
+            best = halves.loss;
+            knee = at;
+        }
+        double move = step.coefficient[3] / (step.coefficient[1] - step.coefficient[2]);
+        if (!isfinite(move) || fabs(move) < 1e-4 * (most - least))
+            break;
+        at = fmax(least, fmin(most, at + move));
+    }
+    return regress(p, LOOSE, knee, 0, loose) == 0 ? knee : 0;
+}
+
+/* Standard errors as in `loose`, around the value that is there. */
+static void widen(struct skew_time_estimate *e, const struct skew_time_regression *loose,
+                  size_t column)
+{
+    double value = e->value;
+
+    *e = skew_time_coefficient(loose, column);
+    e->low += value - e->value;
+    e->high += value - e->value;
+    e->value = value;
 }
 
 static void take_line(struct points *p, const struct skew_time_regression *r,
@@ -172,23 +232,29 @@ static double scale_without_x(struct points *p)
 static void choose(struct points *p, const struct skew_time_regression *line,
                    struct skew_time_fit *fit)
 {
-    struct skew_time_regression kinked, halves;
+    struct skew_time_regression kinked, halves, loose;
     struct skew_time_estimate slope = skew_time_coefficient(line, 1);
-    double t = slope.value / slope.se, knee = best_knee(p, line->scale);
+    double t = slope.value / slope.se, knee = best_knee(p, line->scale), t_change = 0;
+    bool two = false;
 
     fit->p = skew_time_t_p(t, slope.df);
-    if (knee > 0 && regress(p, knee, true, line->scale, &kinked) == 0 &&
-        regress(p, knee, false, 0, &halves) == 0) {
+    if (knee > 0 && regress(p, KINK, knee, line->scale, &kinked) == 0) {
         struct skew_time_estimate change = skew_time_coefficient(&kinked, 2);
-        struct skew_time_estimate above = skew_time_coefficient(&halves, 2);
-        if (fabs(change.value / change.se) > KNEE_T && above.value > 0) {
-            fit->knee = knee;
-            say(fit, SKEW_TIME_PIECEWISE, "two slopes: their difference is %.1f standard errors",
-                fabs(change.value / change.se));
-            take_line(p, &halves, fit);
-            fit->p = fmin(fit->p, skew_time_t_p(above.value / above.se, above.df));
-            return;
-        }
+        t_change = fabs(change.value / change.se);
+        two = skew_time_t_p(t_change, change.df) < KNEE_P;
+    }
+    if (two)
+        knee = refine_knee(p, knee, line->scale, &loose);
+    if (two && knee > 0 && regress(p, HALVES, knee, 0, &halves) == 0 && halves.coefficient[2] > 0) {
+        fit->knee = knee;
+        say(fit, SKEW_TIME_PIECEWISE, "two slopes: their difference is %.1f standard errors",
+            t_change);
+        take_line(p, &halves, fit);
+        widen(&fit->intercept, &loose, 0);
+        widen(&fit->slope_below, &loose, 1);
+        widen(&fit->slope, &loose, 2);
+        fit->p = fmin(fit->p, skew_time_t_p(fit->slope.value / fit->slope.se, fit->slope.df));
+        return;
     }
     if (fit->p < LEVEL && slope.value > 0) {
         say(fit, SKEW_TIME_LINEAR, "a line: the slope is %.1f standard errors from 0", t);
@@ -239,7 +305,7 @@ static int fit_points(struct points *p, struct skew_time_fit *fit)
             p->z = NULL;
         }
     }
-    int result = regress(p, 0, false, 0, &line);
+    int result = regress(p, LINE, 0, 0, &line);
     if (result == -ENOMEM)
         return result;
     fit->trend = result < 0 ? 0 : line.coefficient[1];

@@ -257,6 +257,18 @@ static int estimate_range(const struct skew_time_range *values, size_t n,
     return result;
 }
 
+/* The transfers of a series alone, or its waits alone: `nothing` [steps] stands for the rest. */
+static int estimate_part(const struct headline *h, const struct series *s, bool transfer,
+                         double *nothing, struct skew_time_estimate *out)
+{
+    struct series part = {.all = transfer ? s->transfer : s->wait,
+                          .transfer = transfer ? s->transfer : nothing,
+                          .wait = transfer ? nothing : s->wait,
+                          .bytes = transfer ? s->bytes : nothing};
+
+    return estimate(h, &part, out);
+}
+
 static int estimate_all(struct headline *h)
 {
     struct skew_time_headline *out = &h->work->result->headline;
@@ -268,10 +280,13 @@ static int estimate_all(struct headline *h)
         result = estimate_range(h->exposed, h->steps, &out->exchanges);
     for (int i = 0; i < 3 && !result; i++)
         result = estimate(h, from[i], to[i]);
+    double *nothing = calloc(h->steps + 1, sizeof *nothing);
     if (!result)
-        result = skew_time_mean(h->uniform.transfer, h->steps, &out->uniform_transfer);
+        result = nothing ? estimate_part(h, &h->uniform, true, nothing, &out->uniform_transfer)
+                         : -ENOMEM;
     if (!result)
-        result = skew_time_mean(h->uniform.wait, h->steps, &out->uniform_wait);
+        result = estimate_part(h, &h->uniform, false, nothing, &out->uniform_wait);
+    free(nothing);
     out->steps = h->steps;
     out->clamped = h->judged ? (double)h->clamped / (double)h->judged : 0;
     out->known = isfinite(out->uniform.value);

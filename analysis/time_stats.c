@@ -293,7 +293,7 @@ int skew_time_regress(const double *x, const double *y, const int64_t *cluster, 
         result = iterate(&w, scale, &found);
     if (!result) {
         finish(&w, found, out);
-        for (size_t a = 0; a < columns; a++)
+        for (size_t a = 0; a < columns && cluster; a++)
             infer(&w, cluster, found, a, w.scratch, out);
     }
     free(w.residual);

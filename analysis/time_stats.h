@@ -24,7 +24,7 @@ struct skew_time_estimate {
  */
 #define SKEW_TIME_EFFECTIVE_LEAST 20
 
-#define SKEW_TIME_COLUMNS 4
+#define SKEW_TIME_COLUMNS 5
 
 struct skew_time_regression {
     size_t columns, observations, clusters;
@@ -56,7 +56,8 @@ int skew_time_mean(const double *values, size_t n, struct skew_time_estimate *ou
 /**
  * Huber regression (k = 1.345, iterated reweighting) of y[n] on x[n][columns], the first of which
  * is the constant 1. Standard errors from the sums of scores of each cluster, as a series.
- * @param cluster  [n], equal and adjacent for observations of one cluster, in order of time
+ * @param cluster  [n], equal and adjacent for observations of one cluster, in order of time; NULL:
+ * no standard errors are asked for
  * @param scale    residual scale to hold fixed; 0: estimate it
  * @return 0; -EINVAL: too few, or columns that cannot be told apart; -ENOMEM
  */

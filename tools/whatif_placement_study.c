@@ -148,32 +148,24 @@ static int score_halves(struct studying *s, enum skew_placement_method method,
 /* ---- verdicts ---------------------------------------------------------------------------------
  */
 
-static const char *verdict(const struct skew_block_mean *gain)
+static const char *verdict(const struct skew_estimate *gain)
 {
-    if (isnan(gain->mean))
+    if (isnan(gain->value))
         return "not scored";
-    if (gain->blocks == 0)
-        return gain->mean > 0 ? "pays, without an interval" : "does not pay";
+    if (!(gain->level > 0))
+        return gain->value > 0 ? "pays, without an interval" : "does not pay";
     if (gain->low > 0)
         return "pays";
-    return gain->high < 0 || gain->mean <= 0 ? "does not pay" : "not shown to pay";
+    return gain->high < 0 || gain->value <= 0 ? "does not pay" : "not shown to pay";
 }
 
 static json_t *gain_json(const struct studying *s, const double *baseline)
 {
-    size_t n = s->calls->calls;
-    double *off = calloc(n + 1, sizeof *off);
-    struct skew_block_mean gain;
+    struct skew_estimate gain = skew_placement_gain(baseline, s->held, s->calls->calls);
 
-    for (size_t c = 0; off && c < n; c++)
-        off[c] = baseline[c] - s->held[c];
-    if (!off)
-        return NULL;
-    skew_block_mean(&gain, off, n);
-    free(off);
-    return json_pack("{s:o, s:o, s:o, s:i, s:s}", "mean", skew_wp_real(gain.mean), "low",
-                     skew_wp_real(gain.low), "high", skew_wp_real(gain.high), "blocks",
-                     (int)gain.blocks, "verdict", verdict(&gain));
+    return json_pack("{s:o, s:o, s:o, s:o, s:s}", "mean", skew_wp_real(gain.value), "low",
+                     skew_wp_real(gain.low), "high", skew_wp_real(gain.high), "effective_n",
+                     skew_wp_real(gain.effective), "verdict", verdict(&gain));
 }
 
 /* One method, NULL when it cannot be had (then *why), or no memory. */

@@ -232,7 +232,10 @@ class Placement(unittest.TestCase):
         self.assertLess(found["gain_over_current"]["mean"], -0.3)
         self.assertEqual(found["gain_over_current"]["verdict"], "does not pay")
         text = tool("whatif", "placement", trace, "--ranks", 4).stdout
-        self.assertIn("does not pay [-", text)
+        # Two halves that contradict each other are no series in time whose mean could have an interval.
+        self.assertIsNone(found["gain_over_current"]["low"])
+        self.assertLess(found["gain_over_current"]["effective_n"], 20)
+        self.assertRegex(text, r"lpt .* does not pay, no better than random")
         self.assertIn("no better than random", text)
 
     def test_token_bytes_exact(self):

@@ -316,21 +316,23 @@ static void test_drift(void)
     free(made);
 }
 
-static void test_block_mean(void)
+/* Coverage is tests/coverage's; here what is left out, and when there is no interval. */
+static void test_gain(void)
 {
-    struct skew_block_mean m;
-    double x[400];
-    int covered = 0;
+    double before[40], after[40];
 
-    for (int trial = 0; trial < 200; trial++) {
-        for (int i = 0; i < 400; i++)
-            x[i] = random_below(1000) / 1000.0;
-        skew_block_mean(&m, x, 400);
-        covered += m.low <= 0.4995 && 0.4995 <= m.high;
+    for (int i = 0; i < 40; i++) {
+        before[i] = 2 + (i % 2 ? 0.1 : -0.1);
+        after[i] = i % 4 == 3 ? NAN : 1.5;
     }
-    CHECK(covered >= 178 && covered <= 199, "%d of 200", covered);
-    skew_block_mean(&m, x, 39);
-    CHECK(m.blocks == 0 && isnan(m.low) && m.mean > 0, "39 values have no interval");
+    struct skew_estimate e = skew_placement_gain(before, after, 40);
+    CHECK(e.n == 30 && fabs(e.value - 0.5 + 0.1 / 3) < 1e-12, "%zu, %g", e.n, e.value);
+    CHECK(e.level > 0 && e.low < e.value && e.value < e.high, "%g … %g", e.low, e.high);
+    e = skew_placement_gain(before, after, 25);
+    CHECK(e.level == 0 && isnan(e.low) && e.why, "19 values have no interval");
+    for (int i = 0; i < 40; i++)
+        after[i] = NAN;
+    CHECK(isnan(skew_placement_gain(before, after, 40).value), "nothing was scored");
 }
 
 int main(void)
@@ -340,7 +342,7 @@ int main(void)
     test_locality();
     test_groups();
     test_drift();
-    test_block_mean();
+    test_gain();
     if (failures)
         fprintf(stderr, "%d checks failed\n", failures);
     return failures != 0;

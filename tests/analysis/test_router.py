@@ -5,6 +5,7 @@ import math
 import os
 import random
 import sqlite3
+import statistics
 import subprocess
 import tempfile
 import unittest
@@ -108,19 +109,60 @@ class RealData(RouterTest):
             self.assertEqual(answer["layers"][layer]["calls"], 504)
 
     def test_curve(self):
-        """Facts §4.4: OLMoE github layer 7 over R = 4 … 64."""
+        """OLMoE github layer 7 over R = 4 … 64: contiguous, random, LPT with swaps, and the bound of any placement."""
+        rng = random.Random(44)
+        counts = routingdata.counted_sets()["OLMoE-1B-7B-0924|github"][7]
         trace = RoutingTrace(self.path("curve.db"), 8)
-        trace.counts(routingdata.counted_sets()["OLMoE-1B-7B-0924|github"][7], 7, topk=8)
+        trace.counts(counts, 7, topk=8)
         trace.close()
         curve = {p["ranks"]: p for p in router_json("--curve", trace.path)["layers"][0]["curve"]}
-        table = {4: (1.34, 1.000, 1.00), 8: (2.14, 1.001, 1.00), 16: (2.56, 1.572, 1.563), 32: (3.28, 3.085, 3.085),
-                 64: (6.16, 6.157, 6.157)}
-        for ranks, (contiguous, fitted, bound) in table.items():
-            self.assertAlmostEqual(curve[ranks]["pooled"], contiguous, delta=0.005)
-            self.assertLessEqual(curve[ranks]["fitted"], fitted + 0.0016)
-            self.assertAlmostEqual(curve[ranks]["bound"], bound, delta=0.0006)
-            self.assertGreaterEqual(curve[ranks]["fitted"], curve[ranks]["bound"] - 1e-9)
-        self.assertAlmostEqual(curve[32]["fitted"], curve[32]["bound"], places=9) # g = 2 is exact
+        # contiguous, mean random, LPT with swaps, bound; share of the skew that a placement removes, and that none can
+        table = {4: (1.34, 1.38, 1.000, 1.00, 1, 0), 8: (2.14, 1.79, 1.001, 1.00, 1, 0),
+                 16: (2.56, 2.50, 1.572, 1.563, .63, .36), 32: (3.28, 3.81, 3.085, 3.085, .085, .915),
+                 64: (6.16, 6.16, 6.157, 6.157, 0, 1)}
+        for ranks, (contiguous, random_mean, fitted, bound, fixable, unfixable) in table.items():
+            point = curve[ranks]
+            self.assertAlmostEqual(point["pooled"], contiguous, delta=0.005)
+            order = list(counts)
+            shuffled = []
+            for _ in range(400):
+                rng.shuffle(order)
+                shuffled.append(max(sum(order[i:i + 64 // ranks]) for i in range(0, 64, 64 // ranks)) * ranks / sum(order))
+            mean, sd = statistics.mean(shuffled), statistics.pstdev(shuffled)
+            self.assertAlmostEqual(mean, random_mean, delta=0.04 + 3 * sd / math.sqrt(400))
+            self.assertAlmostEqual(point["random"], mean, delta=3 * sd / math.sqrt(20) + 1e-9) # it is a mean of 20
+            self.assertLessEqual(point["fitted"], fitted + 0.0016)
+            self.assertAlmostEqual(point["bound"], bound, delta=0.0006)
+            self.assertGreaterEqual(point["fitted"], point["bound"] - 1e-9)
+            skew = point["pooled"] - 1
+            self.assertAlmostEqual((point["pooled"] - point["fitted"]) / skew, fixable, delta=0.006)
+            self.assertAlmostEqual((point["bound"] - 1) / skew, unfixable, delta=0.006)
+        # Two experts a rank: hottest with coldest is exact, bound and answer at once.
+        order = sorted(counts)
+        paired = max(order[i] + order[63 - i] for i in range(32)) * 32 / sum(counts)
+        self.assertAlmostEqual(curve[32]["fitted"], paired, places=9)
+        self.assertAlmostEqual(curve[32]["bound"], paired, places=9)
+
+    def test_bounds_everywhere(self):
+        """Bound and LPT with swaps of every layer that is here: never crossed, and how far apart they are."""
+        apart = {}
+        for name, layers in routingdata.counted_sets().items():
+            if not name.startswith("OLMoE-1B-7B-0924|"):
+                continue
+            trace = RoutingTrace(self.path(name.replace("|", "-") + ".db"), 8)
+            for layer, counts in layers.items():
+                trace.counts(counts, layer, topk=8)
+            trace.close()
+            for one in router_json("--curve", trace.path)["layers"]:
+                for point in one["curve"]:
+                    gap = point["fitted"] - point["bound"]
+                    self.assertGreaterEqual(gap, -1e-9)
+                    apart[name, one["layer"], point["ranks"]] = gap
+                    if point["ranks"] >= 32: # g = 2 and 1 are exact
+                        self.assertAlmostEqual(gap, 0, places=9)
+        layer7 = [gap for (_, layer, ranks), gap in apart.items() if layer == 7 and ranks in (8, 16, 32)]
+        self.assertGreaterEqual(len(layer7), 15)
+        self.assertLessEqual(max(layer7), 0.02)
 
     def test_vllm_axis(self):
         """The oracle of vLLM's PR 36304: 0.75, where the wrong axis gives 1."""

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See synth_times.h. */
 #include "synth_times.h"
+#include "synth/synth_private.h"
 
 #include <assert.h>
 #include <math.h>
@@ -85,6 +86,12 @@ static int each(void *context, skew_time_routing_fn *take, void *taker)
 
 void synth_times_run(struct synth_times *t, const struct skew_synth_spec *spec, bool routing)
 {
+    synth_times_run_as(t, spec, spec->seed, routing);
+}
+
+void synth_times_run_as(struct synth_times *t, const struct skew_synth_spec *spec, int64_t seed,
+                        bool routing)
+{
     struct skew_synth_error error;
     const struct skew_synth_sink sink = {on_routed, on_exchange, on_late, t};
     const struct skew_time_router router = {each, t};
@@ -94,6 +101,7 @@ void synth_times_run(struct synth_times *t, const struct skew_synth_spec *spec, 
         fprintf(stderr, "%s\n", error.text);
         abort();
     }
+    t->synth->spec.seed = seed;
     if (routing)
         t->routed = malloc(sizeof(double) * (size_t)(spec->steps * spec->layers) *
                            (size_t)(spec->ranks * spec->experts));

@@ -21,6 +21,10 @@ struct synth_times {
 
 /** Runs the job of `spec` and analyses it. Asserts on failure. */
 void synth_times_run(struct synth_times *out, const struct skew_synth_spec *spec, bool routing);
+/** The same with tokens, noise and all else that is drawn later from another seed: `spec`'s own
+ * gives what jobs then have in common, popularity, topics and placement. */
+void synth_times_run_as(struct synth_times *out, const struct skew_synth_spec *spec, int64_t seed,
+                        bool routing);
 void synth_times_free(struct synth_times *times);
 
 #endif

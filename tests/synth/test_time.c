@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The Time analyses against synthetic truth, over many seeds: stated intervals hold what they say,
- * what is not there is not found, and stragglers are. SKEWSCOPE_TEST_LONG=1 runs 1,000 seeds and
- * holds coverage to 93–97 %; the short form runs fewer and allows what chance then may do.
+ * The Time analyses against synthetic truth, over many seeds: stragglers are found and nobody else
+ * is, knees are, and exchanges add up. SKEWSCOPE_TEST_LONG=1 runs 1,000 seeds. How often stated
+ * intervals hold the truth, and what is said where nothing is there, is tests/coverage's.
  */
 #include <assert.h>
 #include <math.h>
@@ -14,11 +14,6 @@
 #include "synth_times.h"
 
 static bool is_long;
-
-static int seeds(int few)
-{
-    return is_long ? 1000 : few;
-}
 
 static void set(struct skew_synth_spec *spec, const char *const *settings)
 {
@@ -53,67 +48,11 @@ static void make(struct synth_times *t, int seed, bool routing, const char *cons
         __VA_ARGS__ __VA_OPT__(, ) NULL                                                            \
     }
 
-/* `hits` of `n` where 95 % are stated: 93–97 % in the long form, else not below what one in a
- * thousand runs would show, nor (with few) bounded above. */
-static void check_coverage(const char *what, int hits, int n)
-{
-    double share = (double)hits / n, reach = 3.1 * sqrt(0.95 * 0.05 / n);
-
-    printf("%-46s %4d of %4d intervals hold the truth (%.1f %%)\n", what, hits, n, 100 * share);
-    fflush(stdout);
-    assert(n >= (is_long ? 900 : 20));
-    assert(share >= (is_long ? 0.93 : 0.95 - reach));
-    assert(!is_long || share <= 0.97);
-}
-
-static bool holds(const struct skew_time_estimate *e, double truth)
-{
-    return e->low <= truth && truth <= e->high;
-}
-
 /* ---- parameters ------------------------------------------------------------------------------ */
-
-static void recover(const char *what, int count, const char *const *settings)
-{
-    int slope = 0, latency = 0, load = 0, n = 0, loads = 0;
-    char text[80];
-
-    for (int seed = 1; seed <= count; seed++) {
-        struct synth_times t;
-        make(&t, seed, false, settings);
-        const struct skew_time_fit *f = &t.result.transfer, *g = &t.result.load[SKEW_TIME_COMBINE];
-        double bytes = (double)(t.spec.hidden * t.spec.element_bytes);
-        if (f->model == SKEW_TIME_LINEAR) {
-            n++;
-            slope += holds(&f->slope, t.spec.beta);
-            latency += holds(&f->intercept, t.spec.alpha_ns);
-        }
-        if (g->model == SKEW_TIME_LINEAR) {
-            loads++;
-            load += holds(&g->slope, t.spec.expert_ns / bytes);
-        }
-        synth_times_free(&t);
-    }
-    snprintf(text, sizeof text, "%s: beta", what);
-    check_coverage(text, slope, n);
-    snprintf(text, sizeof text, "%s: alpha", what);
-    check_coverage(text, latency, n);
-    snprintf(text, sizeof text, "%s: computation a byte", what);
-    check_coverage(text, load, loads);
-}
-
-static void test_recovered(void)
-{
-    recover("independent", seeds(50), SETTINGS("routing=zipf"));
-    recover("noise of steps, AR(1) 0.5", seeds(40),
-            SETTINGS("noise_step_ns=2000", "noise_phi=0.5", "correlation=ar1", "ar_phi=0.5"));
-    recover("correlated tokens, outliers", seeds(30),
-            SETTINGS("correlation=bursts", "design_effect=8", "tail=0.03"));
-}
 
 static void test_piecewise(void)
 {
-    int found = 0, below = 0, above = 0, count = is_long ? 100 : 12;
+    int found = 0, below = 0, above = 0, count = is_long ? 1000 : 12;
 
     for (int seed = 1; seed <= count; seed++) {
         struct synth_times t;
@@ -132,42 +71,7 @@ static void test_piecewise(void)
     assert(found >= 0.9 * count && below >= 0.9 * found && above >= 0.9 * found);
 }
 
-static void test_no_relation(void)
-{
-    int none = 0, zero = 0, count = seeds(40);
-
-    for (int seed = 1; seed <= count; seed++) {
-        struct synth_times t;
-        make(&t, seed, true, SETTINGS("transfer=none", "noise_ns=3000", "expert_ns=0"));
-        none += t.result.transfer.model == SKEW_TIME_NO_RELATION;
-        if (t.result.transfer.model == SKEW_TIME_NO_RELATION) {
-            assert(t.result.exchanges[0].skew == 0);
-            zero += holds(&t.result.headline.uniform, 0);
-        }
-        synth_times_free(&t);
-    }
-    printf("no relation said in %d of %d, whose cost of skew covers 0 in %d\n", none, count, zero);
-    /* One in twenty finds a slope (half of them of the wrong sign, which counts as none). */
-    assert(none >= count * (is_long ? 0.95 : 0.85) && zero >= 0.9 * none);
-}
-
 /* ---- what skew costs ------------------------------------------------------------------------- */
-
-static void test_uniform(void)
-{
-    int zero = 0, placement = 0, count = seeds(40);
-
-    for (int seed = 1; seed <= count; seed++) {
-        struct synth_times t;
-        make(&t, seed, true, SETTINGS("routing=uniform"));
-        assert(t.result.headline.known && t.result.headline.placement_known);
-        zero += holds(&t.result.headline.uniform, 0);
-        placement += holds(&t.result.headline.placement, 0);
-        synth_times_free(&t);
-    }
-    check_coverage("uniform routing: cost of skew is 0", zero, count);
-    check_coverage("uniform routing: placement saves 0", placement, count);
-}
 
 static double mean_span(const struct synth_times *t)
 {
@@ -247,7 +151,7 @@ static void late(const char *what, int count, const char *const *settings)
 
 static void test_stragglers(void)
 {
-    int count = is_long ? 100 : 8;
+    int count = is_long ? 250 : 8;
     late("late at times", count, SETTINGS("straggler=3:20000:0.1", "straggler=5:40000:0.02"));
     late("late at times, uneven loads, backward", count,
          SETTINGS("straggler=3:20000:0.1", "routing=dirichlet", "dirichlet=2", "backward=1"));
@@ -258,7 +162,7 @@ static void test_stragglers(void)
 /* Too little to see in one step, but always there; and nobody when nobody is. */
 static void test_persistent(void)
 {
-    int right = 0, wrong = 0, innocent = 0, count = is_long ? 200 : 20;
+    int right = 0, wrong = 0, innocent = 0, count = is_long ? 1000 : 20;
 
     for (int seed = 1; seed <= count; seed++) {
         struct synth_times t, none;
@@ -356,9 +260,6 @@ int main(void)
     test_stragglers();
     test_persistent();
     test_piecewise();
-    test_no_relation();
-    test_uniform();
     test_counterfactual();
-    test_recovered();
     return 0;
 }
