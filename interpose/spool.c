@@ -57,6 +57,10 @@ static int map_range(struct skew_process *proc, int fd, uint64_t from, uint64_t 
     int err = skew_sys_allocate(fd, from, bytes);
     if (err)
         return err == -EFBIG ? -ENOSPC : err;
+    /* Other processes grow at the same time and saw the same room: who finds that it was not enough for all gives back
+     * what nobody has mapped yet. */
+    if (!may_grow(fd, from + bytes, from + bytes) && ftruncate(fd, (off_t)from) == 0)
+        return -ENOSPC;
     uint8_t *at = mmap(proc->base + from, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
                        (off_t)from);
     if (at == MAP_FAILED) {
