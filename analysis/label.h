@@ -77,12 +77,12 @@ struct skew_label {
 
 /** What a user knows better. Zero-initialise, then set. */
 struct skew_label_options {
-    uint32_t layers;         /* MoE layers of a rank; 0: find out */
-    uint32_t microbatches;   /* forward passes of a step; 0: find out */
-    /* What marks a step; NULL: find out. Of these, the first that the trace has: an operation, which
-     * ends one ("allreduce", "allreduce>=BYTES", "allreduce>=BYTES@KEY" of a communicator); an NVTX
-     * range or mark whose text begins so, or is like it where it holds a *; part of a function's
-     * name in a call site, which ends one. */
+    uint32_t layers;       /* MoE layers of a rank; 0: find out */
+    uint32_t microbatches; /* forward passes of a step; 0: find out */
+    /* What marks a step; NULL: find out. Of these, the first that the trace has: an operation,
+     * which ends one ("allreduce", "allreduce>=BYTES", "allreduce>=BYTES@KEY" of a communicator);
+     * an NVTX range or mark whose text begins so, or is like it where it holds a *; part of a
+     * function's name in a call site, which ends one. */
     const char *step_marker;
     const char *layer_marker; /* NVTX ranges with a number, likewise, that are a layer each */
     const char *prefill_marker, *decode_marker; /* NVTX ranges or marks of those stages */

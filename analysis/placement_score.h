@@ -74,9 +74,9 @@ struct skew_score {
     double bytes[SKEW_TIERS];                                     /* every copy sent */
     double rank_once_low[SKEW_TIERS], rank_once_high[SKEW_TIERS]; /* once a rank */
     double domain_once_low, domain_once_high;                     /* tier other, once a domain */
-    double padded; /* R × the largest message, of one rank: what a pad-to-max kernel sends */
-    double time_s; /* as measured; else the larger of busiest port / bandwidth, in the domain and
-                      out, + latency */
+    double padded;  /* R × the largest message, of one rank: what a pad-to-max kernel sends */
+    double time_s;  /* as measured; else the larger of busiest port / bandwidth, in the domain and
+                       out, + latency */
     double clamped; /* share of the calls whose sizes `fit` has never seen: the nearest count */
 };
 

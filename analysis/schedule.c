@@ -182,9 +182,12 @@ static void send_remainder(struct skew_builder *b)
 static int build(struct skew_builder *b)
 {
     static int (*const builders[])(struct skew_builder *) = {
-        [SKEW_SCHEDULE_GREEDY] = skew_build_greedy, [SKEW_SCHEDULE_SINKHORN] = skew_build_sinkhorn,
-        [SKEW_SCHEDULE_STUFFED] = skew_build_stuffed, [SKEW_SCHEDULE_SHIFT] = skew_build_shift,
-        [SKEW_SCHEDULE_RING] = skew_build_ring, [SKEW_SCHEDULE_TIER] = skew_build_tier,
+        [SKEW_SCHEDULE_GREEDY] = skew_build_greedy,
+        [SKEW_SCHEDULE_SINKHORN] = skew_build_sinkhorn,
+        [SKEW_SCHEDULE_STUFFED] = skew_build_stuffed,
+        [SKEW_SCHEDULE_SHIFT] = skew_build_shift,
+        [SKEW_SCHEDULE_RING] = skew_build_ring,
+        [SKEW_SCHEDULE_TIER] = skew_build_tier,
     };
     struct skew_schedule *s = b->schedule;
 

@@ -49,7 +49,7 @@ enum skew_schedule_method {
 #define X(id, name, what) SKEW_SCHEDULE_##id,
     SKEW_SCHEDULE_METHODS(X)
 #undef X
-    SKEW_SCHEDULE_METHOD_COUNT
+        SKEW_SCHEDULE_METHOD_COUNT
 };
 
 const char *skew_schedule_name(enum skew_schedule_method method);
@@ -60,12 +60,12 @@ const char *skew_schedule_what(enum skew_schedule_method method);
 /** Facts of a matrix that no schedule can change. The diagonal needs no port and is left out. */
 struct skew_demand {
     uint32_t ranks;
-    uint64_t total;        /* bytes off the diagonal */
-    uint64_t bound;        /* LB: the largest row or column sum, bytes: the busiest port */
-    uint64_t local_max;    /* the largest diagonal entry, bytes */
-    uint64_t receive_max;  /* the most that one rank receives, its own included, bytes */
-    uint64_t receive_sum;  /* all of the matrix, diagonal included */
-    double imbalance; /* endpoint imbalance LB / (total / n), facts of ports; NaN: no traffic */
+    uint64_t total;       /* bytes off the diagonal */
+    uint64_t bound;       /* LB: the largest row or column sum, bytes: the busiest port */
+    uint64_t local_max;   /* the largest diagonal entry, bytes */
+    uint64_t receive_max; /* the most that one rank receives, its own included, bytes */
+    uint64_t receive_sum; /* all of the matrix, diagonal included */
+    double imbalance;     /* endpoint imbalance LB / (total / n), facts of ports; NaN: no traffic */
 };
 
 /**
@@ -83,13 +83,13 @@ struct skew_transfer {
 };
 
 struct skew_phase {
-    size_t first, count;     /* of skew_schedule.transfers */
-    uint64_t bottleneck;     /* bytes that the busiest port or link carries */
-    uint64_t up_bytes; /* tier only: bytes over the busiest scale-up port, before or after that */
-    uint64_t receive_max;    /* the most that one rank receives, bytes */
-    uint64_t bytes;          /* of all its transfers */
-    bool matching;           /* false: many to many (ring, tier's first, the remainder) */
-    bool reconfigures;       /* pays the reconfiguration delay */
+    size_t first, count; /* of skew_schedule.transfers */
+    uint64_t bottleneck; /* bytes that the busiest port or link carries */
+    uint64_t up_bytes;   /* tier only: bytes over the busiest scale-up port, before or after that */
+    uint64_t receive_max; /* the most that one rank receives, bytes */
+    uint64_t bytes;       /* of all its transfers */
+    bool matching;        /* false: many to many (ring, tier's first, the remainder) */
+    bool reconfigures;    /* pays the reconfiguration delay */
 };
 
 /** Owned by the caller, who gives it back to skew_schedule_free(). */
@@ -100,21 +100,21 @@ struct skew_schedule {
     size_t phase_count;
     struct skew_transfer *transfers;
     size_t transfer_count;
-    size_t matchings;         /* phases that are matchings */
-    uint64_t bound; /* what `bottlenecks` cannot be below: LB, or that of domains for tier */
-    uint64_t bottlenecks;     /* sum over phases */
-    uint64_t remainder;       /* bytes that the cap on matchings left to one unscheduled phase */
+    size_t matchings;     /* phases that are matchings */
+    uint64_t bound;       /* what `bottlenecks` cannot be below: LB, or that of domains for tier */
+    uint64_t bottlenecks; /* sum over phases */
+    uint64_t remainder;   /* bytes that the cap on matchings left to one unscheduled phase */
 };
 
 enum skew_birkhoff_pick {
     SKEW_PICK_LARGEST, /* the permutation whose smallest entry is largest: few matchings */
-    SKEW_PICK_FIRST    /* any permutation, lowest ranks first: many matchings, up to n² − 2n + 2 */
+    SKEW_PICK_FIRST /* any permutation, lowest ranks first: many matchings, up to n² − 2n + 2 */
 };
 
 struct skew_schedule_options {
     uint32_t
         max_matchings; /* 0: no cap. What is left then goes in one last phase, free of congestion */
-    uint32_t domain_ranks;  /* tier: ranks in a domain, consecutive ones; divides the ranks */
+    uint32_t domain_ranks; /* tier: ranks in a domain, consecutive ones; divides the ranks */
     enum skew_birkhoff_pick pick;
 };
 
@@ -148,9 +148,9 @@ struct skew_assign {
     uint32_t n;
     size_t stride;
     double *cost; /* [n][stride], of which n columns count; what is minimised: minus the weight */
-    uint32_t *column;   /* [n] the solution: column of each row */
+    uint32_t *column; /* [n] the solution: column of each row */
     /* private */
-    bool wide;          /* vectors of this processor's full width; the solution is the same without */
+    bool wide; /* vectors of this processor's full width; the solution is the same without */
     double *price, *distance, *closed;
     int64_t *reached_from;
     uint32_t *row, *free_rows, *scanned;
@@ -212,27 +212,27 @@ double skew_cost_transfer(const struct skew_cost *cost, const struct skew_schedu
  * lets the two not contend). The local diagonal is computed first, from time 0.
  */
 struct skew_timing {
-    double dispatch_s;    /* Σ over phases */
+    double dispatch_s; /* Σ over phases */
     double combine_s;
-    double compute_s;     /* Σ over phases and the local part: small pieces pay the floor each */
-    double sequential_s;  /* no overlap: dispatch, all tokens computed at once, combine */
-    double natural_s;     /* overlapped, phases in their own order */
+    double compute_s;    /* Σ over phases and the local part: small pieces pay the floor each */
+    double sequential_s; /* no overlap: dispatch, all tokens computed at once, combine */
+    double natural_s;    /* overlapped, phases in their own order */
     double johnson_s; /* overlapped, in the order of Johnson's rule on (d + c, c + b): exact for two
                          machines, a heuristic for three */
-    double makespan_s;    /* the lesser of the two */
-    bool johnson;         /* which */
-    double compute_idle_s;/* of makespan_s, the time in which nothing is computed */
-    double ideal_s;       /* skew_cost_ideal() */
-    double rest;          /* makespan / (what bytes take, both ways): latency, compute, overlap;
-                             NaN without traffic */
+    double makespan_s;     /* the lesser of the two */
+    bool johnson;          /* which */
+    double compute_idle_s; /* of makespan_s, the time in which nothing is computed */
+    double ideal_s;        /* skew_cost_ideal() */
+    double rest;           /* makespan / (what bytes take, both ways): latency, compute, overlap;
+                              NaN without traffic */
 };
 
 /** One bar. */
 struct skew_bar {
-    uint32_t machine;   /* 0 dispatch, 1 compute, 2 combine */
-    int64_t phase;      /* index, −1: the local diagonal */
+    uint32_t machine; /* 0 dispatch, 1 compute, 2 combine */
+    int64_t phase;    /* index, −1: the local diagonal */
     double start_s, end_s;
-    uint64_t bytes;     /* of the dispatch */
+    uint64_t bytes; /* of the dispatch */
 };
 
 /**

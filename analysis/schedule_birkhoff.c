@@ -19,10 +19,10 @@ struct birkhoff {
     uint64_t *m;
     uint32_t n;
     uint64_t threshold;
-    uint32_t *column, *row;     /* the matching, both ways */
-    uint64_t *width;            /* [n] of the widest path to each column */
-    uint32_t *reached_from;     /* [n] row */
-    unsigned char *closed;      /* [n] */
+    uint32_t *column, *row; /* the matching, both ways */
+    uint64_t *width;        /* [n] of the widest path to each column */
+    uint32_t *reached_from; /* [n] row */
+    unsigned char *closed;  /* [n] */
 };
 
 /* Widens by row i; returns the widest column that is open, or one that is wide enough: a free one

@@ -12,10 +12,10 @@ struct skew_builder {
     const struct skew_schedule_options *options;
     const struct skew_demand *demand;
     uint32_t n;
-    uint64_t *left;         /* [n][n], what is not yet sent; the diagonal is 0 */
+    uint64_t *left; /* [n][n], what is not yet sent; the diagonal is 0 */
     size_t phase_room, transfer_room;
-    uint64_t *in, *out;     /* [n], of many-to-many phases */
-    int failed;             /* the first negative errno; later calls do nothing */
+    uint64_t *in, *out; /* [n], of many-to-many phases */
+    int failed;         /* the first negative errno; later calls do nothing */
 };
 
 /** Begins a phase; the transfers that follow belong to it. */

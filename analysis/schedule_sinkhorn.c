@@ -22,9 +22,9 @@
 
 struct sinkhorn {
     struct skew_builder *b;
-    uint64_t *demand;   /* [n][n] at the start */
-    uint64_t *share;    /* [n][n] the grid: of each pair, in all permutations */
-    uint64_t *passed;   /* [n][n] of that, in permutations so far */
+    uint64_t *demand; /* [n][n] at the start */
+    uint64_t *share;  /* [n][n] the grid: of each pair, in all permutations */
+    uint64_t *passed; /* [n][n] of that, in permutations so far */
 };
 
 /* Scales rows and columns in turn until row sums are 1 while column sums are. */

@@ -16,8 +16,8 @@
 struct tier {
     struct skew_builder *b;
     uint32_t size, domains;
-    uint64_t *between;  /* [domains][domains] not yet sent */
-    uint64_t *arrived;  /* [size] of one slice of one pair, by receiver */
+    uint64_t *between; /* [domains][domains] not yet sent */
+    uint64_t *arrived; /* [size] of one slice of one pair, by receiver */
     uint64_t passed; /* bottlenecks so far, of whole domains: what is divided by the ports, once */
     uint64_t uncharged; /* bytes over scale-up links that the next matching pays for */
 };

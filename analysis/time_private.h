@@ -74,7 +74,7 @@ static inline bool skew_time_after_experts(enum skew_time_role role)
 }
 
 int skew_time_derive(struct skew_time_work *work); /* time_exchange.c */
-int skew_time_gaps(struct skew_time_work *work);    /* time_gap.c */
+int skew_time_gaps(struct skew_time_work *work);   /* time_gap.c */
 int skew_time_fits(struct skew_time_work *work);   /* time_exchange.c */
 int skew_time_late(struct skew_time_work *work);   /* time_late.c */
 int skew_time_ledger(struct skew_time_work *work); /* time_ledger.c */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Finds the real functions. Slot 0 is the NCCL that calls through the loader's symbol binding reach;
- * further slots are NCCLs that an application opened by itself and asks by dlsym(). What a real
- * library lacks is hidden from our exports, so that feature tests see it as absent.
+ * Finds the real functions. Slot 0 is the NCCL that calls through the loader's symbol binding
+ * reach; further slots are NCCLs that an application opened by itself and asks by dlsym(). What a
+ * real library lacks is hidden from our exports, so that feature tests see it as absent.
  *
- * A slot's table is complete before skew_bound[slot] is set and never changes after that; its library is
- * kept from being unloaded. No lock of ours is held while the loader is asked: it has locks too, and its
- * callers may hold them when they come to us. Any thread.
+ * A slot's table is complete before skew_bound[slot] is set and never changes after that; its
+ * library is kept from being unloaded. No lock of ours is held while the loader is asked: it has
+ * locks too, and its callers may hold them when they come to us. Any thread.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -18,7 +18,7 @@
 
 /* What makes a library an NCCL: single functions may be wrapped by another tool as well. */
 static const char *const nccl_names[] = {"ncclCommInitRank", "ncclCommDestroy", "ncclGroupStart",
-                                         "ncclAllReduce", "ncclGetVersion", NULL};
+                                         "ncclAllReduce",    "ncclGetVersion",  NULL};
 #define WITNESS nccl_names[0]
 
 void *skew_real[SKEW_SLOTS][SKEW_API_COUNT];
@@ -120,8 +120,8 @@ bool skew_bind_is_nccl(const void *address)
     return skew_elf_module_of(address, &owner) && is_nccl(&owner);
 }
 
-/* The next definition in the global scope, unless it is another NCCL's: another tool's wrapper, which
- * stays in the chain. */
+/* The next definition in the global scope, unless it is another NCCL's: another tool's wrapper,
+ * which stays in the chain. */
 static void *next_wrapper(const struct binding *binding, const char *name)
 {
     struct dl_phdr_info owner;
@@ -135,7 +135,9 @@ static void fill(struct binding *binding, bool with_wrappers)
 {
     for (unsigned i = 0; i < SKEW_API_COUNT; i++) {
         void *next = api[i].is_nccl && with_wrappers ? next_wrapper(binding, api[i].name) : NULL;
-        binding->real[i] = next ? next : api[i].is_nccl ? skew_elf_lookup(&binding->module, api[i].name) : NULL;
+        binding->real[i] = next             ? next
+                           : api[i].is_nccl ? skew_elf_lookup(&binding->module, api[i].name)
+                                            : NULL;
     }
 }
 
@@ -145,7 +147,8 @@ static void *open_library(const char *path, int mode)
     return loader_open ? loader_open(path, mode) : NULL;
 }
 
-/* We were named as the NCCL library itself (VLLM_NCCL_SO_PATH): the real one is ours to open, once. */
+/* We were named as the NCCL library itself (VLLM_NCCL_SO_PATH): the real one is ours to open, once.
+ */
 static void *named_library(void)
 {
     static void *handle;
@@ -165,8 +168,9 @@ static bool find_named(struct binding *binding)
     binding->route = "named";
     if (witness && skew_elf_module_of(witness, &binding->module))
         return true;
-    skew_stderr_line("this library was loaded as if it were NCCL, but the real one cannot be opened", ELIBACC,
-                     " (set SKEWSCOPE_NCCL to the path of libnccl.so.2)");
+    skew_stderr_line(
+        "this library was loaded as if it were NCCL, but the real one cannot be opened", ELIBACC,
+        " (set SKEWSCOPE_NCCL to the path of libnccl.so.2)");
     return false;
 }
 
@@ -194,7 +198,8 @@ static bool find_first(struct binding *binding, bool open_it)
 static void bind_lock_take(void)
 {
     uint32_t self = (uint32_t)getpid(), holder = 0;
-    while (!__atomic_compare_exchange_n(&bind_lock, &holder, self, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+    while (!__atomic_compare_exchange_n(&bind_lock, &holder, self, false, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_RELAXED)) {
         if (holder == self) {
             sched_yield();
             holder = 0;
@@ -230,7 +235,8 @@ static void publish(uint32_t slot, const struct binding *binding)
         module_base[slot] = binding->module.dlpi_addr;
         if (slot == 0) {
             route = binding->route;
-            skew_text_add(module_path, sizeof(module_path), 0, path && *path ? path : "the executable itself");
+            skew_text_add(module_path, sizeof(module_path), 0,
+                          path && *path ? path : "the executable itself");
         }
         __atomic_store_n(&skew_bound[slot], 1, __ATOMIC_RELEASE);
     }
@@ -238,7 +244,8 @@ static void publish(uint32_t slot, const struct binding *binding)
     if (first && slot == 0)
         skew_elf_hide(missing, n);
     if (first && path && *path)
-        open_library(path, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE); /* never to be unloaded under us */
+        open_library(path,
+                     RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE); /* never to be unloaded under us */
 }
 
 static void bind(bool open_it)
@@ -250,7 +257,8 @@ static void bind(bool open_it)
         fill(&binding, skew_elf_at_start());
     else
         binding = (struct binding){.route = "none"};
-    /* When nothing is found, nobody can have called us through NCCL's own names, and yet somebody did. */
+    /* When nothing is found, nobody can have called us through NCCL's own names, and yet somebody
+     * did. */
     if (found || open_it)
         publish(0, &binding);
     skew_dlerror_clear();
@@ -272,8 +280,9 @@ static bool bind_if_loaded(void)
 }
 
 /**
- * The real function of a wrapper that serves one library, bound if need be: the loader has bound somebody to us.
- * Never NULL: where it exists nowhere, `otherwise`, or (NULL) a function that says so.
+ * The real function of a wrapper that serves one library, bound if need be: the loader has bound
+ * somebody to us. Never NULL: where it exists nowhere, `otherwise`, or (NULL) a function that says
+ * so.
  */
 void *skew_single_bind(enum skew_api function, void *otherwise)
 {
@@ -289,7 +298,8 @@ void *skew_single_bind(enum skew_api function, void *otherwise)
     if (!found)
         found = skew_backend_call_of[function] ? (void *)absent_function : (void *)absent_cuda;
     skew_dlerror_clear();
-    if (__atomic_compare_exchange_n(&skew_real[0][function], &real, found, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+    if (__atomic_compare_exchange_n(&skew_real[0][function], &real, found, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
         real = found;
     errno = saved;
     return real;
@@ -304,8 +314,8 @@ static void *unwanted(const char *name)
     return function < 0 || skew_elf_first(name, false) ? NULL : skew_wrapper[0][function];
 }
 
-/* In the constructor. A preloaded library stands in the global scope; one that was opened as if it were
- * NCCL does not, and has to know now what it must not seem to have. */
+/* In the constructor. A preloaded library stands in the global scope; one that was opened as if it
+ * were NCCL does not, and has to know now what it must not seem to have. */
 SKEW_START void skew_bind_at_load(void)
 {
     struct skew_elf_look look = skew_elf_look(WITNESS);
@@ -343,12 +353,13 @@ static uint32_t bind_module(const struct dl_phdr_info *module)
 
 /* ---- what dlsym() answers ------------------------------------------------------------------ */
 
-/* Our wrapper, or what stands before it: where another tool's preload comes first, the loader would have bound the
- * caller to that one, and it calls us. */
+/* Our wrapper, or what stands before it: where another tool's preload comes first, the loader would
+ * have bound the caller to that one, and it calls us. */
 static void *outermost(uint32_t slot, int function)
 {
     struct dl_phdr_info owner;
-    void *first = slot == 0 && skew_elf_at_start() ? skew_dlsym(RTLD_DEFAULT, api[function].name) : NULL;
+    void *first =
+        slot == 0 && skew_elf_at_start() ? skew_dlsym(RTLD_DEFAULT, api[function].name) : NULL;
     bool other = first && first != skew_wrapper[0][function] && skew_elf_module_of(first, &owner) &&
                  !is_nccl(&owner);
     return other ? first : skew_wrapper[slot][function];
@@ -369,21 +380,24 @@ static void *answer_nccl(int function, void *real)
 {
     struct dl_phdr_info module;
     if (!skew_elf_module_of(real, &module)) {
-        skew_diag_once(SKEW_DIAG_SECOND_NCCL, "an NCCL in another namespace of the loader (dlmopen) is passed "
-                                              "through and not recorded");
+        skew_diag_once(SKEW_DIAG_SECOND_NCCL,
+                       "an NCCL in another namespace of the loader (dlmopen) is passed "
+                       "through and not recorded");
         return NULL;
     }
     if (!is_nccl(&module))
         return NULL;
     uint32_t slot = bind_module(&module);
     if (slot == SKEW_SLOTS)
-        skew_diag_once(SKEW_DIAG_SECOND_NCCL,
-                       "more NCCL libraries are loaded in one process than can be told apart; calls to "
-                       "the last one are passed through and not recorded");
+        skew_diag_once(
+            SKEW_DIAG_SECOND_NCCL,
+            "more NCCL libraries are loaded in one process than can be told apart; calls to "
+            "the last one are passed through and not recorded");
     return slot == SKEW_SLOTS ? NULL : outermost(slot, function);
 }
 
-/* Whether the application asks us by name, as if we were its NCCL. A handle is the loader's link map. */
+/* Whether the application asks us by name, as if we were its NCCL. A handle is the loader's link
+ * map. */
 static bool is_own_handle(void *handle)
 {
     struct dl_phdr_info self;
@@ -391,8 +405,9 @@ static bool is_own_handle(void *handle)
            ((const struct link_map *)handle)->l_addr == self.dlpi_addr;
 }
 
-/* Ours was found first, in the global scope or by our own handle: it stands for the one that would have been
- * found without us, or must look absent. That may be visible to the caller only (RTLD_LOCAL). */
+/* Ours was found first, in the global scope or by our own handle: it stands for the one that would
+ * have been found without us, or must look absent. That may be visible to the caller only
+ * (RTLD_LOCAL). */
 static void *answer_own(int function, void *handle, const void *caller)
 {
     const char *name = api[function].name;

@@ -3,9 +3,10 @@
  * Communicators: which one a pointer means now, and what makes it the same communicator in another
  * process. Off the hot path but for skew_comm_find(), which reads the table without a lock.
  *
- * A pointer is looked up in an open-addressing table; NCCL reuses pointers after Destroy and Abort, so
- * an entry is taken out before the real call can free it. Split, Shrink and Grow may store the new
- * pointer later, from another thread: such constructors wait in `pending` until the pointer shows up.
+ * A pointer is looked up in an open-addressing table; NCCL reuses pointers after Destroy and Abort,
+ * so an entry is taken out before the real call can free it. Split, Shrink and Grow may store the
+ * new pointer later, from another thread: such constructors wait in `pending` until the pointer
+ * shows up.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -44,7 +45,8 @@ static uint32_t slot_of(ncclComm_t handle)
 
 struct skew_comm *skew_comm_find(struct skew_process *proc, ncclComm_t handle)
 {
-    for (uint32_t i = slot_of(handle), n = 0; n < SKEW_COMM_SLOTS; i = (i + 1) & (SKEW_COMM_SLOTS - 1), n++) {
+    for (uint32_t i = slot_of(handle), n = 0; n < SKEW_COMM_SLOTS;
+         i = (i + 1) & (SKEW_COMM_SLOTS - 1), n++) {
         ncclComm_t at = __atomic_load_n(&proc->table[i].handle, __ATOMIC_ACQUIRE);
         if (at == handle)
             return proc->table[i].comm;
@@ -57,7 +59,8 @@ struct skew_comm *skew_comm_find(struct skew_process *proc, ncclComm_t handle)
 static void table_put(struct skew_process *proc, ncclComm_t handle, struct skew_comm *comm)
 {
     uint32_t i = slot_of(handle);
-    while (proc->table[i].handle && proc->table[i].handle != DELETED && proc->table[i].handle != handle)
+    while (proc->table[i].handle && proc->table[i].handle != DELETED &&
+           proc->table[i].handle != handle)
         i = (i + 1) & (SKEW_COMM_SLOTS - 1);
     proc->table[i].comm = comm;
     __atomic_store_n(&proc->table[i].handle, handle, __ATOMIC_RELEASE);
@@ -156,7 +159,8 @@ static void after_first(struct skew_process *proc)
 static bool is_nonblocking(const ncclConfig_t *config)
 {
     const struct skew_nccl_config_head *head = (const struct skew_nccl_config_head *)config;
-    return head && head->magic == NCCL_CONFIG_MAGIC && head->size >= sizeof(*head) && head->blocking == 0;
+    return head && head->magic == NCCL_CONFIG_MAGIC && head->size >= sizeof(*head) &&
+           head->blocking == 0;
 }
 
 /* Whether it may go without CTAs: by its configuration, or by what NCCL reads instead of that. */
@@ -168,7 +172,8 @@ static uint32_t zero_ctas(const ncclConfig_t *config, uint32_t otherwise)
         return SKEW_COMM_ZERO_CTAS;
     if (!policy || policy->magic != NCCL_CONFIG_MAGIC || policy->size < sizeof(*policy))
         return otherwise & SKEW_COMM_ZERO_CTAS;
-    return policy->cta_policy > 0 && policy->cta_policy & NCCL_CTA_POLICY_ZERO ? SKEW_COMM_ZERO_CTAS : 0;
+    return policy->cta_policy > 0 && policy->cta_policy & NCCL_CTA_POLICY_ZERO ? SKEW_COMM_ZERO_CTAS
+                                                                               : 0;
 }
 
 /* Registers a communicator. `where` may hold its pointer already, or only later. */
@@ -189,7 +194,9 @@ static void comm_add(struct skew_comm *filled, ncclComm_t *where, bool pointer_n
         comm->handle = pointer_now ? *where : NULL;
         for (uint32_t i = proc->pendings; i-- > 0;)
             if (proc->pending[i].where == where)
-                pending_take(proc, i, true); /* whatever was to be stored there, now it is this one's place */
+                pending_take(
+                    proc, i,
+                    true); /* whatever was to be stored there, now it is this one's place */
         if (pointer_now) {
             table_put(proc, comm->handle, comm);
             announce(proc, comm);
@@ -226,7 +233,8 @@ void skew_comm_on_init(uint32_t slot, ncclResult_t result, ncclComm_t *where, in
     comm_add(&comm, where, *where != NULL);
 }
 
-/* All members are in this process: its identity and the ordinal of the call name the communicator. */
+/* All members are in this process: its identity and the ordinal of the call name the communicator.
+ */
 void skew_comm_on_init_all(uint32_t slot, ncclResult_t result, ncclComm_t *comms, int count,
                            const int *devices)
 {
@@ -272,11 +280,12 @@ struct skew_derive skew_comm_derive(uint32_t slot, ncclComm_t parent, enum skew_
 }
 
 static void derive_add(const struct skew_derive *derive, ncclResult_t result, ncclComm_t *where,
-                       const ncclConfig_t *config, uint64_t key, bool identified, int ranks, int rank)
+                       const ncclConfig_t *config, uint64_t key, bool identified, int ranks,
+                       int rank)
 {
     const struct skew_comm *parent = derive->parent;
-    bool nonblocking = config ? is_nonblocking(config)
-                              : parent && (parent->flags & SKEW_COMM_NONBLOCKING);
+    bool nonblocking =
+        config ? is_nonblocking(config) : parent && (parent->flags & SKEW_COMM_NONBLOCKING);
     struct skew_comm comm = {
         .key = key,
         .parent = parent ? parent->id : 0,
@@ -302,12 +311,13 @@ static bool is_identified(const struct skew_comm *comm)
     return comm && !(comm->flags & SKEW_COMM_UNIDENTIFIED);
 }
 
-/* A call that NCCL refused for its arguments, before it asked the other members, is no call to them: when it is
- * repeated, it is what they count as this one. */
+/* A call that NCCL refused for its arguments, before it asked the other members, is no call to
+ * them: when it is repeated, it is what they count as this one. */
 static bool derive_failed(const struct skew_derive *derive, ncclResult_t result)
 {
     if (derive->parent && (result == ncclInvalidArgument || result == ncclInvalidUsage))
-        __atomic_fetch_sub(&derive->parent->children[derive->kind - SKEW_COMM_SPLIT], 1, __ATOMIC_RELAXED);
+        __atomic_fetch_sub(&derive->parent->children[derive->kind - SKEW_COMM_SPLIT], 1,
+                           __ATOMIC_RELAXED);
     return result != ncclSuccess && result != ncclInProgress;
 }
 
@@ -323,16 +333,17 @@ void skew_comm_on_derive(const struct skew_derive *derive, ncclResult_t result, 
 }
 
 /* Members that stay are told only the parent, new ones only the id: both know the new size, and the
- * parent's root knows both. The id names the communicator where there is one; the others are tied to it
- * by the root's record, which carries the parent too (docs/schema.md, table communicator). */
+ * parent's root knows both. The id names the communicator where there is one; the others are tied
+ * to it by the root's record, which carries the parent too (docs/schema.md, table communicator). */
 void skew_comm_on_grow(const struct skew_derive *derive, ncclResult_t result, ncclComm_t *where,
                        const ncclConfig_t *config, int ranks, const ncclUniqueId *id, int rank)
 {
     if (derive_failed(derive, result) || !where)
         return;
     const struct skew_comm *parent = derive->parent;
-    uint64_t key = id ? hash_bytes(id, sizeof(*id))
-                      : mix(mix(parent ? parent->key : (uintptr_t)where, SKEW_COMM_GROW), derive->ordinal);
+    uint64_t key =
+        id ? hash_bytes(id, sizeof(*id))
+           : mix(mix(parent ? parent->key : (uintptr_t)where, SKEW_COMM_GROW), derive->ordinal);
     derive_add(derive, result, where, config, key, id || is_identified(parent), ranks, rank);
 }
 
@@ -352,7 +363,8 @@ static ncclComm_t read_safely(ncclComm_t *where)
     return __atomic_load_n(where, __ATOMIC_ACQUIRE);
 }
 
-/* Looks whether pending constructors have got their pointer. `only`: settle no other one. Hold the lock. */
+/* Looks whether pending constructors have got their pointer. `only`: settle no other one. Hold the
+ * lock. */
 static struct skew_comm *settle(struct skew_process *proc, ncclComm_t only)
 {
     struct skew_comm *found = NULL;
@@ -389,12 +401,14 @@ void skew_comm_settle(void)
     errno = saved;
 }
 
-/** At the end of a thread's outermost group: the constructors inside it are done, or came to nothing. */
+/** At the end of a thread's outermost group: the constructors inside it are done, or came to
+ * nothing. */
 void skew_comm_group_ended(const struct skew_thread *thread, bool succeeded)
 {
     struct skew_process *proc = skew_proc;
     skew_lock(proc);
-    __atomic_store_n(&skew_hot.pendings, proc->pendings, __ATOMIC_RELAXED); /* a fork may have left the parent's */
+    __atomic_store_n(&skew_hot.pendings, proc->pendings,
+                     __ATOMIC_RELAXED); /* a fork may have left the parent's */
     for (uint32_t i = proc->pendings; i-- > 0;) {
         if (proc->pending[i].tid != thread->tid)
             continue;
@@ -421,8 +435,8 @@ static int ask(const struct skew_comm *comm, enum skew_api getter)
 static bool is_idle(const struct skew_comm *comm)
 {
     ncclResult_t state = ncclSuccess;
-    ncclResult_t (*get)(ncclComm_t, ncclResult_t *) =
-        (ncclResult_t(*)(ncclComm_t, ncclResult_t *))skew_real[comm->slot][SKEW_API_ncclCommGetAsyncError];
+    ncclResult_t (*get)(ncclComm_t, ncclResult_t *) = (ncclResult_t(*)(
+        ncclComm_t, ncclResult_t *))skew_real[comm->slot][SKEW_API_ncclCommGetAsyncError];
     return get(comm->handle, &state) == ncclSuccess && state == ncclSuccess;
 }
 
@@ -433,7 +447,8 @@ static struct skew_comm *adopt(struct skew_process *proc, ncclComm_t handle)
     if (!comm)
         return NULL;
     comm->handle = handle;
-    comm->key = mix(mix(hash_bytes(&proc, sizeof(proc)), (uint64_t)getpid()), comm->id + skew_now());
+    comm->key =
+        mix(mix(hash_bytes(&proc, sizeof(proc)), (uint64_t)getpid()), comm->id + skew_now());
     comm->flags = SKEW_COMM_UNIDENTIFIED;
     table_put(proc, handle, comm);
     return comm;
@@ -462,7 +477,8 @@ struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle)
     if (!comm)
         return NULL;
     /* With two NCCLs nobody knows whose an adopted one is: asking the wrong one could crash. */
-    bool may_ask = comm->kind != SKEW_COMM_UNKNOWN || !__atomic_load_n(&skew_bound[1], __ATOMIC_ACQUIRE);
+    bool may_ask =
+        comm->kind != SKEW_COMM_UNKNOWN || !__atomic_load_n(&skew_bound[1], __ATOMIC_ACQUIRE);
     if (may_ask && (comm->rank < 0 || comm->ranks < 0 || comm->device == -1) && is_idle(comm)) {
         int ranks = ask(comm, SKEW_API_ncclCommCount), rank = ask(comm, SKEW_API_ncclCommUserRank);
         int device = ask(comm, SKEW_API_ncclCommCuDevice);
@@ -476,9 +492,10 @@ struct skew_comm *skew_comm_need(struct skew_process *proc, ncclComm_t handle)
     bool announced = skew_comm_announce(proc, comm);
     after_first(proc);
     if (adopted)
-        skew_diag_once(SKEW_DIAG_UNIDENTIFIED_COMM,
-                       "a communicator was used whose creation was not seen; its exchanges are stored, but "
-                       "cannot be joined with the other ranks' (was NCCL loaded by two different routes?)");
+        skew_diag_once(
+            SKEW_DIAG_UNIDENTIFIED_COMM,
+            "a communicator was used whose creation was not seen; its exchanges are stored, but "
+            "cannot be joined with the other ranks' (was NCCL loaded by two different routes?)");
     return announced ? comm : NULL;
 }
 
@@ -531,19 +548,22 @@ void skew_comm_left(struct skew_comm *comm, enum skew_comm_end how, ncclResult_t
 }
 
 /* Kernels of the application can now move bytes by themselves: no host call will tell. */
-void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle, int window_flags)
+void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle,
+                          int window_flags)
 {
-    static const char devcomm[] =
-        "ncclDevCommCreate was called: kernels of the application can exchange data on this communicator "
-        "without any NCCL call; such traffic is not in this trace";
-    static const char window[] =
-        "ncclCommWindowRegister registered a window: one-sided transfers by kernels into it are not in this trace";
+    static const char devcomm[] = "ncclDevCommCreate was called: kernels of the application can "
+                                  "exchange data on this communicator "
+                                  "without any NCCL call; such traffic is not in this trace";
+    static const char window[] = "ncclCommWindowRegister registered a window: one-sided transfers "
+                                 "by kernels into it are not in this trace";
     if (result != ncclSuccess && result != ncclInProgress)
         return;
     int saved = errno;
-    struct skew_comm *comm = window_flags & NCCL_WIN_COLL_SYMMETRIC ? skew_comm_find(skew_proc, handle) : NULL;
+    struct skew_comm *comm =
+        window_flags & NCCL_WIN_COLL_SYMMETRIC ? skew_comm_find(skew_proc, handle) : NULL;
     if (comm)
         __atomic_fetch_or(&comm->copies, SKEW_COMM_SYMMETRIC, __ATOMIC_RELAXED);
-    skew_diag_once(SKEW_DIAG_DEVICE_API, strcmp(function, "ncclDevCommCreate") == 0 ? devcomm : window);
+    skew_diag_once(SKEW_DIAG_DEVICE_API,
+                   strcmp(function, "ncclDevCommCreate") == 0 ? devcomm : window);
     errno = saved;
 }

@@ -12,8 +12,9 @@
 #include <string.h>
 
 #define SKEW_CUPTI_SUCCESS 0
-#define SKEW_CUPTI_OLDEST  14u /* cuptiGetVersion() of CUPTI 11.1: before it records lack graphId  \
-                                */
+#define SKEW_CUPTI_OLDEST                                                                          \
+    14u /* cuptiGetVersion() of CUPTI 11.1: before it records lack graphId                         \
+         */
 #define SKEW_CUPTI_CUSTOM2       5 /* kind of external ids; torch.profiler uses others */
 #define SKEW_CUPTI_FORCED        1u
 #define SKEW_CUPTI_KIND_MEMCPY   1

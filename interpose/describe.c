@@ -15,7 +15,9 @@ extern char **environ;
 
 static unsigned hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? (unsigned)(c - '0') : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a' + 10) : 16;
+    return c >= '0' && c <= '9'   ? (unsigned)(c - '0')
+           : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a' + 10)
+                                  : 16;
 }
 
 static void read_boot_id(uint8_t id[16])
@@ -60,7 +62,8 @@ void skew_describe_identity(struct skew_spool_head *head)
     head->created_real_ns = skew_now_real();
 }
 
-static void put(struct skew_process *proc, enum skew_process_text what, const char *text, size_t length)
+static void put(struct skew_process *proc, enum skew_process_text what, const char *text,
+                size_t length)
 {
     struct skew_rec_text rec = {
         .head = {.type = SKEW_REC_PROCESS},
@@ -80,14 +83,45 @@ static bool starts_with(const char *text, const char *prefix)
 static bool wanted(const char *variable)
 {
     static const char *const prefixes[] = {
-        "RANK=", "LOCAL_RANK=", "WORLD_SIZE=", "LOCAL_WORLD_SIZE=", "GROUP_RANK=", "ROLE_RANK=",
-        "MASTER_", "SLURM_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_RANK=", "FLUX_", "NCCL_", "RCCL_",
-        "CUDA_", "NVTX_INJECTION64_PATH=", "HIP_VISIBLE_DEVICES=", "ROCR_VISIBLE_DEVICES=", "TORCH", "NVTE_", "NVSHMEM_",
-        "VLLM_", "SGLANG_", "TRTLLM_", "XLA_FLAGS=", "JAX_", "DEEPEP_", "EP_", "UCX_", "FI_",
-        "MOE_", "MEGATRON_", "LD_PRELOAD=", "LD_LIBRARY_PATH=", SKEW_ENV_PREFIX, NULL,
+        "RANK=",
+        "LOCAL_RANK=",
+        "WORLD_SIZE=",
+        "LOCAL_WORLD_SIZE=",
+        "GROUP_RANK=",
+        "ROLE_RANK=",
+        "MASTER_",
+        "SLURM_",
+        "OMPI_COMM_WORLD_",
+        "PMI_",
+        "PMIX_RANK=",
+        "FLUX_",
+        "NCCL_",
+        "RCCL_",
+        "CUDA_",
+        "NVTX_INJECTION64_PATH=",
+        "HIP_VISIBLE_DEVICES=",
+        "ROCR_VISIBLE_DEVICES=",
+        "TORCH",
+        "NVTE_",
+        "NVSHMEM_",
+        "VLLM_",
+        "SGLANG_",
+        "TRTLLM_",
+        "XLA_FLAGS=",
+        "JAX_",
+        "DEEPEP_",
+        "EP_",
+        "UCX_",
+        "FI_",
+        "MOE_",
+        "MEGATRON_",
+        "LD_PRELOAD=",
+        "LD_LIBRARY_PATH=",
+        SKEW_ENV_PREFIX,
+        NULL,
     };
     static const char *const secrets[] = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL",
-                                          "_KEY", "APIKEY", "JWT", NULL};
+                                          "_KEY",  "APIKEY", "JWT",      NULL};
     const char *equals = strchr(variable, '=');
     bool found = false;
     for (unsigned i = 0; prefixes[i] && !found; i++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What went differently than planned: into the trace, or, where no trace can carry it, as one line on
- * standard error. Any thread, but not under the process lock.
+ * What went differently than planned: into the trace, or, where no trace can carry it, as one line
+ * on standard error. Any thread, but not under the process lock.
  */
 #include <errno.h>
 #include <poll.h>
@@ -87,8 +87,9 @@ const char *skew_error_text(int err)
 /* One rank of a node speaks for all: the first local one. */
 static bool speaks_for_node(void)
 {
-    static const char *const names[] = {"LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK",
-                                        "MPI_LOCALRANKID", "PMI_LOCAL_RANK", NULL};
+    static const char *const names[] = {
+        "LOCAL_RANK",      "SLURM_LOCALID",  "OMPI_COMM_WORLD_LOCAL_RANK",
+        "MPI_LOCALRANKID", "PMI_LOCAL_RANK", NULL};
     for (unsigned i = 0; names[i]; i++) {
         const char *value = secure_getenv(names[i]);
         if (value && *value)
@@ -97,8 +98,8 @@ static bool speaks_for_node(void)
     return true;
 }
 
-/* Writes to standard error without harm: a full pipe would block the host, a closed one raise SIGPIPE, a
- * file at its size limit SIGXFSZ, a terminal in the background SIGTTOU. */
+/* Writes to standard error without harm: a full pipe would block the host, a closed one raise
+ * SIGPIPE, a file at its size limit SIGXFSZ, a terminal in the background SIGTTOU. */
 static void write_stderr(const char *line, size_t bytes)
 {
     struct pollfd out = {.fd = 2, .events = POLLOUT};
@@ -118,14 +119,15 @@ static void write_stderr(const char *line, size_t bytes)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
 }
 
-/** The one line: only for what nothing else can carry. `what` and `advice` stand around the reason. Works without
- * the process state too. */
+/** The one line: only for what nothing else can carry. `what` and `advice` stand around the reason.
+ * Works without the process state too. */
 void skew_stderr_line(const char *what, int err, const char *advice)
 {
     static uint32_t said; /* shared with forked children: they have nothing new to tell */
     const char *quiet = skew_option_text(SKEW_OPT_QUIET);
     char line[SKEW_PATH_BYTES + 512];
-    if (__atomic_exchange_n(&said, 1, __ATOMIC_RELAXED) || !speaks_for_node() || strcmp(quiet, "on") == 0)
+    if (__atomic_exchange_n(&said, 1, __ATOMIC_RELAXED) || !speaks_for_node() ||
+        strcmp(quiet, "on") == 0)
         return;
     size_t at = skew_text_add(line, sizeof(line) - 1, 0, "skewscope: ");
     at = skew_text_add(line, sizeof(line) - 1, at, what);

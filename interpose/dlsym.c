@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The interposed dlsym(). Its entry is in dlsym_entry.S: where we have no answer it must leave by a true
- * jump, because the real dlsym takes its caller's return address to decide what RTLD_NEXT means.
- * Here: which dlsym is the real one, and our own look-ups. Any thread.
+ * The interposed dlsym(). Its entry is in dlsym_entry.S: where we have no answer it must leave by a
+ * true jump, because the real dlsym takes its caller's return address to decide what RTLD_NEXT
+ * means. Here: which dlsym is the real one, and our own look-ups. Any thread.
  */
 #include <dlfcn.h>
 
@@ -10,9 +10,9 @@
 
 typedef void *(*dlsym_function)(void *, const char *);
 
-/* Two of them. For applications, the next one after us in load order, so that other interposers of dlsym stay
- * in the chain. For ourselves, the C library's: for the others' sake it must see that we are asking. Each is
- * written by whoever comes first; everyone finds the same. */
+/* Two of them. For applications, the next one after us in load order, so that other interposers of
+ * dlsym stay in the chain. For ourselves, the C library's: for the others' sake it must see that we
+ * are asking. Each is written by whoever comes first; everyone finds the same. */
 static void *chain_dlsym SKEW_EARLY, *libc_dlsym SKEW_EARLY;
 
 static SKEW_START dlsym_function chain(void)
@@ -41,14 +41,16 @@ static dlsym_function libc(void)
     return found ? (dlsym_function)found : chain();
 }
 
-/* May leave a message for dlerror(): end with skew_dlerror_clear() before the application goes on. */
+/* May leave a message for dlerror(): end with skew_dlerror_clear() before the application goes on.
+ */
 void *skew_dlsym(void *handle, const char *name)
 {
     dlsym_function find = libc();
     return find ? find(handle, name) : NULL;
 }
 
-/** The application asks dlerror() after its own calls: a look-up of ours that failed must not show there. */
+/** The application asks dlerror() after its own calls: a look-up of ours that failed must not show
+ * there. */
 void skew_dlerror_clear(void)
 {
     char *(*get)(void) = (char *(*)(void))skew_dlsym_in("dlerror");
@@ -70,7 +72,8 @@ bool skew_dlsym_wanted(void)
 /* Leaves what a failed dlsym() leaves: NULL and, for dlerror(), a message that names the symbol. */
 static void *absent(const char *name)
 {
-    void *(*open_library)(const char *, int) = (void *(*)(const char *, int))skew_dlsym_in("dlopen");
+    void *(*open_library)(const char *, int) =
+        (void *(*)(const char *, int))skew_dlsym_in("dlopen");
     void *library = open_library ? open_library("libc.so.6", RTLD_LAZY | RTLD_NOLOAD) : NULL;
     return library ? skew_dlsym(library, name) : NULL;
 }
@@ -78,12 +81,15 @@ static void *absent(const char *name)
 /** What the object that holds `address` sees by itself and by its dependencies. */
 void *skew_dlsym_by(const void *address, const char *name)
 {
-    void *(*open_library)(const char *, int) = (void *(*)(const char *, int))skew_dlsym_in("dlopen");
+    void *(*open_library)(const char *, int) =
+        (void *(*)(const char *, int))skew_dlsym_in("dlopen");
     int (*close_library)(void *) = (int (*)(void *))skew_dlsym_in("dlclose");
     struct dl_phdr_info module;
-    if (!open_library || !close_library || !skew_elf_module_of(address, &module) || !module.dlpi_name)
+    if (!open_library || !close_library || !skew_elf_module_of(address, &module) ||
+        !module.dlpi_name)
         return NULL;
-    void *handle = *module.dlpi_name ? open_library(module.dlpi_name, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+    void *handle =
+        *module.dlpi_name ? open_library(module.dlpi_name, RTLD_LAZY | RTLD_NOLOAD) : NULL;
     void *found = handle ? skew_dlsym(handle, name) : NULL;
     if (handle)
         close_library(handle);
@@ -91,7 +97,8 @@ void *skew_dlsym_by(const void *address, const char *name)
 }
 
 /**
- * Called by the entry. @param out where the answer goes. @param caller the return address of the call
+ * Called by the entry. @param out where the answer goes. @param caller the return address of the
+ * call
  * @return the function to jump to, or NULL when *out holds the answer.
  */
 void *skew_dlsym_decide(void *handle, const char *name, void **out, const void *caller);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Symbol look-up in loaded objects, by reading their dynamic symbol tables. It finds what dlsym
- * cannot give us: dlsym itself (its symbol version differs between glibc releases, and ours stands in
- * front of it), and NCCL where it was loaded RTLD_LOCAL. And the two ways to look absent: taking exports of
- * ours out of our table, and weak references back. Any thread; no state but what the loader has.
+ * cannot give us: dlsym itself (its symbol version differs between glibc releases, and ours stands
+ * in front of it), and NCCL where it was loaded RTLD_LOCAL. And the two ways to look absent: taking
+ * exports of ours out of our table, and weak references back. Any thread; no state but what the
+ * loader has.
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -14,8 +15,8 @@
 extern ElfW(Dyn) _DYNAMIC[] __attribute__((visibility("hidden")));
 
 struct tables {
-    const ElfW(Dyn) *dynamic;
-    const ElfW(Sym) *symbols;
+    const ElfW(Dyn) * dynamic;
+    const ElfW(Sym) * symbols;
     const char *strings;
     const uint32_t *gnu_hash;
     const uint32_t *sysv_hash;
@@ -35,7 +36,7 @@ static SKEW_START const void *table_at(ElfW(Addr) base, ElfW(Addr) address)
     return (const void *)(address < base ? base + address : address);
 }
 
-static SKEW_START bool tables_at(ElfW(Addr) base, const ElfW(Dyn) *dyn, struct tables *out)
+static SKEW_START bool tables_at(ElfW(Addr) base, const ElfW(Dyn) * dyn, struct tables *out)
 {
     *out = (struct tables){0};
     out->dynamic = dyn;
@@ -194,9 +195,9 @@ void *skew_elf_first(const char *name, bool after_self)
 }
 
 /**
- * The next dlsym() after ours, or the first one when there is none. By the loader's own list and not by
- * dl_iterate_phdr(): hosts and tools interpose that too, and look up the real one by dlsym(). Called at start, by
- * the constructor at the latest.
+ * The next dlsym() after ours, or the first one when there is none. By the loader's own list and
+ * not by dl_iterate_phdr(): hosts and tools interpose that too, and look up the real one by
+ * dlsym(). Called at start, by the constructor at the latest.
  */
 SKEW_START void *skew_elf_next_dlsym(void)
 {
@@ -224,9 +225,10 @@ bool skew_elf_contains(const struct dl_phdr_info *info, const void *address)
     return contains(info, address);
 }
 
-/* Every process that we are preloaded into comes by here, and hardly one has a weak reference to us: look at the list
- * of undefined symbols, which is short, before the relocations. They come first in the symbol table where there is a
- * GNU hash; one without entries does not tell where they end. */
+/* Every process that we are preloaded into comes by here, and hardly one has a weak reference to
+ * us: look at the list of undefined symbols, which is short, before the relocations. They come
+ * first in the symbol table where there is a GNU hash; one without entries does not tell where they
+ * end. */
 static SKEW_START bool may_have_weak(const struct tables *t)
 {
     uint32_t end = t->gnu_hash ? t->gnu_hash[1] : t->sysv_hash[1];
@@ -234,7 +236,8 @@ static SKEW_START bool may_have_weak(const struct tables *t)
         return true;
     for (uint32_t i = 1; i < end; i++) {
         const ElfW(Sym) *sym = &t->symbols[i];
-        if (sym->st_shndx == SHN_UNDEF && sym->st_info >> 4 == STB_WEAK && skew_name_may_be_ours(t->strings + sym->st_name))
+        if (sym->st_shndx == SHN_UNDEF && sym->st_info >> 4 == STB_WEAK &&
+            skew_name_may_be_ours(t->strings + sym->st_name))
             return true;
     }
     return false;
@@ -244,7 +247,8 @@ enum start { START_UNKNOWN, START_LATER, START_WITH_PROCESS };
 static uint32_t start SKEW_EARLY = START_UNKNOWN;
 
 /**
- * In the constructor, all that every process pays for: one walk over the loader's list, whose lock our caller holds.
+ * In the constructor, all that every process pays for: one walk over the loader's list, whose lock
+ * our caller holds.
  * @param witness a function that every NCCL defines
  */
 SKEW_START struct skew_elf_look skew_elf_look(const char *witness)
@@ -265,7 +269,8 @@ SKEW_START struct skew_elf_look skew_elf_look(const char *witness)
     return look;
 }
 
-/** Whether the loader itself brought this library at the start of the process: then libc comes after it. */
+/** Whether the loader itself brought this library at the start of the process: then libc comes
+ * after it. */
 bool skew_elf_at_start(void)
 {
     if (start == START_UNKNOWN) /* before the constructor */
@@ -319,8 +324,8 @@ static int writable(const struct dl_phdr_info *info, uintptr_t first, uintptr_t 
 }
 
 /**
- * Takes some of this library's own exports out of its symbol table, so that look-ups no longer see them:
- * what the real NCCL lacks has to look absent. The table is a private mapping of ours.
+ * Takes some of this library's own exports out of its symbol table, so that look-ups no longer see
+ * them: what the real NCCL lacks has to look absent. The table is a private mapping of ours.
  * @return 0 or -errno; names that are no exports are passed over.
  */
 int skew_elf_hide(const char *const names[], unsigned count)
@@ -356,9 +361,10 @@ struct weak_walk {
     void *(*unwanted)(const char *name);
 };
 
-/* Where one table of relocations says that a weak reference was bound to us, it becomes NULL again. */
-static void drop_weak_in(const struct dl_phdr_info *info, const struct tables *t, const ElfW(Rela) *rela,
-                         size_t count, void *(*unwanted)(const char *))
+/* Where one table of relocations says that a weak reference was bound to us, it becomes NULL again.
+ */
+static void drop_weak_in(const struct dl_phdr_info *info, const struct tables *t,
+                         const ElfW(Rela) * rela, size_t count, void *(*unwanted)(const char *))
 {
     for (; count; count--, rela++) {
         const ElfW(Sym) *sym = &t->symbols[ELF64_R_SYM(rela->r_info)];
@@ -405,15 +411,17 @@ static int visit_weak(struct dl_phdr_info *info, size_t size, void *user)
         }
     }
     if (rela && rela_bytes / sizeof(*rela) > relative)
-        drop_weak_in(info, &t, rela + relative, rela_bytes / sizeof(*rela) - relative, walk->unwanted);
+        drop_weak_in(info, &t, rela + relative, rela_bytes / sizeof(*rela) - relative,
+                     walk->unwanted);
     if (plt)
         drop_weak_in(info, &t, plt, plt_bytes / sizeof(*plt), walk->unwanted);
     return 0;
 }
 
 /**
- * Undoes what the loader has done with weak references to us before our constructor could run: where nobody
- * else defines the function, the reference is NULL without us, and applications test that.
+ * Undoes what the loader has done with weak references to us before our constructor could run:
+ * where nobody else defines the function, the reference is NULL without us, and applications test
+ * that.
  * @param unwanted which of our functions a name must not lead to; NULL: not concerned
  */
 void skew_elf_drop_weak(void *(*unwanted)(const char *name))

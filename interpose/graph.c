@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * CUDA graphs: whether a call is being captured, and what becomes of captured graphs. All questions go to
- * the driver's own functions, which are allowed during a capture and cannot break one. Application
- * threads; processes without communicators are passed through untouched.
+ * CUDA graphs: whether a call is being captured, and what becomes of captured graphs. All questions
+ * go to the driver's own functions, which are allowed during a capture and cannot break one.
+ * Application threads; processes without communicators are passed through untouched.
  */
 #include <errno.h>
 
@@ -19,9 +19,10 @@ void skew_capture_bind(void)
         found = skew_elf_first(names[i], false);
     __atomic_store_n(&skew_hot.ask_driver, (skew_capture_info)found, __ATOMIC_RELEASE);
     if (!found)
-        skew_diag_once(SKEW_DIAG_NO_CAPTURE_QUERY,
-                       "the CUDA driver library is not loaded or too old to say whether a stream is "
-                       "being captured; captured calls cannot be told from executed ones");
+        skew_diag_once(
+            SKEW_DIAG_NO_CAPTURE_QUERY,
+            "the CUDA driver library is not loaded or too old to say whether a stream is "
+            "being captured; captured calls cannot be told from executed ones");
 }
 
 SKEW_HOT void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t *id)
@@ -41,7 +42,8 @@ SKEW_HOT void skew_capture_query(cudaStream_t stream, uint32_t *flags, uint64_t 
         *flags = SKEW_LANE_CAPTURED;
 }
 
-/* Guard and enable test of the graph functions. NULL: pass through. Slot 1 was bound before anybody could come. */
+/* Guard and enable test of the graph functions. NULL: pass through. Slot 1 was bound before anybody
+ * could come. */
 struct skew_thread *skew_graph_enter(uint32_t slot, int function)
 {
     struct skew_process *proc = __atomic_load_n(&skew_proc, __ATOMIC_ACQUIRE);
@@ -60,7 +62,8 @@ uint64_t skew_graph_capture_id(void *stream)
     return id;
 }
 
-void skew_graph_event(enum skew_graph_event event, void *graph, void *source, void *exec, uint64_t capture)
+void skew_graph_event(enum skew_graph_event event, void *graph, void *source, void *exec,
+                      uint64_t capture)
 {
     struct skew_process *proc = skew_proc;
     struct skew_rec_graph rec = {
@@ -79,7 +82,8 @@ void skew_graph_event(enum skew_graph_event event, void *graph, void *source, vo
     errno = saved;
 }
 
-/* A node of any kind was added, CUgraphNodeParams: the kind stands first, and its own parameters 16 bytes behind. */
+/* A node of any kind was added, CUgraphNodeParams: the kind stands first, and its own parameters 16
+ * bytes behind. */
 void skew_graph_node(void *graph, const void *params)
 {
     const struct {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From the cells of a group to one record in the spool. Runs on the application's thread. A group's
- * cells are written where they will stay, behind `committed`; the record exists once the outermost End
- * has succeeded and `committed` moves over it. NCCL does nothing before that either.
+ * cells are written where they will stay, behind `committed`; the record exists once the outermost
+ * End has succeeded and `committed` moves over it. NCCL does nothing before that either.
  */
 #include <errno.h>
 #include <string.h>
@@ -24,7 +24,8 @@ static void announce_thread(struct skew_process *proc, struct skew_thread *t)
     char path[64];
     rec.tid = (uint32_t)t->tid;
     if (!rec.tid)
-        memcpy(rec.name, "(CUPTI)", sizeof("(CUPTI)")); /* no thread: what CUPTI tells (timing_records.c) */
+        memcpy(rec.name, "(CUPTI)",
+               sizeof("(CUPTI)")); /* no thread: what CUPTI tells (timing_records.c) */
     size_t at = skew_text_add(path, sizeof(path), 0, "/proc/self/task/");
     at = skew_text_add_number(path, sizeof(path), at, rec.tid, 10, 1);
     skew_text_add(path, sizeof(path), at, "/comm");
@@ -36,9 +37,10 @@ static void announce_thread(struct skew_process *proc, struct skew_thread *t)
     skew_unlock(proc);
 }
 
-/* A fresh segment for this thread, which begins with `bytes` copied from its old one: that may be another thread's
- * as soon as it is sealed. 0, or the enum skew_loss + 1. */
-static int next_segment(struct skew_process *proc, struct skew_thread *t, const void *from, size_t bytes)
+/* A fresh segment for this thread, which begins with `bytes` copied from its old one: that may be
+ * another thread's as soon as it is sealed. 0, or the enum skew_loss + 1. */
+static int next_segment(struct skew_process *proc, struct skew_thread *t, const void *from,
+                        size_t bytes)
 {
     struct skew_seg_head *seg;
     uint32_t index;
@@ -71,7 +73,8 @@ static int next_segment(struct skew_process *proc, struct skew_thread *t, const 
 /* Begins a record: in the segment, or in scratch when there is none to be had. */
 static void open_record(struct skew_process *proc, struct skew_thread *t)
 {
-    const size_t least = sizeof(struct skew_rec_group) + SKEW_LEAST_CELLS * sizeof(struct skew_cell) +
+    const size_t least = sizeof(struct skew_rec_group) +
+                         SKEW_LEAST_CELLS * sizeof(struct skew_cell) +
                          SKEW_LANES_MAX * sizeof(struct skew_lane);
     size_t ranges = skew_unlikely(t->ranges_news) ? skew_ranges_bytes(t) : 0;
     if (t->next + ranges + least > t->end) {
@@ -144,9 +147,10 @@ static void select_lane(struct skew_process *proc, struct skew_thread *t, ncclCo
         int loss = 0;
         if (!comm) {
             comm = skew_comm_find(proc, handle);
-            loss = !comm ? SKEW_LOSS_UNKNOWN_COMM + 1
-                         : proc->head && proc->defs_loss ? (int)proc->defs_loss
-                         : proc->head ? SKEW_LOSS_SPOOL_FULL + 1 : (int)proc->spool_failures;
+            loss = !comm                           ? SKEW_LOSS_UNKNOWN_COMM + 1
+                   : proc->head && proc->defs_loss ? (int)proc->defs_loss
+                   : proc->head                    ? SKEW_LOSS_SPOOL_FULL + 1
+                                                   : (int)proc->spool_failures;
         }
         t->lane[i] = (struct skew_lane_key){.handle = handle, .stream = stream, .comm = comm};
         if (i == 0) {
@@ -177,8 +181,8 @@ SKEW_COLD void skew_cell_slow(struct skew_thread *t, ncclComm_t handle, cudaStre
 }
 
 /* RCCL's all-to-all with its own size per peer: a send and a receive cell each. */
-void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t *recvs, int datatype,
-                        ncclComm_t handle, cudaStream_t stream)
+void skew_put_alltoallv(struct skew_thread *t, const size_t *sends, const size_t *recvs,
+                        int datatype, ncclComm_t handle, cudaStream_t stream)
 {
     struct skew_process *proc = skew_proc;
     int saved = errno;
@@ -275,8 +279,8 @@ static SKEW_COLD uint8_t *put_losses(struct skew_process *proc, struct skew_thre
     return end;
 }
 
-/* What found no room there, for more than about a hundred peers, goes to fresh segments. When there are none
- * it waits for the next group, and the exchanges up to there are numbered too low. */
+/* What found no room there, for more than about a hundred peers, goes to fresh segments. When there
+ * are none it waits for the next group, and the exchanges up to there are numbered too low. */
 static SKEW_COLD void put_losses_left(struct skew_process *proc, struct skew_thread *t)
 {
     uint64_t seq[SKEW_LANES_MAX]; /* the record's segment may be another's once it is sealed */
@@ -291,8 +295,8 @@ static SKEW_COLD void put_losses_left(struct skew_process *proc, struct skew_thr
     }
 }
 
-static inline void put_head(struct skew_thread *t, uint8_t *end, uint64_t call_ns, uint64_t return_ns,
-                            uint32_t site, ncclResult_t result)
+static inline void put_head(struct skew_thread *t, uint8_t *end, uint64_t call_ns,
+                            uint64_t return_ns, uint32_t site, ncclResult_t result)
 {
     struct skew_rec_group *rec = t->rec;
     rec->head = (struct skew_rec){
@@ -375,19 +379,21 @@ void skew_group_discard(struct skew_thread *t)
 }
 
 /* After the real GroupEnd or GroupSimulateEnd. A failed group did nothing: NCCL has dropped it. */
-SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns, uintptr_t address,
-                      uintptr_t frame, ncclResult_t result)
+SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t call_ns,
+                               uintptr_t address, uintptr_t frame, ncclResult_t result)
 {
     if (skew_unlikely(!t->depth)) {
         skew_diag_once(SKEW_DIAG_UNBALANCED_GROUP,
-                       "ncclGroupEnd was called on a thread whose ncclGroupStart was not seen: the calls before "
+                       "ncclGroupEnd was called on a thread whose ncclGroupStart was not seen: the "
+                       "calls before "
                        "it are recorded as if each had been made outside a group");
         return;
     }
     if (--t->depth)
         return;
-    /* A simulated group of non-blocking communicators is launched all the same: NCCL's background thread does not
-     * get the simulation's argument (group.cc, ncclGroupEndInternal, 2.28 to 2.30). */
+    /* A simulated group of non-blocking communicators is launched all the same: NCCL's background
+     * thread does not get the simulation's argument (group.cc, ncclGroupEndInternal, 2.28 to 2.30).
+     */
     bool launched = simulated ? result == ncclInProgress : skew_result_ok(result);
     if (skew_unlikely(!skew_record_is_open(t) || skew_record_is_empty(t)))
         skew_record_close(t);
@@ -407,7 +413,8 @@ SKEW_HOT void skew_group_ended(struct skew_thread *t, bool simulated, uint64_t c
 
 /* ---- graph launches, end of the thread ----------------------------------------------------- */
 
-/* 0, or −ENOSPC. Inside an open group, and where the thread has no segment, the definitions take it. */
+/* 0, or −ENOSPC. Inside an open group, and where the thread has no segment, the definitions take
+ * it. */
 int skew_put(struct skew_thread *t, const struct skew_rec *rec)
 {
     struct skew_process *proc = skew_proc;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the generated wrappers of everything but data calls hand over: groups, constructors,
- * destructors, graphs. Each runs on the application's thread, after (…_on_, …_left, …_ended) or before
- * (…_derive, …_leaving) the real call, and never changes its outcome.
+ * destructors, graphs. Each runs on the application's thread, after (…_on_, …_left, …_ended) or
+ * before (…_derive, …_leaving) the real call, and never changes its outcome.
  */
 #ifndef SKEW_INTERPOSE_HANDLERS_H
 #define SKEW_INTERPOSE_HANDLERS_H
@@ -11,8 +11,8 @@
 
 #include "internal.h"
 
-/* What is known of a Split, Shrink or Grow before the real call: taken then, because every member of
- * the parent counts the same calls in the same order. */
+/* What is known of a Split, Shrink or Grow before the real call: taken then, because every member
+ * of the parent counts the same calls in the same order. */
 struct skew_derive {
     struct skew_comm *parent; /* NULL: unknown, or Grow by a new rank */
     uint32_t slot, kind, ordinal;
@@ -35,7 +35,8 @@ void skew_comm_on_grow(const struct skew_derive *derive, ncclResult_t result, nc
                        const ncclConfig_t *config, int ranks, const ncclUniqueId *id, int rank);
 struct skew_comm *skew_comm_leaving(ncclComm_t handle, enum skew_comm_end how);
 void skew_comm_left(struct skew_comm *comm, enum skew_comm_end how, ncclResult_t result);
-void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle, int window_flags);
+void skew_comm_device_api(ncclResult_t result, const char *function, ncclComm_t handle,
+                          int window_flags);
 
 struct skew_thread *skew_graph_enter(uint32_t slot, int function); /* enum skew_api */
 uint64_t skew_graph_capture_id(void *stream);

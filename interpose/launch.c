@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Starts a collector when only LD_PRELOAD was set. The application must never meet it: no child to
- * wait for, no SIGCHLD, no descriptor, no environment. So: a clone without an exit signal makes a clone
- * that executes the collector, and ends; it is reaped here with __WCLONE, and the collector belongs to init.
- * Memory is shared until the exec (CLONE_VM | CLONE_VFORK): forking gigabytes would take 100 ms.
+ * wait for, no SIGCHLD, no descriptor, no environment. So: a clone without an exit signal makes a
+ * clone that executes the collector, and ends; it is reaped here with __WCLONE, and the collector
+ * belongs to init. Memory is shared until the exec (CLONE_VM | CLONE_VFORK): forking gigabytes
+ * would take 100 ms.
  *
  * A host that is PID 1 or a subreaper would inherit the collector, so there none is started: the
  * spool waits for the next `skewscope` command. Runs once, on an application thread.
@@ -27,7 +28,8 @@
 #endif
 
 #ifndef SYS_close_range
-#define SYS_close_range 436 /* since Linux 5.9, on every machine; the collector closes what it finds, too */
+#define SYS_close_range                                                                            \
+    436 /* since Linux 5.9, on every machine; the collector closes what it finds, too */
 #endif
 
 #define STACK_BYTES (64u << 10)
@@ -94,7 +96,8 @@ static void copy_environment(struct plan *plan, char **room)
     room[n] = NULL;
 }
 
-/* What the application set for itself and exec would hand on. All of it is this process's own copy. */
+/* What the application set for itself and exec would hand on. All of it is this process's own copy.
+ */
 static void forget_application(void)
 {
     static const int limits[] = {RLIMIT_AS, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_NOFILE, RLIMIT_CPU};
@@ -103,8 +106,8 @@ static void forget_application(void)
     /* The application's handlers would run here, in its memory, once signals are unblocked. */
     for (int number = 1; number <= 64; number++)
         syscall(SYS_rt_sigaction, number, action, NULL, 8);
-    /* A pipe held open here would keep its reader waiting after the application has gone. First close 0 to 2, so
-     * that there is a descriptor for /dev/null. */
+    /* A pipe held open here would keep its reader waiting after the application has gone. First
+     * close 0 to 2, so that there is a descriptor for /dev/null. */
     syscall(SYS_close_range, 0u, ~0u, 0u);
     for (int fd = 0; fd < 3; fd++)
         syscall(SYS_close, fd);
@@ -145,9 +148,11 @@ static const char *start(struct skew_process *proc, uint8_t *room)
     struct plan *plan = (struct plan *)room;
     memset(plan, 0, sizeof(*plan));
     if (!find_tool(plan->tool))
-        return "no collector could be started, because the skewscope executable was not found beside the "
+        return "no collector could be started, because the skewscope executable was not found "
+               "beside the "
                "library (SKEWSCOPE_HOME names it); the spool waits for `skewscope collect`";
-    static char *const argv[] = {"skewscope", "collect", "--follow", "--exit-when-idle", "--out", NULL};
+    static char *const argv[] = {"skewscope",        "collect", "--follow",
+                                 "--exit-when-idle", "--out",   NULL};
     memcpy(plan->argv, argv, sizeof(argv));
     plan->argv[5] = proc->out_dir;
     plan->argv[6] = NULL;
@@ -165,7 +170,8 @@ static const char *start(struct skew_process *proc, uint8_t *room)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, 8);
     if (pid > 0 && status == 0 && !plan->error)
         return NULL;
-    return "no collector could be started, because the system refused another process or to run the skewscope "
+    return "no collector could be started, because the system refused another process or to run "
+           "the skewscope "
            "executable in it; the spool waits for `skewscope collect`";
 }
 
@@ -175,12 +181,15 @@ void skew_collector_start(struct skew_process *proc)
     if (*skew_option_text(SKEW_OPT_RUN_ID) || !skew_option_on(proc, SKEW_OPT_COLLECTOR))
         return; /* `skewscope run` has started one, or none is wanted */
     int saved = errno;
-    void *room = mmap(NULL, ROOM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    void *room = mmap(NULL, ROOM_BYTES, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (room == MAP_FAILED)
-        why = "no collector could be started, because there was no memory for it; the spool waits for "
+        why = "no collector could be started, because there was no memory for it; the spool waits "
+              "for "
               "`skewscope collect`";
     else if (would_be_adopted(room, ROOM_BYTES))
-        why = "no collector was started, because this job would have got it as a child; the spool waits for "
+        why = "no collector was started, because this job would have got it as a child; the spool "
+              "waits for "
               "`skewscope collect`";
     else
         why = start(proc, room);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What cannot be stored is counted: by reason in the spool's head, and per communicator and peer, so
- * that the next stored group can say how many sends and receives went missing before it. The cells of
- * such a group go to private memory (scratch) instead of the spool. Application thread, off the hot path.
+ * What cannot be stored is counted: by reason in the spool's head, and per communicator and peer,
+ * so that the next stored group can say how many sends and receives went missing before it. The
+ * cells of such a group go to private memory (scratch) instead of the spool. Application thread,
+ * off the hot path.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -10,8 +11,8 @@
 #include "hot.h"
 #include "record.h"
 
-/** Adds the open record's cells on the lane's communicator to the lane's counts. `p2p` becomes 1 when there is a
- * send or receive: all of these together are one exchange. */
+/** Adds the open record's cells on the lane's communicator to the lane's counts. `p2p` becomes 1
+ * when there is a send or receive: all of these together are one exchange. */
 void skew_cells_count(const struct skew_thread *t, struct skew_lane_key *lane)
 {
     for (const struct skew_cell *cell = skew_cells_of(t->rec); cell < t->cell; cell++) {
@@ -40,8 +41,8 @@ void skew_cells_count(const struct skew_thread *t, struct skew_lane_key *lane)
 }
 
 /** Takes ordinals for the exchanges and operations of one group; lost ones take theirs too. */
-SKEW_HOT void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops, uint64_t *exchange_seq,
-                    uint64_t *op_seq)
+SKEW_HOT void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops,
+                             uint64_t *exchange_seq, uint64_t *op_seq)
 {
     *exchange_seq = __atomic_fetch_add(&comm->exchange_seq, exchanges, __ATOMIC_RELAXED);
     *op_seq = ops ? __atomic_fetch_add(&comm->op_seq, ops, __ATOMIC_RELAXED)
@@ -84,8 +85,8 @@ static void lost_peers_need(struct skew_comm *comm)
     comm->lost_peers = (uint32_t)comm->ranks;
 }
 
-/** Remembers the open record's cells, which leave it before the group has ended: by lane, and by peer for the case
- * that the group is lost. */
+/** Remembers the open record's cells, which leave it before the group has ended: by lane, and by
+ * peer for the case that the group is lost. */
 void skew_part_hold(struct skew_process *proc, struct skew_thread *t)
 {
     for (uint32_t i = 0; i < t->lanes; i++)
@@ -216,13 +217,13 @@ static size_t loss_bytes(uint32_t peers)
 }
 
 /**
- * Writes at `at`, behind a stored group, what was lost on one of its communicators before it. The caller
- * publishes both together: a kill in between would leave a group whose sends cannot be numbered. What does not fit
- * before `limit` stays with the communicator.
+ * Writes at `at`, behind a stored group, what was lost on one of its communicators before it. The
+ * caller publishes both together: a kill in between would leave a group whose sends cannot be
+ * numbered. What does not fit before `limit` stays with the communicator.
  * @return where the record ends; `at` when not even one peer fits.
  */
-uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64_t before_seq, uint8_t *at,
-                       const uint8_t *limit)
+uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64_t before_seq,
+                       uint8_t *at, const uint8_t *limit)
 {
     struct skew_rec_loss *rec = (struct skew_rec_loss *)at;
     struct skew_loss_peer *peer = (struct skew_loss_peer *)(rec + 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The little of NVTX's ABI that we meet (NVTX 3, nvtxDetail/nvtxTypes.h and nvToolsExt.h; unchanged since 2017).
- * tests/preload/nvtx_abi.c holds it against the real headers.
+ * The little of NVTX's ABI that we meet (NVTX 3, nvtxDetail/nvtxTypes.h and nvToolsExt.h; unchanged
+ * since 2017). tests/preload/nvtx_abi.c holds it against the real headers.
  */
 #ifndef SKEW_INTERPOSE_NVTX_ABI_H
 #define SKEW_INTERPOSE_NVTX_ABI_H
@@ -53,7 +53,8 @@ struct skew_nvtx_callbacks {
     int (*get_module)(int module, void ****functions, unsigned *count);
 };
 
-/* Handles that we give out for domains and registered strings: the number of a name, and what no address has in front. */
+/* Handles that we give out for domains and registered strings: the number of a name, and what no
+ * address has in front. */
 #define SKEW_NVTX_DOMAIN      ((uintptr_t)0x534b000000000000u)
 #define SKEW_NVTX_STRING      ((uintptr_t)0x534c000000000000u)
 #define SKEW_NVTX_HANDLE_KIND ((uintptr_t)0xffff000000000000u)

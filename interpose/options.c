@@ -4,8 +4,8 @@
  * wrong value falls back to the default and is told in the trace; the tools check before the job
  * starts. Runs on the thread that starts the process state, before other threads can see it.
  *
- * Many programs clean their environment, overwrite it with a title, or change directory before they make a
- * communicator: what the process was started with is kept by the constructor.
+ * Many programs clean their environment, overwrite it with a title, or change directory before they
+ * make a communicator: what the process was started with is kept by the constructor.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -75,8 +75,8 @@ static int64_t parse(const struct option *option, const char *text)
     return int_in_range(option->values, value) ? value : -1;
 }
 
-/* NAME=value, one behind the other, ended by an empty one; and the working directory, "" when there is none.
- * Written by the constructor alone. */
+/* NAME=value, one behind the other, ended by an empty one; and the working directory, "" when there
+ * is none. Written by the constructor alone. */
 static char kept[8192], short_cwd[256] SKEW_EARLY, long_cwd[SKEW_PATH_BYTES];
 static const char *kept_cwd SKEW_EARLY = short_cwd;
 

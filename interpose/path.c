@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Where the output and the spool lie (schema/layout.h). Nothing here follows a link that somebody else
- * could have planted: directories of ours are 0700, owned by us, and no symbolic links. Runs once,
- * when the spool is created, under the process lock.
+ * Where the output and the spool lie (schema/layout.h). Nothing here follows a link that somebody
+ * else could have planted: directories of ours are 0700, owned by us, and no symbolic links. Runs
+ * once, when the spool is created, under the process lock.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,8 @@
 #include "layout.h"
 
 /* Appends the value of the first variable of the list that is set; `none` when there is none. */
-static size_t add_env(char *out, size_t bytes, size_t at, const char *const names[], const char *none)
+static size_t add_env(char *out, size_t bytes, size_t at, const char *const names[],
+                      const char *none)
 {
     for (; *names; names++) {
         const char *value = secure_getenv(*names);
@@ -28,7 +29,8 @@ static size_t add_env(char *out, size_t bytes, size_t at, const char *const name
 
 static size_t add_template(char *out, size_t bytes, size_t at, const char *text)
 {
-    static const char *const rank[] = {"RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", NULL};
+    static const char *const rank[] = {"RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK",
+                                       NULL};
     char host[256];
     for (; *text; text++) {
         char one[2] = {*text, '\0'};
@@ -52,8 +54,8 @@ static size_t add_template(char *out, size_t bytes, size_t at, const char *text)
     return at;
 }
 
-/** The absolute output directory; a relative one begins where the process was started. @return 0 or −errno (no
- * working directory, too long). */
+/** The absolute output directory; a relative one begins where the process was started. @return 0 or
+ * −errno (no working directory, too long). */
 int skew_path_out(char *out, size_t bytes)
 {
     static const char *const job[] = {"SLURM_JOB_ID", NULL};
@@ -200,8 +202,8 @@ bool skew_path_is_network(int fd)
 }
 
 /**
- * Leaves a pointer to the spool directory in OUT/.skewscope, for collectors that see another /dev/shm. Without it
- * the spool is still found by its hash.
+ * Leaves a pointer to the spool directory in OUT/.skewscope, for collectors that see another
+ * /dev/shm. Without it the spool is still found by its hash.
  * @return 0; −errno: the output directory cannot be written, so nobody will find a trace there
  */
 int skew_path_point(struct skew_process *proc, const char *spool_dir)
@@ -223,7 +225,8 @@ int skew_path_point(struct skew_process *proc, const char *spool_dir)
         return fd == -EEXIST ? 0 : fd;
     size_t n = skew_text_add(line, sizeof(line) - 1, 0, spool_dir);
     line[n++] = '\n';
-    /* The spool is larger than this, so the file size limit, which would raise a signal, is not in the way. */
+    /* The spool is larger than this, so the file size limit, which would raise a signal, is not in
+     * the way. */
     ssize_t wrote = skew_sys_write(fd, line, n);
     err = wrote == (ssize_t)n ? 0 : wrote < 0 ? -errno : -ENOSPC;
     if (err)

@@ -16,8 +16,8 @@ static inline struct skew_cell *skew_limit_before(uintptr_t end)
     return (struct skew_cell *)(end - SKEW_LANES_MAX * sizeof(struct skew_lane));
 }
 
-/* Between two records. NULL where a RANGES record has to come before the next one: that sends its first cell the
- * slow way, at no cost to any other. */
+/* Between two records. NULL where a RANGES record has to come before the next one: that sends its
+ * first cell the slow way, at no cost to any other. */
 static inline struct skew_cell *skew_limit_closed(const struct skew_thread *t)
 {
     return t->ranges_news || !t->end ? NULL : skew_limit_before(t->end);
@@ -54,8 +54,8 @@ static inline void skew_record_close(struct skew_thread *t)
 }
 
 void skew_cells_count(const struct skew_thread *t, struct skew_lane_key *lane);
-void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops, uint64_t *exchange_seq,
-                    uint64_t *op_seq);
+void skew_comm_take(struct skew_comm *comm, uint32_t exchanges, uint32_t ops,
+                    uint64_t *exchange_seq, uint64_t *op_seq);
 bool skew_lane_first(const struct skew_thread *t, uint32_t lane);
 void skew_part_hold(struct skew_process *proc, struct skew_thread *t);
 void skew_parts_drop(struct skew_process *proc, struct skew_thread *t);
@@ -63,7 +63,7 @@ void skew_scratch_open(struct skew_thread *t, int loss);
 void skew_lanes_lose(struct skew_process *proc, struct skew_thread *t);
 void skew_scratch_move(struct skew_process *proc, struct skew_thread *t, int loss);
 void skew_group_lose(struct skew_process *proc, struct skew_thread *t);
-uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64_t before_seq, uint8_t *at,
-                       const uint8_t *limit);
+uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64_t before_seq,
+                       uint8_t *at, const uint8_t *limit);
 
 #endif

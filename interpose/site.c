@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Call sites. The cheap key is the return address of the NCCL call and its frame; only a key that this
- * thread's cache does not hold comes here, and only a new stack is written. Application thread, under no lock but
- * those taken here.
+ * Call sites. The cheap key is the return address of the NCCL call and its frame; only a key that
+ * this thread's cache does not hold comes here, and only a new stack is written. Application
+ * thread, under no lock but those taken here.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "hot.h"
 
-/* Frames from the caller of NCCL outwards. At least the caller itself. @return false: try again next time. */
+/* Frames from the caller of NCCL outwards. At least the caller itself. @return false: try again
+ * next time. */
 static bool walk(struct skew_process *proc, uintptr_t address, void **frames, int *count)
 {
     void *all[SKEW_FRAMES_MAX + 8];
@@ -73,13 +74,15 @@ static uint32_t read_build_id(const struct dl_phdr_info *info, uint8_t id[20])
         const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
         if (ph->p_type != PT_NOTE)
             continue;
-        const uint8_t *at = (const uint8_t *)(info->dlpi_addr + ph->p_vaddr), *end = at + ph->p_memsz;
+        const uint8_t *at = (const uint8_t *)(info->dlpi_addr + ph->p_vaddr),
+                      *end = at + ph->p_memsz;
         while (at + sizeof(ElfW(Nhdr)) <= end) {
             const ElfW(Nhdr) *note = (const ElfW(Nhdr) *)at;
             const uint8_t *name = at + sizeof(*note), *desc = name + ((note->n_namesz + 3u) & ~3u);
             if (desc + note->n_descsz > end)
                 break;
-            if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 && memcmp(name, "GNU", 4) == 0) {
+            if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 &&
+                memcmp(name, "GNU", 4) == 0) {
                 uint32_t bytes = note->n_descsz < 20 ? note->n_descsz : 20;
                 memcpy(id, desc, bytes);
                 return bytes;
@@ -101,7 +104,8 @@ static int put_module(struct dl_phdr_info *info, size_t size, void *user)
     struct module_walk *walk = user;
     const char *path = info->dlpi_name && *info->dlpi_name ? info->dlpi_name : "/proc/self/exe";
     struct skew_rec_module rec = {.head = {.type = SKEW_REC_MODULE}, .base = info->dlpi_addr};
-    if (size < offsetof(struct dl_phdr_info, dlpi_subs) || walk->proc->modules_added == info->dlpi_adds)
+    if (size < offsetof(struct dl_phdr_info, dlpi_subs) ||
+        walk->proc->modules_added == info->dlpi_adds)
         return 1; /* nothing new since the last time */
     walk->added = info->dlpi_adds;
     rec.start = UINT64_MAX;

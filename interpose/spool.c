@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The writing side of the spool (layout: schema/spool.h): one file a process, mapped as a whole into a
- * reserved address range, its segments allocated and prefaulted before anyone writes into them.
+ * The writing side of the spool (layout: schema/spool.h): one file a process, mapped as a whole
+ * into a reserved address range, its segments allocated and prefaulted before anyone writes into
+ * them.
  *
  * Runs on application threads, off the hot path: when the first communicator is made, and when a
- * thread's segment is full. Recycled segments cost no system call. Nothing here can raise a signal in
- * the host: space is allocated, never sparse (SIGBUS), the file-size limit is asked first (SIGXFSZ), and
- * the file is never truncated.
+ * thread's segment is full. Recycled segments cost no system call. Nothing here can raise a signal
+ * in the host: space is allocated, never sparse (SIGBUS), the file-size limit is asked first
+ * (SIGXFSZ), and the file is never truncated.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -34,7 +35,8 @@ static uint8_t *segment_at(const struct skew_process *proc, uint32_t index)
     return proc->base + proc->head->head_bytes + (size_t)index * proc->head->seg_bytes;
 }
 
-/* Whether the file may grow to `bytes`: the size limit, and a quarter of what is free or ours already. */
+/* Whether the file may grow to `bytes`: the size limit, and a quarter of what is free or ours
+ * already. */
 static bool may_grow(int fd, uint64_t have, uint64_t bytes)
 {
     struct rlimit limit;
@@ -48,8 +50,8 @@ static bool may_grow(int fd, uint64_t have, uint64_t bytes)
     return bytes - have <= free_bytes && bytes <= (free_bytes + have) / 4;
 }
 
-/* Allocates file space, maps it at its fixed place and touches each page, so that no later store faults
- * into the file system. @return 0 or −errno; −ENOSPC when there is no room. */
+/* Allocates file space, maps it at its fixed place and touches each page, so that no later store
+ * faults into the file system. @return 0 or −errno; −ENOSPC when there is no room. */
 static int map_range(struct skew_process *proc, int fd, uint64_t from, uint64_t bytes)
 {
     if (!may_grow(fd, from, from + bytes))
@@ -57,8 +59,8 @@ static int map_range(struct skew_process *proc, int fd, uint64_t from, uint64_t 
     int err = skew_sys_allocate(fd, from, bytes);
     if (err)
         return err == -EFBIG ? -ENOSPC : err;
-    /* Other processes grow at the same time and saw the same room: who finds that it was not enough for all gives back
-     * what nobody has mapped yet. */
+    /* Other processes grow at the same time and saw the same room: who finds that it was not enough
+     * for all gives back what nobody has mapped yet. */
     if (!may_grow(fd, from + bytes, from + bytes) && ftruncate(fd, (off_t)from) == 0)
         return -ENOSPC;
     uint8_t *at = mmap(proc->base + from, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
@@ -76,7 +78,8 @@ static int map_range(struct skew_process *proc, int fd, uint64_t from, uint64_t 
     return 0;
 }
 
-/* Grows the spool by up to `count` segments, one thread at a time. @return how many were added, or −errno. */
+/* Grows the spool by up to `count` segments, one thread at a time. @return how many were added, or
+ * −errno. */
 static int grow(struct skew_process *proc, struct skew_spool_head *head, int fd, uint32_t count)
 {
     uint32_t have = head->seg_allocated, added = 0;
@@ -99,7 +102,8 @@ static int grow_by_path(struct skew_process *proc, uint32_t count)
         return -ENOBUFS;
     if (__atomic_exchange_n(&proc->grow_lock, 1, __ATOMIC_ACQUIRE))
         return -EAGAIN; /* another thread is at it */
-    /* O_APPEND: should the application write into a descriptor that it believes closed, then not over the head. */
+    /* O_APPEND: should the application write into a descriptor that it believes closed, then not
+     * over the head. */
     int fd = skew_sys_open(proc->spool_path, O_RDWR | O_APPEND | O_NOFOLLOW, 0);
     int added = fd < 0 ? fd : grow(proc, proc->head, fd, count);
     if (fd >= 0)
@@ -203,7 +207,9 @@ static void head_fill(struct skew_process *proc, struct skew_spool_head *id)
         id->seg_bytes = page;
     uint64_t cap = ((uint64_t)proc->option_int[SKEW_OPT_SPOOL_MB] << 20) / id->seg_bytes;
     /* The definitions' segment stands outside the cap: without it nothing can be read. */
-    id->seg_cap = (uint32_t)(cap < 1 ? 2 : cap + 1 > SKEW_SPOOL_SEGMENTS ? SKEW_SPOOL_SEGMENTS : cap + 1);
+    id->seg_cap = (uint32_t)(cap < 1                         ? 2
+                             : cap + 1 > SKEW_SPOOL_SEGMENTS ? SKEW_SPOOL_SEGMENTS
+                                                             : cap + 1);
     id->state = SKEW_SPOOL_LIVE;
     id->streams = 1;
     skew_describe_identity(id);
@@ -214,7 +220,8 @@ static int reserve(struct skew_process *proc, struct skew_spool_head *id)
 {
     while (!proc->base) {
         size_t bytes = id->head_bytes + (size_t)id->seg_cap * id->seg_bytes;
-        void *base = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *base =
+            mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (base == MAP_FAILED && (errno != ENOMEM || id->seg_cap <= 2))
             return -errno;
         if (base == MAP_FAILED) {
@@ -239,7 +246,8 @@ static void tell_if_hidden(struct skew_process *proc, int err)
     at = skew_text_add(what, sizeof(what), at, proc->out_dir);
     skew_text_add(what, sizeof(what), at, " cannot be written");
     skew_stderr_line(what, -err,
-                     "; what is recorded waits in the spool: make it writable and run `skewscope collect` on it");
+                     "; what is recorded waits in the spool: make it writable and run `skewscope "
+                     "collect` on it");
 }
 
 /* Tries the candidate directories in order. @return 0 or the last −errno. */
@@ -277,16 +285,19 @@ void skew_spool_tell(struct skew_process *proc)
         size_t at = skew_text_add(text, sizeof(text), 0, "the spool lies on a disk (");
         at = skew_text_add(text, sizeof(text), at, proc->spool_path);
         skew_text_add(text, sizeof(text), at,
-                      "), because /dev/shm could not be used: now and then a call takes milliseconds longer there");
+                      "), because /dev/shm could not be used: now and then a call takes "
+                      "milliseconds longer there");
         skew_diag_once(SKEW_DIAG_SPOOL_DISK, text);
     }
     if (proc->spool_small) {
         size_t at = skew_text_add(text, sizeof(text), 0, "the file system of the spool (");
         at = skew_text_add(text, sizeof(text), at, proc->spool_path);
-        skew_text_add(text, sizeof(text), at,
-                      ") has little room, of which a quarter at most is used: exchanges are lost when the collector is "
-                      "not fast enough; enlarge /dev/shm (docker run --shm-size), or name another place by "
-                      "SKEWSCOPE_SPOOL");
+        skew_text_add(
+            text, sizeof(text), at,
+            ") has little room, of which a quarter at most is used: exchanges are lost when the "
+            "collector is "
+            "not fast enough; enlarge /dev/shm (docker run --shm-size), or name another place by "
+            "SKEWSCOPE_SPOOL");
         skew_diag_once(SKEW_DIAG_SPOOL_SMALL, text);
     }
 }
@@ -338,14 +349,15 @@ static uint32_t claim_segment(struct skew_spool_head *head, bool *spare)
             continue;
         if (got != NO_SEGMENT)
             *spare = true;
-        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_CLAIMED, false,
-                                             __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        else if (__atomic_compare_exchange_n(&head->seg[i].state, &expected, SKEW_SEG_CLAIMED,
+                                             false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
             got = i;
     }
     return got;
 }
 
-/* Grows the spool, but not again right after it could not be done. @return segments added, or −errno. */
+/* Grows the spool, but not again right after it could not be done. @return segments added, or
+ * −errno. */
 static int grow_if_due(struct skew_process *proc, uint32_t count)
 {
     uint64_t now = skew_now();
@@ -354,14 +366,15 @@ static int grow_if_due(struct skew_process *proc, uint32_t count)
     int err = grow_by_path(proc, count);
     if (err < 0 && err != -EAGAIN) {
         __atomic_store_n(&proc->grow_failed, (uint32_t)-err, __ATOMIC_RELAXED);
-        __atomic_store_n(&proc->retry_ns, err == -ENOBUFS ? 0 : now + RETRY_NS / 10, __ATOMIC_RELEASE);
+        __atomic_store_n(&proc->retry_ns, err == -ENOBUFS ? 0 : now + RETRY_NS / 10,
+                         __ATOMIC_RELEASE);
     }
     return err;
 }
 
 /**
- * A free segment for a stream: a recycled one, or a new one. Keeps one more allocated ahead. Hold no
- * lock. @return 0, or the enum skew_loss + 1 by which to count what cannot be stored.
+ * A free segment for a stream: a recycled one, or a new one. Keeps one more allocated ahead. Hold
+ * no lock. @return 0, or the enum skew_loss + 1 by which to count what cannot be stored.
  */
 int skew_segment_acquire(struct skew_process *proc, uint32_t stream, uint64_t seq, uint32_t *index,
                          struct skew_seg_head **seg)

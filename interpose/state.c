@@ -39,7 +39,8 @@ void skew_unlock(struct skew_process *proc)
     __atomic_store_n(&proc->lock, 0, __ATOMIC_RELEASE);
 }
 
-/* Kernels before 4.14 cannot wipe: then the C library's fork() does it, and a raw clone() goes unnoticed. */
+/* Kernels before 4.14 cannot wipe: then the C library's fork() does it, and a raw clone() goes
+ * unnoticed. */
 static void wipe_in_child(void)
 {
     if (skew_proc)

@@ -17,7 +17,8 @@ int32_t skew_sys_tid(void)
     return (int32_t)syscall(SYS_gettid);
 }
 
-/* Descriptors 0 to 2 are the application's, even while it has them closed: another thread may write there. */
+/* Descriptors 0 to 2 are the application's, even while it has them closed: another thread may write
+ * there. */
 static int above_standard(int fd)
 {
     if (fd < 0 || fd > 2)
@@ -57,7 +58,8 @@ ssize_t skew_sys_write(int fd, const void *data, size_t bytes)
     return wrote;
 }
 
-/** File space for a range, never sparse. A host with timers interrupts this, which is no failure. */
+/** File space for a range, never sparse. A host with timers interrupts this, which is no failure.
+ */
 int skew_sys_allocate(int fd, uint64_t from, uint64_t bytes)
 {
     long err;
@@ -74,7 +76,8 @@ int skew_sys_mkdir(const char *path)
     struct statx info;
     if (mkdir(path, 0700) != 0)
         return -errno;
-    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_MODE, &info) == 0 && (info.stx_mode & 0700) != 0700)
+    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_MODE, &info) == 0 &&
+        (info.stx_mode & 0700) != 0700)
         chmod(path, 0700); /* the umask may take it from ourselves */
     return 0;
 }

@@ -64,7 +64,8 @@ typedef enum {
 typedef enum { ncclScalarDevice = 0, ncclScalarHostImmediate = 1 } ncclScalarResidence_t;
 
 /* Structures whose layout we never look into, or only their common head. */
-typedef struct skew_nccl_config ncclConfig_t; /* {size_t size; unsigned magic, version; int blocking; …} */
+typedef struct skew_nccl_config
+    ncclConfig_t; /* {size_t size; unsigned magic, version; int blocking; …} */
 typedef struct skew_nccl_sim_info ncclSimInfo_t;
 typedef struct skew_nccl_coll_config ncclCollConfig_t;
 typedef struct skew_nccl_wait_desc ncclWaitSignalDesc_t;
@@ -77,7 +78,8 @@ struct skew_nccl_config_head {
     int blocking; /* 0: non-blocking; 1 or NCCL_CONFIG_UNDEF_INT: blocking */
 };
 
-/* The same up to the field that says whether collectives may go without a kernel: since 2.27, and unmoved up to 2.32. */
+/* The same up to the field that says whether collectives may go without a kernel: since 2.27, and
+ * unmoved up to 2.32. */
 struct skew_nccl_config_policy {
     size_t size;
     unsigned int magic, version;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every option of skewscope, once. From this table come the parsing in the target, the parsing in the
- * tools, `skewscope run --help`, the manual and the keys of the JSON configuration file. An option
- * is the variable SKEWSCOPE_<NAME>, the flag --<name with dashes> of `skewscope run` and the JSON key
- * <name with underscores>.
+ * Every option of skewscope, once. From this table come the parsing in the target, the parsing in
+ * the tools, `skewscope run --help`, the manual and the keys of the JSON configuration file. An
+ * option is the variable SKEWSCOPE_<NAME>, the flag --<name with dashes> of `skewscope run` and the
+ * JSON key <name with underscores>.
  *
  *   X(id, "NAME", type, default, values, unit, scope, help)
  *
  * type    STRING, ENUM (values "a|b|c"), INT (values "min..max")
- * scope   TARGET: read inside the application; TOOL: by the tools; BOTH; INTERNAL: set by `run` itself
+ * scope   TARGET: read inside the application; TOOL: by the tools; BOTH; INTERNAL: set by `run`
+ * itself
  */
 #ifndef SKEW_OPTIONS_H
 #define SKEW_OPTIONS_H
@@ -26,7 +27,8 @@
       "directory; never a network file system")                                                    \
     X(SPOOL_MB, "SPOOL_MB", INT, "64", "1..1024", "MiB", TARGET,                                   \
       "largest spool of one process; at most a quarter of the free space is ever used")            \
-    X(SEGMENT_KB, "SEGMENT_KB", INT, "256", "16..16384", "KiB", TARGET, "size of one spool segment") \
+    X(SEGMENT_KB, "SEGMENT_KB", INT, "256", "16..16384", "KiB", TARGET,                            \
+      "size of one spool segment")                                                                 \
     X(STACKS, "STACKS", ENUM, "on", "on|off", "", TARGET,                                          \
       "walk the call stack once for each new call site, with libunwind")                           \
     X(NCCL, "NCCL", STRING, "", "", "path", TARGET,                                                \
@@ -39,11 +41,14 @@
     X(DLSYM, "DLSYM", ENUM, "on", "on|off", "", TARGET,                                            \
       "answer dlsym() for NCCL's names, so that ctypes and JAX are seen")                          \
     X(NVTX, "NVTX", ENUM, "on", "on|off", "", BOTH,                                                \
-      "note in which NVTX ranges exchanges are; `run` then makes this library NVTX's tool, unless "  \
+      "note in which NVTX ranges exchanges are; `run` then makes this library NVTX's tool, "       \
+      "unless "                                                                                    \
       "there is another one")                                                                      \
     X(TAP, "TAP", ENUM, "on", "on|off", "", TARGET,                                                \
-      "copy small integer buffers that look like count exchanges, for exact tokens of each expert")  \
-    X(TAP_KB, "TAP_KB", INT, "256", "1..4096", "KiB", TARGET, "largest buffer that the tap copies") \
+      "copy small integer buffers that look like count exchanges, for exact tokens of each "       \
+      "expert")                                                                                    \
+    X(TAP_KB, "TAP_KB", INT, "256", "1..4096", "KiB", TARGET,                                      \
+      "largest buffer that the tap copies")                                                        \
     X(TAP_POOL_KB, "TAP_POOL_KB", INT, "2048", "64..65536", "KiB", TARGET,                         \
       "pinned memory of one process for copies that are on their way")                             \
     X(TAP_TOTAL_MB, "TAP_TOTAL_MB", INT, "1024", "1..1048576", "MiB", TARGET,                      \

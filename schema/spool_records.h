@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The spool's records: what stands in its segments. Part of spool.h, which says how they are written and read; include
- * that.
+ * The spool's records: what stands in its segments. Part of spool.h, which says how they are
+ * written and read; include that.
  */
 #ifndef SKEW_SPOOL_RECORDS_H
 #define SKEW_SPOOL_RECORDS_H
@@ -10,29 +10,30 @@
 
 enum skew_rec_type {
     /* stream 0 */
-    SKEW_REC_PROCESS = 1,  /* struct skew_rec_text: what = enum skew_process_text */
-    SKEW_REC_THREAD = 2,   /* struct skew_rec_thread */
-    SKEW_REC_COMM = 3,     /* struct skew_rec_comm */
-    SKEW_REC_COMM_END = 4, /* struct skew_rec_comm_end */
-    SKEW_REC_SITE = 5,     /* struct skew_rec_site */
-    SKEW_REC_MODULE = 6,   /* struct skew_rec_module */
-    SKEW_REC_GRAPH = 7,    /* struct skew_rec_graph */
-    SKEW_REC_DIAG = 8,     /* struct skew_rec_text: what = enum skew_diag */
-    SKEW_REC_TAP = 9,      /* struct skew_rec_tap */
+    SKEW_REC_PROCESS = 1,      /* struct skew_rec_text: what = enum skew_process_text */
+    SKEW_REC_THREAD = 2,       /* struct skew_rec_thread */
+    SKEW_REC_COMM = 3,         /* struct skew_rec_comm */
+    SKEW_REC_COMM_END = 4,     /* struct skew_rec_comm_end */
+    SKEW_REC_SITE = 5,         /* struct skew_rec_site */
+    SKEW_REC_MODULE = 6,       /* struct skew_rec_module */
+    SKEW_REC_GRAPH = 7,        /* struct skew_rec_graph */
+    SKEW_REC_DIAG = 8,         /* struct skew_rec_text: what = enum skew_diag */
+    SKEW_REC_TAP = 9,          /* struct skew_rec_tap */
     SKEW_REC_TIER = 16,        /* struct skew_rec_tier */
     SKEW_REC_KERNEL_NAME = 17, /* struct skew_rec_text: what = number of the name, from 1 */
     SKEW_REC_RANGE_NAME = 18,  /* struct skew_rec_range_name */
     /* streams 1, 2, … */
-    SKEW_REC_GROUP = 32,      /* struct skew_rec_group */
-    SKEW_REC_GROUP_PART = 33, /* struct skew_rec_group, lanes 0: earlier cells of a GROUP that follows */
-    SKEW_REC_LOSS = 34,       /* struct skew_rec_loss */
-    SKEW_REC_LAUNCH = 35,     /* struct skew_rec_launch */
-    SKEW_REC_RANGES = 36,     /* struct skew_rec_ranges */
+    SKEW_REC_GROUP = 32, /* struct skew_rec_group */
+    SKEW_REC_GROUP_PART =
+        33,             /* struct skew_rec_group, lanes 0: earlier cells of a GROUP that follows */
+    SKEW_REC_LOSS = 34, /* struct skew_rec_loss */
+    SKEW_REC_LAUNCH = 35, /* struct skew_rec_launch */
+    SKEW_REC_RANGES = 36, /* struct skew_rec_ranges */
     /* streams 0, 1, 2, … */
-    SKEW_REC_TIME = 48,  /* struct skew_rec_time */
-    SKEW_REC_CLOCK = 49, /* struct skew_rec_clock */
-    SKEW_REC_KERNEL = 50, /* struct skew_rec_kernel */
-    SKEW_REC_REPLAY = 51, /* struct skew_rec_replay */
+    SKEW_REC_TIME = 48,        /* struct skew_rec_time */
+    SKEW_REC_CLOCK = 49,       /* struct skew_rec_clock */
+    SKEW_REC_KERNEL = 50,      /* struct skew_rec_kernel */
+    SKEW_REC_REPLAY = 51,      /* struct skew_rec_replay */
     SKEW_REC_BACKEND_CALL = 52 /* struct skew_rec_backend_call */
 };
 
@@ -77,9 +78,10 @@ struct skew_cell {
 };
 
 enum skew_lane_flags {
-    SKEW_LANE_CAPTURED = 1,    /* the stream was being captured into a CUDA graph: not executed now */
+    SKEW_LANE_CAPTURED = 1, /* the stream was being captured into a CUDA graph: not executed now */
     SKEW_LANE_CAPTURE_UNKNOWN = 2, /* no driver function to ask was found, or it failed */
-    SKEW_LANE_MAY_COPY = 4         /* holds collectives that NCCL may do by copy engines, without a kernel */
+    SKEW_LANE_MAY_COPY =
+        4 /* holds collectives that NCCL may do by copy engines, without a kernel */
 };
 
 /* One distinct (communicator, stream) of a group, in order of first use. */
@@ -87,25 +89,28 @@ struct skew_lane {
     uint32_t comm;  /* struct skew_rec_comm.comm */
     uint32_t flags; /* enum skew_lane_flags */
     uint64_t stream;
-    uint64_t exchange_seq; /* ordinal, on this communicator, of the group's first exchange; lost ones count */
+    uint64_t exchange_seq; /* ordinal, on this communicator, of the group's first exchange; lost
+                              ones count */
     uint64_t op_seq;       /* ordinal of its first other collective, likewise */
     uint64_t capture;      /* the driver's capture id when CAPTURED, else 0 */
 };
 
-/* A whole outermost group, or one call outside a group. GROUP_PART has the same shape, with cells but
- * no lanes: its cells come before those of the GROUP record with the same `group` and use that record's
- * lanes. Parts whose `group` is not that of the next GROUP record belong to a group that came to nothing:
- * drop them. Followed by `cells` struct skew_cell and then `lanes` struct skew_lane. Only groups whose
- * outermost End returned Success or InProgress exist. Cells keep the order of the calls.
+/* A whole outermost group, or one call outside a group. GROUP_PART has the same shape, with cells
+ * but no lanes: its cells come before those of the GROUP record with the same `group` and use that
+ * record's lanes. Parts whose `group` is not that of the next GROUP record belong to a group that
+ * came to nothing: drop them. Followed by `cells` struct skew_cell and then `lanes` struct
+ * skew_lane. Only groups whose outermost End returned Success or InProgress exist. Cells keep the
+ * order of the calls.
  *
- * The exchanges of one group on one communicator take ordinals in this order: one for all SEND and RECV
- * cells (if there is any), then one for each ALLTOALL cell, then one for each all-to-all-v call (its
- * ALLTOALLV_SEND cells, then its ALLTOALLV_RECV cells). */
+ * The exchanges of one group on one communicator take ordinals in this order: one for all SEND and
+ * RECV cells (if there is any), then one for each ALLTOALL cell, then one for each all-to-all-v
+ * call (its ALLTOALLV_SEND cells, then its ALLTOALLV_RECV cells). */
 struct skew_rec_group {
     struct skew_rec head;
     uint64_t call_ns;   /* before the real outermost GroupEnd, or the real call */
     uint64_t return_ns; /* after it returned */
-    uint64_t group;     /* ordinal within this stream, which names the group; gaps are lost or failed groups */
+    uint64_t group; /* ordinal within this stream, which names the group; gaps are lost or failed
+                       groups */
     uint32_t cells;
     uint32_t site; /* struct skew_rec_site.site; 0: none */
     uint16_t lanes;
@@ -113,9 +118,9 @@ struct skew_rec_group {
     uint32_t reserved;
 };
 
-/* Exchanges of one communicator that were lost before its exchange `before_seq`, which the GROUP record
- * just before this one holds, so that the n-th send still meets the n-th receive. Followed by `peers`
- * struct skew_loss_peer. The totals are in the head's counters already. */
+/* Exchanges of one communicator that were lost before its exchange `before_seq`, which the GROUP
+ * record just before this one holds, so that the n-th send still meets the n-th receive. Followed
+ * by `peers` struct skew_loss_peer. The totals are in the head's counters already. */
 struct skew_rec_loss {
     struct skew_rec head;
     uint32_t comm;
@@ -140,8 +145,8 @@ struct skew_rec_launch {
     uint64_t stream;
 };
 
-/* When a launch occupied the device: the part of group (`stream`, `group`) that is on communicator `comm`. Comes
- * some time after its GROUP record, from whichever thread found that it was over. */
+/* When a launch occupied the device: the part of group (`stream`, `group`) that is on communicator
+ * `comm`. Comes some time after its GROUP record, from whichever thread found that it was over. */
 struct skew_rec_time {
     struct skew_rec head;
     uint32_t comm;
@@ -149,17 +154,19 @@ struct skew_rec_time {
     uint64_t group;
     uint64_t start_ns; /* CLOCK_MONOTONIC */
     uint64_t end_ns;
-    uint64_t error_ns;  /* both are within ± this of the truth, but for: */
-    uint64_t start_slack_ns; /* the start may be earlier by this, since the host was still launching */
-    uint64_t end_slack_ns;   /* the end may be earlier by this: it was over before the host could mark it */
-    uint64_t launch_ns; /* replay of a CUDA graph: call_ns of the LAUNCH record; else 0 */
-    uint64_t exec;      /* … and its exec */
-    uint32_t source;    /* enum skew_time_source */
+    uint64_t error_ns; /* both are within ± this of the truth, but for: */
+    uint64_t
+        start_slack_ns; /* the start may be earlier by this, since the host was still launching */
+    uint64_t end_slack_ns; /* the end may be earlier by this: it was over before the host could mark
+                              it */
+    uint64_t launch_ns;    /* replay of a CUDA graph: call_ns of the LAUNCH record; else 0 */
+    uint64_t exec;         /* … and its exec */
+    uint32_t source;       /* enum skew_time_source */
     uint32_t reserved;
 };
 
-/* When one NCCL kernel of a replayed graph occupied the device. Which of the captured launches it is follows from
- * its place among the graph's NCCL kernels, by start. */
+/* When one NCCL kernel of a replayed graph occupied the device. Which of the captured launches it
+ * is follows from its place among the graph's NCCL kernels, by start. */
 struct skew_rec_replay {
     struct skew_rec head;
     uint64_t launch_ns; /* call_ns of the LAUNCH record … */
@@ -181,28 +188,29 @@ struct skew_rec_tier {
     uint32_t why;  /* enum skew_tier_why */
 };
 
-/* Device against host: at `device_ns` on the device's own clock, counted from the first CLOCK record of this
- * `clock`, CLOCK_MONOTONIC showed something between low_ns and high_ns. */
+/* Device against host: at `device_ns` on the device's own clock, counted from the first CLOCK
+ * record of this `clock`, CLOCK_MONOTONIC showed something between low_ns and high_ns. */
 struct skew_rec_clock {
     struct skew_rec head;
-    uint32_t clock; /* 1, 2, … within the process: one a CUDA context, or CUPTI's */
+    uint32_t clock;  /* 1, 2, … within the process: one a CUDA context, or CUPTI's */
     uint32_t source; /* enum skew_time_source */
     uint64_t device_ns;
     uint64_t low_ns;
     uint64_t high_ns;
 };
 
-/* Device work that is no launch of a recorded group, from CUPTI. Kernels of one stream that follow each other
- * closely, with no NCCL work between, are merged into one record (docs/time-tiers.md). */
+/* Device work that is no launch of a recorded group, from CUPTI. Kernels of one stream that follow
+ * each other closely, with no NCCL work between, are merged into one record (docs/time-tiers.md).
+ */
 struct skew_rec_kernel {
     struct skew_rec head;
-    uint32_t name;      /* of the first, SKEW_REC_KERNEL_NAME; 0: a copy */
-    uint32_t kernels;   /* merged into this one */
-    uint32_t device;    /* CUDA ordinal */
-    uint32_t stream;    /* CUPTI's number of the stream */
-    uint64_t start_ns;  /* CLOCK_MONOTONIC */
+    uint32_t name;     /* of the first, SKEW_REC_KERNEL_NAME; 0: a copy */
+    uint32_t kernels;  /* merged into this one */
+    uint32_t device;   /* CUDA ordinal */
+    uint32_t stream;   /* CUPTI's number of the stream */
+    uint64_t start_ns; /* CLOCK_MONOTONIC */
     uint64_t end_ns;
-    uint64_t busy_ns;   /* time that kernels ran within start … end */
+    uint64_t busy_ns; /* time that kernels ran within start … end */
 };
 
 /* A call that is noted and not understood: when it was made, and no more. */
@@ -226,12 +234,12 @@ struct skew_rec_text {
 
 enum skew_process_text {
     SKEW_TEXT_EXE = 1,
-    SKEW_TEXT_CMDLINE = 2,  /* arguments joined by NUL */
+    SKEW_TEXT_CMDLINE = 2, /* arguments joined by NUL */
     SKEW_TEXT_HOST = 3,
-    SKEW_TEXT_ENV = 4,      /* NAME=value; one record a variable (a fixed list, see docs/schema.md) */
-    SKEW_TEXT_OUT = 5,      /* absolute output directory */
-    SKEW_TEXT_NCCL = 6,     /* "version path route": 22809 /…/libnccl.so.2 next|handle|named */
-    SKEW_TEXT_VERSION = 7,  /* skewscope's own version */
+    SKEW_TEXT_ENV = 4,  /* NAME=value; one record a variable (a fixed list, see docs/schema.md) */
+    SKEW_TEXT_OUT = 5,  /* absolute output directory */
+    SKEW_TEXT_NCCL = 6, /* "version path route": 22809 /…/libnccl.so.2 next|handle|named */
+    SKEW_TEXT_VERSION = 7, /* skewscope's own version */
     SKEW_TEXT_CWD = 8
 };
 
@@ -256,9 +264,9 @@ enum skew_process_text {
     X(SPOOL_UNREACHABLE, "spool_unreachable", "error")                                             \
     X(COLLECTOR_RESTART, "collector_restart", "info")                                              \
     X(RUN_NOTE, "run_note", "info")                                                                \
-    X(TAP_OFF, "tap_off", "info")                                                                   \
-    X(TIMING, "timing", "info")                                                                     \
-    X(GRAPH_UNSEEN, "graph_unseen", "warning")                                                      \
+    X(TAP_OFF, "tap_off", "info")                                                                  \
+    X(TIMING, "timing", "info")                                                                    \
+    X(GRAPH_UNSEEN, "graph_unseen", "warning")                                                     \
     X(NVTX, "nvtx", "info")
 
 enum skew_diag {
@@ -318,7 +326,12 @@ struct skew_rec_comm {
     uint32_t reserved;
 };
 
-enum skew_comm_end { SKEW_END_FINALIZE = 1, SKEW_END_DESTROY = 2, SKEW_END_ABORT = 3, SKEW_END_REVOKE = 4 };
+enum skew_comm_end {
+    SKEW_END_FINALIZE = 1,
+    SKEW_END_DESTROY = 2,
+    SKEW_END_ABORT = 3,
+    SKEW_END_REVOKE = 4
+};
 
 struct skew_rec_comm_end {
     struct skew_rec head;
@@ -350,14 +363,15 @@ struct skew_rec_module {
 };
 
 #define SKEW_GRAPH_EVENT_LIST(X)                                                                   \
-    X(CAPTURED, "captured")         /* capture → graph */                                          \
-    X(INSTANTIATED, "instantiated") /* graph → exec */                                             \
+    X(CAPTURED, "captured")         /* capture → graph */                                        \
+    X(INSTANTIATED, "instantiated") /* graph → exec */                                           \
     X(UPDATED, "updated")           /* exec now does what graph says */                            \
-    X(CLONED, "cloned")             /* source → graph */                                           \
+    X(CLONED, "cloned")             /* source → graph */                                         \
     X(CHILD, "child")               /* source was added to graph as a child */                     \
     X(GRAPH_DESTROYED, "graph_destroyed")                                                          \
     X(EXEC_DESTROYED, "exec_destroyed")                                                            \
-    X(LAUNCH_CAPTURED, "launch_captured") /* exec was launched on a stream that is captured: part of that capture */
+    X(LAUNCH_CAPTURED, "launch_captured") /* exec was launched on a stream that is captured: part  \
+                                             of that capture */
 
 enum skew_graph_event {
     SKEW_GRAPH_NONE,
@@ -398,10 +412,10 @@ enum skew_tap_shape {
 
 /* Whose values a tap holds. Append only. */
 #define SKEW_TAP_SIDE_LIST(X)                                                                      \
-    X(OWN, "own")     /* [count]: what this rank contributed */                                    \
-    X(WHOLE, "whole") /* [ranks][count]: what every rank contributed */                            \
-    X(SENT, "sent")   /* [ranks][count]: what this rank told each peer */                          \
-    X(HEARD, "heard") /* [ranks][count]: what each peer told this rank */                          \
+    X(OWN, "own")       /* [count]: what this rank contributed */                                  \
+    X(WHOLE, "whole")   /* [ranks][count]: what every rank contributed */                          \
+    X(SENT, "sent")     /* [ranks][count]: what this rank told each peer */                        \
+    X(HEARD, "heard")   /* [ranks][count]: what each peer told this rank */                        \
     X(RESULT, "result") /* [count]: of a reduction */
 
 enum skew_tap_side {
@@ -412,10 +426,11 @@ enum skew_tap_side {
         SKEW_TAP_SIDES
 };
 
-/* The integers of one small buffer, copied behind its call on the call's own stream. Which call: the group
- * `group` of the spool stream `thread`, and in it on `comm` the operation (sendrecv: the exchange of all sends and
- * receives; alltoall: the all-to-all) number `place`. Comes after the call's own record, in time but not always in
- * reading order, and not at all when the call's record was lost. Followed by `elements` values of `dtype`. */
+/* The integers of one small buffer, copied behind its call on the call's own stream. Which call:
+ * the group `group` of the spool stream `thread`, and in it on `comm` the operation (sendrecv: the
+ * exchange of all sends and receives; alltoall: the all-to-all) number `place`. Comes after the
+ * call's own record, in time but not always in reading order, and not at all when the call's record
+ * was lost. Followed by `elements` values of `dtype`. */
 struct skew_rec_tap {
     struct skew_rec head;
     uint64_t group;
@@ -436,8 +451,9 @@ struct skew_rec_tap {
 #define SKEW_RANGE_HOLE    '\1' /* stands in the text where such a number was */
 #define SKEW_RANGE_TEXT    126u /* bytes of a text; what is longer was cut */
 
-/* The text of NVTX messages, its whole numbers taken out ("step \1"): however many steps there are, they have one
- * name. Or the name of a domain. `length` bytes follow, padded with zeros. From the application: any bytes. */
+/* The text of NVTX messages, its whole numbers taken out ("step \1"): however many steps there are,
+ * they have one name. Or the name of a domain. `length` bytes follow, padded with zeros. From the
+ * application: any bytes. */
 struct skew_rec_range_name {
     struct skew_rec head;
     uint32_t name; /* 1, 2, … within the process */
@@ -456,14 +472,14 @@ struct skew_range {
     int64_t number[SKEW_RANGE_NUMBERS];
 };
 
-/* In which NVTX ranges the thread is: true of its groups from ordinal `group` on, until the next record of this kind
- * in its stream. Without one: in none. Followed by `depth` struct skew_range, outermost first, and then `marks`
- * that came since the record before. */
+/* In which NVTX ranges the thread is: true of its groups from ordinal `group` on, until the next
+ * record of this kind in its stream. Without one: in none. Followed by `depth` struct skew_range,
+ * outermost first, and then `marks` that came since the record before. */
 struct skew_rec_ranges {
     struct skew_rec head;
     uint64_t group;
     uint16_t depth, marks;
-    uint16_t deeper;    /* open ranges further in, for which there was no room */
+    uint16_t deeper;     /* open ranges further in, for which there was no room */
     uint16_t more_marks; /* marks before the first of these, likewise */
 };
 

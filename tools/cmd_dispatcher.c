@@ -57,26 +57,28 @@ static error_t parse(int key, char *text, struct argp_state *state)
 
 const struct argp *skew_argp_dispatcher(void)
 {
-    static const struct argp argp = {options,
-                                     parse,
-                                     "TRACE|DIR [OTHER]",
-                                     "Says which MoE dispatcher (all-to-all or all-gather by NCCL, "
-                                     "DeepEP, HybridEP, NCCL EP and others) a "
-                                     "run selected, which one was seen at work, what is installed, "
-                                     "and what published advice says for this "
-                                     "hardware and EP degree. With two traces: how the runs "
-                                     "differ, and what each dispatcher took on the same "
-                                     "work, or why they cannot be compared."
-                                     "\vWhat was measured here, what was measured elsewhere and "
-                                     "what was not measured are kept apart. Labels of "
-                                     "`skewscope run` say what a trace cannot know: hardware=, "
-                                     "model=, precision=, stage= (bring-up, tuning), step_time=, tflops=, memory=, "
-                                     "loss=; --log reads what the job printed. Exit status: 0; 1 when the selected dispatcher did "
-                                     "not work, the runs cannot be compared, or a trace "
-                                     "cannot be read; 2 for a wrong command line.",
-                                     NULL,
-                                     NULL,
-                                     NULL};
+    static const struct argp argp = {
+        options,
+        parse,
+        "TRACE|DIR [OTHER]",
+        "Says which MoE dispatcher (all-to-all or all-gather by NCCL, "
+        "DeepEP, HybridEP, NCCL EP and others) a "
+        "run selected, which one was seen at work, what is installed, "
+        "and what published advice says for this "
+        "hardware and EP degree. With two traces: how the runs "
+        "differ, and what each dispatcher took on the same "
+        "work, or why they cannot be compared."
+        "\vWhat was measured here, what was measured elsewhere and "
+        "what was not measured are kept apart. Labels of "
+        "`skewscope run` say what a trace cannot know: hardware=, "
+        "model=, precision=, stage= (bring-up, tuning), step_time=, tflops=, memory=, "
+        "loss=; --log reads what the job printed. Exit status: 0; 1 when the selected dispatcher "
+        "did "
+        "not work, the runs cannot be compared, or a trace "
+        "cannot be read; 2 for a wrong command line.",
+        NULL,
+        NULL,
+        NULL};
     return &argp;
 }
 
@@ -114,7 +116,9 @@ static void print_states(const json_t *facts)
         json_array_foreach(json_object_get(state, "packages"), k, text)
         {
             put(k ? ", " : "; installed: ", skew_row_text(text, "name"), " ");
-            put("", skew_row_null(text, "version") ? "(no version)" : skew_row_text(text, "version"), "");
+            put("",
+                skew_row_null(text, "version") ? "(no version)" : skew_row_text(text, "version"),
+                "");
         }
         putchar('\n');
     }
@@ -142,16 +146,14 @@ static void print_time(const json_t *facts)
         else
             printf(", no device time was measured");
         if (timed && span > 0)
-            printf(" (%.1f %% of the time between the first and the last call)",
-                   100 * ns / span);
+            printf(" (%.1f %% of the time between the first and the last call)", 100 * ns / span);
         putchar('\n');
     }
     const json_t *share = json_object_get(facts, "step_share");
     if (share)
         printf("  %-26s %.1f %% (median of %lld steps of processes; %.1f to %.1f %%; what other "
                "streams hide is in it)\n",
-               "share of step time",
-               100 * json_real_value(json_object_get(share, "median")),
+               "share of step time", 100 * json_real_value(json_object_get(share, "median")),
                (long long)json_integer_value(json_object_get(share, "steps")),
                100 * json_real_value(json_object_get(share, "least")),
                100 * json_real_value(json_object_get(share, "largest")));
@@ -191,7 +193,8 @@ static void print_reported(const json_t *facts)
                (long long)json_integer_value(json_object_get(one, "lines")));
     }
     if (printed && json_object_size(values) == 0)
-        printf("  what the job printed: none of %lld lines is one that is known (Megatron, torchtitan, "
+        printf("  what the job printed: none of %lld lines is one that is known (Megatron, "
+               "torchtitan, "
                "vLLM)\n",
                (long long)json_integer_value(json_object_get(printed, "lines")));
 }
@@ -226,12 +229,15 @@ static void print_run(const json_t *facts, const struct skew_coverage *coverage)
     if (ep)
         printf("%lld (ranks of the communicator that moves tokens)", (long long)ep);
     else
-        put("", skew_dispatcher_label(facts, "ep") ? skew_dispatcher_label(facts, "ep") : "not known", "");
+        put("",
+            skew_dispatcher_label(facts, "ep") ? skew_dispatcher_label(facts, "ep") : "not known",
+            "");
     size_t hosts = json_array_size(json_object_get(facts, "hosts"));
     printf("; %zu node%s, %lld processes; hardware: ", hosts, hosts == 1 ? "" : "s",
            (long long)json_integer_value(json_object_get(facts, "processes")));
     put("",
-        skew_dispatcher_label(facts, "hardware") ? skew_dispatcher_label(facts, "hardware") : "not known (--label hardware=)",
+        skew_dispatcher_label(facts, "hardware") ? skew_dispatcher_label(facts, "hardware")
+                                                 : "not known (--label hardware=)",
         "\n");
 
     json_array_foreach(json_object_get(facts, "runs"), i, one)
@@ -277,15 +283,15 @@ static void print_comparison(const json_t *c)
     }
     if (json_array_size(json_object_get(c, "differs")) == 0)
         puts("  none that was recorded");
-    json_array_foreach(json_object_get(c, "reported"), i, one)
-        printf("%s  %-12s %.6g, %.6g  x %.3f%s\n",
-               i ? "" : "\nwhat the runs say of themselves (first, second)\n",
-               skew_row_text(one, "what"), json_real_value(json_object_get(one, "a")),
-               json_real_value(json_object_get(one, "b")),
-               json_real_value(json_object_get(one, "b_over_a")),
-               json_is_true(json_object_get(one, "worse")) ? "  worse" : "");
+    json_array_foreach(json_object_get(c, "reported"), i, one) printf(
+        "%s  %-12s %.6g, %.6g  x %.3f%s\n",
+        i ? "" : "\nwhat the runs say of themselves (first, second)\n", skew_row_text(one, "what"),
+        json_real_value(json_object_get(one, "a")), json_real_value(json_object_get(one, "b")),
+        json_real_value(json_object_get(one, "b_over_a")),
+        json_is_true(json_object_get(one, "worse")) ? "  worse" : "");
     if (json_is_true(json_object_get(c, "regressed")))
-        puts("the second run is worse by more than 5 %; what differs is listed above: any of it may be "
+        puts("the second run is worse by more than 5 %; what differs is listed above: any of it "
+             "may be "
              "the cause, and one run a side is no sample");
     putchar('\n');
     json_array_foreach(json_object_get(c, "why_not"), i, one)

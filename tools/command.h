@@ -22,10 +22,11 @@
     X(skew, "tell how the bytes of each exchange are spread over ranks")                           \
     X(observe, "compare traces by model, data, batch and EP degree, chance taken out")             \
     X(time, "tell where the time of exchanges goes, who is late, and what skew costs")             \
-    X(overlap, "tell what kernels hide of exchanges, and how long experts computed")                \
-    X(clocks, "relate the clocks of several nodes, from exchanges that met")                         \
-    X(whatif, "compute what another placement, schedule or EP degree would mean")                        \
-    X(dispatcher, "say which MoE dispatcher was selected, which one worked, and what others advise") \
+    X(overlap, "tell what kernels hide of exchanges, and how long experts computed")               \
+    X(clocks, "relate the clocks of several nodes, from exchanges that met")                       \
+    X(whatif, "compute what another placement, schedule or EP degree would mean")                  \
+    X(dispatcher,                                                                                  \
+      "say which MoE dispatcher was selected, which one worked, and what others advise")           \
     X(synth, "write a synthetic trace with known truth")                                           \
     X(import, "make a trace of routing that others recorded")                                      \
     X(collect, "bring what processes left in their spools into the trace")                         \

@@ -11,16 +11,16 @@
 #include "matrix_select.h"
 
 struct skew_selection {
-    const char *comm;          /* as given; NULL: the one that moved the most bytes */
+    const char *comm; /* as given; NULL: the one that moved the most bytes */
     struct skew_filter filter;
     /* filled by skew_selection_resolve() */
-    struct skew_candidates candidates;     /* owned; skew_selection_free() */
-    const struct skew_candidate *chosen;   /* of them */
-    bool *here;    /* [ranks] of the chosen one: whether the rank is in any of the databases; owned */
-    uint32_t absent; /* how many are not: their sends are unknown, not zero */
-    struct skew_labelling labelling;       /* of what the filter asks for */
-    char why[160]; /* why this one; empty: it was asked for, or the only one */
-    char nothing[320];                     /* what to say when nothing is selected */
+    struct skew_candidates candidates;   /* owned; skew_selection_free() */
+    const struct skew_candidate *chosen; /* of them */
+    bool *here; /* [ranks] of the chosen one: whether the rank is in any of the databases; owned */
+    uint32_t absent;                 /* how many are not: their sends are unknown, not zero */
+    struct skew_labelling labelling; /* of what the filter asks for */
+    char why[160];                   /* why this one; empty: it was asked for, or the only one */
+    char nothing[320];               /* what to say when nothing is selected */
 };
 
 /** For argp_child; the input is a zeroed struct skew_selection. Its options are of group 1. */

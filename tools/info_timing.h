@@ -6,9 +6,9 @@
 
 #include <jansson.h>
 
-extern const char skew_info_timing_sql[];   /* key "timing": one row */
-extern const char skew_info_tiers_sql[];    /* "tiers": tier, why, processes */
-extern const char skew_info_untimed_sql[];  /* "untimed": reason, launches */
+extern const char skew_info_timing_sql[];  /* key "timing": one row */
+extern const char skew_info_tiers_sql[];   /* "tiers": tier, why, processes */
+extern const char skew_info_untimed_sql[]; /* "untimed": reason, launches */
 
 /** Prints what these keys of `info` hold; nothing when nothing was launched. */
 void skew_info_timing_print(const json_t *info);

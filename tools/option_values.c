@@ -15,8 +15,10 @@ int64_t skew_option_integer(struct argp_state *state, const char *flag, const ch
     int64_t value = 0;
 
     if (!skew_parse_int(text, least, most, &value))
-        argp_error(state, "--%s: '%s' is not allowed; it takes a whole number from %" PRId64
-                          " to %" PRId64, flag, text, least, most);
+        argp_error(state,
+                   "--%s: '%s' is not allowed; it takes a whole number from %" PRId64
+                   " to %" PRId64,
+                   flag, text, least, most);
     return value;
 }
 

@@ -183,8 +183,8 @@ json_t *skew_time_json(const struct skew_time_shown *s)
         (json_int_t)r->all, "complete", (json_int_t)r->complete, "overlap_known",
         (json_int_t)r->overlap_known, "cupti_dropped", (json_int_t)r->cupti_dropped, "clocks",
         clocks[r->clocks], "clock_residual_ns", r->clock_residual_ns, "error_ns", r->error_ns,
-        "coverage", skew_json_coverage(&s->coverage), "own_cost",
-        skew_json_own_cost(&s->coverage), "roles", roles_json(r), "transfer",
+        "coverage", skew_json_coverage(&s->coverage), "own_cost", skew_json_own_cost(&s->coverage),
+        "roles", roles_json(r), "transfer",
         skew_time_fit_json(&r->transfer, "bytes of the busiest port"), "load", loads, "stragglers",
         stragglers_json(r), "steps", steps_json(r, s->rows), "ledger", ledger_json(r, s->rows),
         "headline", headline_json(&r->headline));

@@ -11,7 +11,7 @@
 
 #define SKEW_WHATIF_LIST(X)                                                                        \
     X(schedule, "take the all-to-all apart into phases, and what each way costs")                  \
-    X(placement, "put the experts on other ranks, scored on calls not used to choose")              \
+    X(placement, "put the experts on other ranks, scored on calls not used to choose")             \
     X(ep, "spread the experts over more or fewer ranks, and over other NVLink domains")
 
 #define X(name, summary)                                                                           \

@@ -145,14 +145,24 @@ static error_t parse(int key, char *text, struct argp_state *state)
         state->child_inputs[0] = &a->selection;
         state->child_inputs[1] = &a->whatif;
         return 0;
-    case KEY_MATRIX: a->matrix = text; return 0;
-    case KEY_EACH: set_how(state, a, SKEW_HOW_EACH); return 0;
-    case KEY_SUM: set_how(state, a, SKEW_HOW_SUM); return 0;
-    case KEY_MEAN: set_how(state, a, SKEW_HOW_MEAN); return 0;
+    case KEY_MATRIX:
+        a->matrix = text;
+        return 0;
+    case KEY_EACH:
+        set_how(state, a, SKEW_HOW_EACH);
+        return 0;
+    case KEY_SUM:
+        set_how(state, a, SKEW_HOW_SUM);
+        return 0;
+    case KEY_MEAN:
+        set_how(state, a, SKEW_HOW_MEAN);
+        return 0;
     case KEY_LIMIT:
         a->limit = (size_t)skew_option_integer(state, "limit", text, 1, INT32_MAX);
         return 0;
-    case KEY_METHODS: parse_methods(state, a, text); return 0;
+    case KEY_METHODS:
+        parse_methods(state, a, text);
+        return 0;
     case KEY_MAX:
         o->max_matchings =
             (uint32_t)skew_option_integer(state, "max-matchings", text, 1, INT32_MAX);
@@ -164,16 +174,25 @@ static error_t parse(int key, char *text, struct argp_state *state)
     case KEY_PICK:
         o->pick = (enum skew_birkhoff_pick)skew_option_choice(state, "pick", text, picks);
         return 0;
-    case KEY_SWEEP: parse_sweep(state, &a->whatif, text); return 0;
-    case KEY_JSON: a->whatif.json = true; return 0;
-    case KEY_GANTT: a->gantt = text; return 0;
+    case KEY_SWEEP:
+        parse_sweep(state, &a->whatif, text);
+        return 0;
+    case KEY_JSON:
+        a->whatif.json = true;
+        return 0;
+    case KEY_GANTT:
+        a->gantt = text;
+        return 0;
     case ARGP_KEY_ARG:
         if (a->path)
             argp_error(state, "one trace at a time: '%s' and '%s' are two", a->path, text);
         a->path = text;
         return 0;
-    case ARGP_KEY_END: check(state, a); return 0;
-    default: return ARGP_ERR_UNKNOWN;
+    case ARGP_KEY_END:
+        check(state, a);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -393,9 +412,9 @@ static int run_counts(struct arguments *a, const struct skew_reading *reading)
 
 static int run_trace(struct arguments *a)
 {
-    static const char *const hows[] = {
-        [SKEW_HOW_SUM] = "sum of the exchanges", [SKEW_HOW_MEAN] = "mean of the exchanges",
-        [SKEW_HOW_EACH] = "exchanges"};
+    static const char *const hows[] = {[SKEW_HOW_SUM] = "sum of the exchanges",
+                                       [SKEW_HOW_MEAN] = "mean of the exchanges",
+                                       [SKEW_HOW_EACH] = "exchanges"};
     struct skew_reading reading;
 
     int result = skew_reading_open(&reading, a->path);

@@ -14,7 +14,7 @@
 
 /** One way to schedule, in sum over a series. */
 struct skew_whatif_tally {
-    double *losses;      /* [exchanges with traffic] */
+    double *losses; /* [exchanges with traffic] */
     size_t loss_count;
     double matchings, dispatch_s, makespan_s, sequential_s, ideal_s, idle, idle_weight;
 };
@@ -48,15 +48,15 @@ struct skew_whatif {
     struct skew_cost cost;
     double sweep_least, sweep_most;
     bool json;
-    char source[320];     /* of the matrix, one line */
-    bool traced;          /* from a trace: else a file, which says nothing of capture */
+    char source[320]; /* of the matrix, one line */
+    bool traced;      /* from a trace: else a file, which says nothing of capture */
     struct skew_coverage coverage;
-    bool series;          /* several exchanges: text shows them together */
-    FILE *gantt;          /* NULL: not wanted */
+    bool series; /* several exchanges: text shows them together */
+    FILE *gantt; /* NULL: not wanted */
     bool gantt_json;
     /* grows with each matrix */
     json_t *exchanges;
-    json_t *bars;         /* with gantt_json */
+    json_t *bars; /* with gantt_json */
     size_t count, empty, incomplete, skipped;
     double *imbalances;
     size_t imbalance_count;
@@ -67,8 +67,8 @@ struct skew_whatif {
 
 /** One matrix: all its schedules. Indices are methods; NULL: not asked for. */
 struct skew_whatif_result {
-    int64_t seq;          /* −1: no single exchange */
-    bool incomplete;      /* not every rank's sends are here */
+    int64_t seq;     /* −1: no single exchange */
+    bool incomplete; /* not every rank's sends are here */
     struct skew_demand demand;
     double transfer_s; /* as it ran, unscheduled; NaN: not timed */
     struct skew_schedule *schedules[SKEW_SCHEDULE_METHOD_COUNT];

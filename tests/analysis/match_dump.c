@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Prints what analysis/match.h finds, a line each, for test_match.py: `group DATABASE EXCHANGE ORDINAL RANK:EXCHANGE…`,
- * `mismatch KIND SRC DST NTH SENT EXPECTED SEND RECV` and `edges N`. usage: match_dump DATABASE…
+ * Prints what analysis/match.h finds, a line each, for test_match.py: `group DATABASE EXCHANGE
+ * ORDINAL RANK:EXCHANGE…`, `mismatch KIND SRC DST NTH SENT EXPECTED SEND RECV` and `edges N`.
+ * usage: match_dump DATABASE…
  */
 #include "match.h"
 

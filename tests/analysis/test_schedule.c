@@ -217,7 +217,8 @@ static void test_assignment(void)
                         if (change == 0 || random_below(3) == 0)
                             a->cost[i * a->stride + j] =
                                 change == 7 ? 0 : -(double)random_below(limit);
-                a->wide = wide && change % 2; /* both widths are right, and go on from the other's */
+                a->wide =
+                    wide && change % 2; /* both widths are right, and go on from the other's */
                 skew_assign_solve(a);
                 double found = cost_of(a), best = best_from(a, 0, 0);
                 CHECK(found == best, "n %u trial %d change %d: %g, best %g", n, trial, change,
@@ -242,8 +243,8 @@ static double bound_of(const struct skew_assign *a)
     return sum;
 }
 
-/* Too large for trying all: the prices prove the solution, and vectors of both widths find the same one, whatever is
- * left over in the last of them, ties and all. */
+/* Too large for trying all: the prices prove the solution, and vectors of both widths find the same
+ * one, whatever is left over in the last of them, ties and all. */
 static void test_widths(void)
 {
     static const uint32_t sizes[] = {7, 8, 9, 31, 64, 101};

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The measured loop of capture.py: exchanges of 64 peers (64 sends, 64 receives, one group), each timed
- * by itself, with other work between them as a job has it. Linked to the do-nothing NCCL; capture.py
- * runs it with and without the library preloaded, and once more built with SKEW_BENCH_RIVAL, where an
- * LTTng-UST tracepoint with the same payload stands before each call. It prints nothing on its own.
+ * The measured loop of capture.py: exchanges of 64 peers (64 sends, 64 receives, one group), each
+ * timed by itself, with other work between them as a job has it. Linked to the do-nothing NCCL;
+ * capture.py runs it with and without the library preloaded, and once more built with
+ * SKEW_BENCH_RIVAL, where an LTTng-UST tracepoint with the same payload stands before each call. It
+ * prints nothing on its own.
  *
  * usage: hotpath WHAT HOW EXCHANGES OUTPUT
  *   WHAT  calls     time the 128 calls inside the group only
  *         exchange  time everything from before ncclGroupStart to after ncclGroupEnd
  *   HOW   flood     nothing between two exchanges
  *         warm      50 us of computing in between that leaves the caches alone
- *         cold      in between, what the wrappers use is driven out of the caches of this core and out of
- *                   its TLBs: stores to every line of 8 MiB (or 8 times the L2 cache) in 4 KiB pages, and
- *                   256 KiB of code with a jump in each line
- *         coldest   as cold, and out of the shared cache: stores to twice as much as that holds
- *   OUTPUT  EXCHANGES native 64-bit floats: nanoseconds, the first one (which makes the spool) included
+ *         cold      in between, what the wrappers use is driven out of the caches of this core and
+ * out of its TLBs: stores to every line of 8 MiB (or 8 times the L2 cache) in 4 KiB pages, and 256
+ * KiB of code with a jump in each line coldest   as cold, and out of the shared cache: stores to
+ * twice as much as that holds OUTPUT  EXCHANGES native 64-bit floats: nanoseconds, the first one
+ * (which makes the spool) included
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -46,8 +47,8 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* The stamps around what is timed. Not clock_gettime() where there is something else: it would warm the
- * very code and data that the library's own clock reads use. */
+/* The stamps around what is timed. Not clock_gettime() where there is something else: it would warm
+ * the very code and data that the library's own clock reads use. */
 static uint64_t stamp(void)
 {
 #if defined(__x86_64__)
@@ -145,7 +146,8 @@ int main(int argc, char **argv)
     if (!ticks || !memory || ncclGetUniqueId(&id) || ncclCommInitRank(&comm, PEERS, id, 0))
         return 1;
 #ifdef SKEW_BENCH_RIVAL
-    if (!lttng_ust_tracepoint_enabled(skew_rival, send) || !lttng_ust_tracepoint_enabled(skew_rival, recv)) {
+    if (!lttng_ust_tracepoint_enabled(skew_rival, send) ||
+        !lttng_ust_tracepoint_enabled(skew_rival, recv)) {
         fprintf(stderr, "hotpath: the rival's tracepoints are not enabled in any session\n");
         return 3;
     }
@@ -162,7 +164,8 @@ int main(int argc, char **argv)
         ticks[i] = one(inner, comm, memory);
     }
     uint64_t end_ns = now_ns(), end = stamp();
-    if (write_out(argv[4], ticks, exchanges, (double)(end_ns - begin_ns) / (double)(end - begin)) != 0)
+    if (write_out(argv[4], ticks, exchanges, (double)(end_ns - begin_ns) / (double)(end - begin)) !=
+        0)
         return 1;
     ncclCommDestroy(comm);
     return 0;

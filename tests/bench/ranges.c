@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What NVTX ranges cost: pushing and popping two ("step N", "layer N"), and a 64-peer exchange in ranges of its own
- * beside one in ranges that stay. Run with the library preloaded and named as NVTX's tool; prints medians of rounds
- * that take turns. usage: ranges [ROUNDS]
+ * What NVTX ranges cost: pushing and popping two ("step N", "layer N"), and a 64-peer exchange in
+ * ranges of its own beside one in ranges that stay. Run with the library preloaded and named as
+ * NVTX's tool; prints medians of rounds that take turns. usage: ranges [ROUNDS]
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -73,7 +73,9 @@ int main(int argc, char **argv)
 
     if (rounds < 1 || rounds > 1000 || !skew_nvtx_open() ||
         ncclCommInitRank(&comm, PEERS, id, 0) != ncclSuccess) {
-        fprintf(stderr, "ranges: run it with LD_PRELOAD and NVTX_INJECTION64_PATH naming libskewscope.so\n");
+        fprintf(
+            stderr,
+            "ranges: run it with LD_PRELOAD and NVTX_INJECTION64_PATH naming libskewscope.so\n");
         return 1;
     }
     for (int r = 0; r < rounds; r++) {
@@ -99,8 +101,11 @@ int main(int argc, char **argv)
         moving[r] = (now() - begin) / EXCHANGES;
         pop();
     }
-    double each = median(pair, rounds), quiet = median(still, rounds), changing = median(moving, rounds);
-    printf("one push and pop: %.0f ns\n64-peer exchange, ranges as they were: %.0f ns; in a range of its own: %.0f ns "
-           "(%.2f times)\n", each, quiet, changing, changing / quiet);
+    double each = median(pair, rounds), quiet = median(still, rounds),
+           changing = median(moving, rounds);
+    printf("one push and pop: %.0f ns\n64-peer exchange, ranges as they were: %.0f ns; in a range "
+           "of its own: %.0f ns "
+           "(%.2f times)\n",
+           each, quiet, changing, changing / quiet);
     return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The rival of the capture benchmark: an LTTng-UST tracepoint that carries what one cell of ours does.
- * LTTng's macros read this file several times.
+ * The rival of the capture benchmark: an LTTng-UST tracepoint that carries what one cell of ours
+ * does. LTTng's macros read this file several times.
  */
 #undef LTTNG_UST_TRACEPOINT_PROVIDER
 #define LTTNG_UST_TRACEPOINT_PROVIDER skew_rival
@@ -18,19 +18,18 @@
 
 LTTNG_UST_TRACEPOINT_EVENT_CLASS(
     skew_rival, cell,
-    LTTNG_UST_TP_ARGS(int, peer, size_t, count, int, datatype, const void *, comm, const void *, stream),
-    LTTNG_UST_TP_FIELDS(
-        lttng_ust_field_integer(int, peer, peer)
-        lttng_ust_field_integer(size_t, count, count)
-        lttng_ust_field_integer(int, datatype, datatype)
-        lttng_ust_field_integer_hex(uintptr_t, comm, (uintptr_t)comm)
-        lttng_ust_field_integer_hex(uintptr_t, stream, (uintptr_t)stream)))
-LTTNG_UST_TRACEPOINT_EVENT_INSTANCE(
-    skew_rival, cell, skew_rival, send,
-    LTTNG_UST_TP_ARGS(int, peer, size_t, count, int, datatype, const void *, comm, const void *, stream))
-LTTNG_UST_TRACEPOINT_EVENT_INSTANCE(
-    skew_rival, cell, skew_rival, recv,
-    LTTNG_UST_TP_ARGS(int, peer, size_t, count, int, datatype, const void *, comm, const void *, stream))
+    LTTNG_UST_TP_ARGS(int, peer, size_t, count, int, datatype, const void *, comm, const void *,
+                      stream),
+    LTTNG_UST_TP_FIELDS(lttng_ust_field_integer(int, peer, peer) lttng_ust_field_integer(
+        size_t, count, count) lttng_ust_field_integer(int, datatype, datatype)
+                            lttng_ust_field_integer_hex(uintptr_t, comm, (uintptr_t)comm)
+                                lttng_ust_field_integer_hex(uintptr_t, stream, (uintptr_t)stream)))
+LTTNG_UST_TRACEPOINT_EVENT_INSTANCE(skew_rival, cell, skew_rival, send,
+                                    LTTNG_UST_TP_ARGS(int, peer, size_t, count, int, datatype,
+                                                      const void *, comm, const void *, stream))
+LTTNG_UST_TRACEPOINT_EVENT_INSTANCE(skew_rival, cell, skew_rival, recv,
+                                    LTTNG_UST_TP_ARGS(int, peer, size_t, count, int, datatype,
+                                                      const void *, comm, const void *, stream))
 
 #endif
 

@@ -136,7 +136,8 @@ int main(int argc, char **argv)
     cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET((unsigned)sched_getcpu(), &one);
-    sched_setaffinity(0, sizeof(one), &one); /* moving between cores costs more than what is measured */
+    sched_setaffinity(0, sizeof(one),
+                      &one); /* moving between cores costs more than what is measured */
     posix_spawn_file_actions_init(&silent);
     posix_spawn_file_actions_addopen(&silent, 1, "/dev/null", O_WRONLY, 0);
     printf("added to start and end of a program, paired medians, promise: under %.1f ms\n",

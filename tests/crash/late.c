@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See late.h. The application's own libraries are initialised before preloaded ones, so this runs last. */
+/* See late.h. The application's own libraries are initialised before preloaded ones, so this runs
+ * last. */
 #include <stddef.h>
 
 #include "late.h"

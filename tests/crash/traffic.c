@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One rank of a job that exchanges as fast as it can, and tells in a file of its own how far it came, so
- * that a test can kill it at any moment and knows what must be in the trace. It also looks at itself the
- * way a suspicious host would: no child, no signal, no descriptor, nothing of its own changed. What
- * it finds goes to standard output, which must be the same with and without skewscope.
+ * One rank of a job that exchanges as fast as it can, and tells in a file of its own how far it
+ * came, so that a test can kill it at any moment and knows what must be in the trace. It also looks
+ * at itself the way a suspicious host would: no child, no signal, no descriptor, nothing of its own
+ * changed. What it finds goes to standard output, which must be the same with and without
+ * skewscope.
  *
  * usage: traffic NAME=VALUE ...
- *   file=PATH       counters (struct shared below), made by the test; all zero but `gate` and `limit`. Once nobody
- *                   has it locked any more, the test is gone, and so does this process
- *   tag=TEXT        ignored: names this process in the trace, by its command line
- *   rank=R ranks=N threads=T    thread t uses the job's communicator t
- *   pattern=dense|sparse        sparse: some peers get nothing, some get two sends
- *   fds=early|late  no descriptor is free before the first communicator | after it, until the test writes
- *                   `relief` while thread 0 waits at the gate
- *   as_kb=K         likewise: only K KiB of address space are left, from before the first communicator
- *   subreaper=1     orphans of this process become its children
- *   end=exit        the main thread calls exit() while the others still exchange
- *   end=thread      the main thread ends by itself, and the process with its last thread
- *   late=N          N more exchanges on communicator 0 by a destructor that runs after skewscope's own
+ *   file=PATH       counters (struct shared below), made by the test; all zero but `gate` and
+ * `limit`. Once nobody has it locked any more, the test is gone, and so does this process tag=TEXT
+ * ignored: names this process in the trace, by its command line rank=R ranks=N threads=T    thread
+ * t uses the job's communicator t pattern=dense|sparse        sparse: some peers get nothing, some
+ * get two sends fds=early|late  no descriptor is free before the first communicator | after it,
+ * until the test writes `relief` while thread 0 waits at the gate as_kb=K         likewise: only K
+ * KiB of address space are left, from before the first communicator subreaper=1     orphans of this
+ * process become its children end=exit        the main thread calls exit() while the others still
+ * exchange end=thread      the main thread ends by itself, and the process with its last thread
+ *   late=N          N more exchanges on communicator 0 by a destructor that runs after skewscope's
+ * own
  *
  * The sizes follow from (communicator, exchange, source, destination); facts.py computes the same.
  */
@@ -46,10 +46,10 @@
 #define THREADS_MAX 16
 #define ERRNO_MARK  12345
 
-/* The counters' file: 64 words of state, then 8 words for each thread. The program writes with plain
- * stores, in order; each word has one writer. */
+/* The counters' file: 64 words of state, then 8 words for each thread. The program writes with
+ * plain stores, in order; each word has one writer. */
 struct shared {
-    uint64_t phase;   /* 1 started, 2 communicators exist, 3 all threads are done */
+    uint64_t phase; /* 1 started, 2 communicators exist, 3 all threads are done */
     uint64_t pid;
     uint64_t failed;  /* NCCL calls with another result than ncclSuccess */
     uint64_t signals; /* bit s: signal s arrived */
@@ -76,7 +76,8 @@ static void pause_us(long us)
     nanosleep(&(struct timespec){.tv_nsec = us * 1000}, NULL);
 }
 
-/* ---- shortages ---------------------------------------------------------------------------------- */
+/* ---- shortages ----------------------------------------------------------------------------------
+ */
 
 static void take_all_descriptors(void)
 {
@@ -111,7 +112,8 @@ static void relieve(void)
     shared->relief = 2;
 }
 
-/* ---- the traffic ------------------------------------------------------------------------------ */
+/* ---- the traffic ------------------------------------------------------------------------------
+ */
 
 /* Any shift by one exchange changes the size. */
 static size_t size_of(uint64_t comm, uint64_t i, int src, int dst)
@@ -149,8 +151,8 @@ static void exchange(int t, uint64_t i)
     check(ncclGroupEnd());
 }
 
-/* The test holds a lock on the counters' file. Where nothing can be opened (which is what some tests are about) it is
- * asked again later. */
+/* The test holds a lock on the counters' file. Where nothing can be opened (which is what some
+ * tests are about) it is asked again later. */
 static void end_with_the_test(void)
 {
     int fd = open(counters, O_RDONLY | O_CLOEXEC);
@@ -193,7 +195,8 @@ static void exchange_late(void)
     }
 }
 
-/* ---- looking at itself ---------------------------------------------------------------------------- */
+/* ---- looking at itself
+ * ---------------------------------------------------------------------------- */
 
 static void on_signal(int number)
 {
@@ -203,8 +206,10 @@ static void on_signal(int number)
 static void watch_signals(void)
 {
     for (int s = 1; s < 32; s++)
-        if (s != SIGKILL && s != SIGSTOP && s != SIGSEGV && s != SIGBUS && s != SIGABRT && s != SIGTERM && s != SIGALRM)
-            sigaction(s, &(struct sigaction){.sa_handler = on_signal, .sa_flags = SA_RESTART}, NULL);
+        if (s != SIGKILL && s != SIGSTOP && s != SIGSEGV && s != SIGBUS && s != SIGABRT &&
+            s != SIGTERM && s != SIGALRM)
+            sigaction(s, &(struct sigaction){.sa_handler = on_signal, .sa_flags = SA_RESTART},
+                      NULL);
 }
 
 static int by_name(const void *a, const void *b)
@@ -263,8 +268,10 @@ static void say_state(void)
     for (int s = 1; s < 65; s++) {
         struct sigaction action;
         if (sigaction(s, NULL, &action) == 0)
-            printf(" %s", action.sa_handler == SIG_DFL ? "d" : action.sa_handler == SIG_IGN ? "i"
-                                                       : action.sa_handler == on_signal ? "h" : "?");
+            printf(" %s", action.sa_handler == SIG_DFL     ? "d"
+                          : action.sa_handler == SIG_IGN   ? "i"
+                          : action.sa_handler == on_signal ? "h"
+                                                           : "?");
     }
     printf("\nsignals %#llx umask %o cwd %s priority %d\n", (unsigned long long)shared->signals,
            (unsigned)mode, getcwd(cwd, sizeof(cwd)) ? cwd : "?", getpriority(PRIO_PROCESS, 0));
@@ -281,7 +288,8 @@ static void look_at_self(void)
     fflush(stdout);
 }
 
-/* ---- main ------------------------------------------------------------------------------------------- */
+/* ---- main
+ * ------------------------------------------------------------------------------------------- */
 
 struct options {
     const char *file, *id, *fds;

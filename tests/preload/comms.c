@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The life of communicators. usage: comms CASE RANK     prints the records that this rank of four expects
- * (expect.h), and for each communicator what it is: "same LABEL C1". Across all ranks equal labels mean equal
- * keys, and different labels different ones. comms.py runs each case as four processes and compares.
+ * The life of communicators. usage: comms CASE RANK     prints the records that this rank of four
+ * expects (expect.h), and for each communicator what it is: "same LABEL C1". Across all ranks equal
+ * labels mean equal keys, and different labels different ones. comms.py runs each case as four
+ * processes and compares.
  */
 #include <sys/mman.h>
 #include <unistd.h>
@@ -40,12 +41,14 @@ static void use(ncclComm_t comm, int id, int exchange)
 static struct skew_nccl_config_head config(int blocking)
 {
     return (struct skew_nccl_config_head){.size = sizeof(struct skew_nccl_config_head),
-                                          .magic = NCCL_CONFIG_MAGIC, .blocking = blocking};
+                                          .magic = NCCL_CONFIG_MAGIC,
+                                          .blocking = blocking};
 }
 
 static void init(void)
 {
-    struct skew_nccl_config_head blocking = config(1), nonblocking = config(0), undefined = config(NCCL_CONFIG_UNDEF_INT);
+    struct skew_nccl_config_head blocking = config(1), nonblocking = config(0),
+                                 undefined = config(NCCL_CONFIG_UNDEF_INT);
     ncclUniqueId id[2];
     ncclComm_t comm;
     use(world("world", 1), 1, 0);
@@ -57,7 +60,8 @@ static void init(void)
     OK(ncclCommInitRankConfig(&comm, 4, id[0], rank_, NULL));
     expect("comm C%d init_rank %d/4", named("config", 1), rank_);
     memset(id, 9, sizeof(id));
-    MUST(ncclCommInitRankConfig(&comm, 4, id[0], rank_, (ncclConfig_t *)&nonblocking) == ncclInProgress);
+    MUST(ncclCommInitRankConfig(&comm, 4, id[0], rank_, (ncclConfig_t *)&nonblocking) ==
+         ncclInProgress);
     expect("comm C%d init_rank %d/4 nonblocking", named("config", 2), rank_);
     use(comm, created, 0);
     memset(id, 10, sizeof(id));
@@ -89,14 +93,16 @@ static void init_all(void)
     for (int i = 0; i < RANKS; i++)
         OK(ncclAllReduce(NULL, NULL, 1, ncclInt8, ncclSum, comms[i], STREAM(i + 1)));
     OK(ncclGroupEnd());
-    expect("group C5/0x1:0:0 C6/0x2:0:0 C7/0x3:1:0 C8/0x4:0:0 | allreduce 1 int8 0, allreduce 1 int8 0 @1, "
+    expect("group C5/0x1:0:0 C6/0x2:0:0 C7/0x3:1:0 C8/0x4:0:0 | allreduce 1 int8 0, allreduce 1 "
+           "int8 0 @1, "
            "allreduce 1 int8 0 @2, allreduce 1 int8 0 @3");
 }
 
 static void split_expect(const char *label, int parent, int ordinal, int color)
 {
     int id = named(label, color);
-    expect("comm C%d split %d/2 of C%d ordinal %d color %d key %d", id, rank_, parent, ordinal, color, rank_);
+    expect("comm C%d split %d/2 of C%d ordinal %d color %d key %d", id, rank_, parent, ordinal,
+           color, rank_);
 }
 
 static void split(void)
@@ -120,7 +126,8 @@ static void split(void)
     int id = created;
     use(comm, id, 0);
     OK(ncclCommSplit(comm, 6, rank_, &inner, NULL));
-    expect("comm C%d split %d/1 of C%d ordinal 0 color 6 key %d", named("inner", 6), rank_, id, rank_);
+    expect("comm C%d split %d/1 of C%d ordinal 0 color 6 key %d", named("inner", 6), rank_, id,
+           rank_);
     use(inner, created, 0);
     /* The same colours on another parent. */
     parent = world("other", 2);
@@ -130,7 +137,8 @@ static void split(void)
     use(comm, created, 0);
 }
 
-/* A call that fails for its arguments asks nobody: the retry is the call that the others have made. */
+/* A call that fails for its arguments asks nobody: the retry is the call that the others have made.
+ */
 static void split_retried(void)
 {
     ncclComm_t parent = world("world", 1), comm = NULL;
@@ -169,8 +177,8 @@ static void split_in_group(void)
     for (int i = 0; i < 3; i++) {
         int id = named("split", i);
         /* Rank and size are asked for at the first use: before, a question could fail aloud. */
-        expect("comm C%d split %d/%d of C1 ordinal %d color %d key %d", id, i == 1 ? -1 : rank_, i == 1 ? -1 : 2,
-               3 + i, i, rank_);
+        expect("comm C%d split %d/%d of C1 ordinal %d color %d key %d", id, i == 1 ? -1 : rank_,
+               i == 1 ? -1 : 2, 3 + i, i, rank_);
     }
     use(comm[2], created, 0);
     use(comm[0], created - 2, 0);
@@ -182,7 +190,8 @@ static void split_later(void)
     struct skew_nccl_config_head nonblocking = config(0);
     ncclComm_t parent = world("world", 1), comm[4], again;
     for (int i = 0; i < 4; i++) {
-        MUST(ncclCommSplit(parent, i, rank_, &comm[i], (ncclConfig_t *)&nonblocking) == ncclInProgress);
+        MUST(ncclCommSplit(parent, i, rank_, &comm[i], (ncclConfig_t *)&nonblocking) ==
+             ncclInProgress);
         MUST(!comm[i]);
         if (i == 1)
             null->finish();
@@ -190,27 +199,29 @@ static void split_later(void)
     use(parent, 1, 0); /* nothing to be seen yet of two of them */
     null->finish();
     for (int i = 0; i < 4; i++) {
-        expect("comm C%d split %d/2 of C1 ordinal %d color %d key %d nonblocking", named("split", i), rank_, i, i,
-               rank_);
+        expect("comm C%d split %d/2 of C1 ordinal %d color %d key %d nonblocking",
+               named("split", i), rank_, i, i, rank_);
         use(comm[i], i + 2, 0);
     }
     /* The same place for one after another, each moved away before the next: none is lost. */
     ncclComm_t kept[4], place;
     for (int i = 0; i < 4; i++) {
-        MUST(ncclCommSplit(parent, i, rank_, &place, (ncclConfig_t *)&nonblocking) == ncclInProgress);
+        MUST(ncclCommSplit(parent, i, rank_, &place, (ncclConfig_t *)&nonblocking) ==
+             ncclInProgress);
         null->finish();
         kept[i] = place;
     }
     for (int i = 0; i < 4; i++) {
-        expect("comm C%d split %d/2 of C1 ordinal %d color %d key %d nonblocking", named("again", i), rank_, 4 + i, i,
-               rank_);
+        expect("comm C%d split %d/2 of C1 ordinal %d color %d key %d nonblocking",
+               named("again", i), rank_, 4 + i, i, rank_);
         use(kept[i], 6 + i, 0);
     }
     /* What a non-blocking parent hands down without a configuration of its own. */
     MUST(ncclCommSplit(kept[0], 0, rank_, &again, (ncclConfig_t *)&nonblocking) == ncclInProgress);
     null->finish();
     use(again, 10, 0);
-    expect("comm C%d split %d/1 of C6 ordinal 0 color 0 key %d nonblocking", named("child", 0), rank_, rank_);
+    expect("comm C%d split %d/1 of C6 ordinal 0 color 0 key %d nonblocking", named("child", 0),
+           rank_, rank_);
 }
 
 /* The place of a pointer that never comes may be gone when somebody looks. */
@@ -218,7 +229,8 @@ static void split_place_unmapped(void)
 {
     struct skew_nccl_config_head nonblocking = config(0);
     ncclComm_t parent = world("world", 1);
-    ncclComm_t *place = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ncclComm_t *place =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     MUST(place != MAP_FAILED);
     MUST(ncclCommSplit(parent, 0, rank_, place, (ncclConfig_t *)&nonblocking) == ncclInProgress);
     null->forget();
@@ -230,7 +242,8 @@ static void split_place_unmapped(void)
     use(world("next", 2), 3, 0);
 }
 
-/* Rank 3 is excluded and does not call: ordinals of other constructors stay the same on all ranks. */
+/* Rank 3 is excluded and does not call: ordinals of other constructors stay the same on all ranks.
+ */
 static void shrink(void)
 {
     ncclComm_t parent = world("world", 1), comm;
@@ -263,7 +276,8 @@ static void grow(void)
         ncclComm_t parent = make_comm(3, rank_, 1);
         expect("comm C%d init_rank %d/3", named("three", 0), rank_);
         OK(ncclCommGrow(parent, 4, rank_ ? NULL : &id, -1, &comm, NULL));
-        expect("comm C%d grow %d/4 of C1 ordinal 0 color 0 key 0", named(rank_ ? "by-parent" : "by-id", 0), rank_);
+        expect("comm C%d grow %d/4 of C1 ordinal 0 color 0 key 0",
+               named(rank_ ? "by-parent" : "by-id", 0), rank_);
     }
     use(comm, created, 0);
 }
@@ -338,7 +352,8 @@ static void adopted(void)
     /* Its children are known by it, so by nobody else either. */
     OK(ncclCommSplit(comm, 1, rank_, &child, NULL));
     snprintf(label, sizeof(label), "child-of-%d-", rank_);
-    expect("comm C%d split %d/2 of C1 ordinal 0 color 1 key %d unidentified", named(label, 1), rank_, rank_);
+    expect("comm C%d split %d/2 of C1 ordinal 0 color 1 key %d unidentified", named(label, 1),
+           rank_, rank_);
     use(child, 2, 0);
 }
 
@@ -356,7 +371,8 @@ static void busy(void)
     null->data_result = ncclSuccess;
     OK(ncclAllReduce(NULL, NULL, 1, ncclInt8, ncclSum, comm, NULL));
     expect("group C2/0x0:0:1 | allreduce 1 int8 0");
-    expect("comm C%d split %d/2 of C1 ordinal 0 color 0 key %d nonblocking", named("split", 0), rank_, rank_);
+    expect("comm C%d split %d/2 of C1 ordinal 0 color 0 key %d nonblocking", named("split", 0),
+           rank_, rank_);
     MUST(null_times("ncclCommCount") == 1);
     OK(ncclAllReduce(NULL, NULL, 1, ncclInt8, ncclSum, comm, NULL));
     expect("group C2/0x0:0:2 | allreduce 1 int8 0");

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * errno is the application's: each wrapper leaves it as the real function does. Calls every function of the list
- * twice, once with an NCCL that leaves errno alone and once with one that sets it; the first calls go through all
- * that is rare (creating the spool, reading /proc, walking the stack), and meet errors where the driver makes some.
+ * errno is the application's: each wrapper leaves it as the real function does. Calls every
+ * function of the list twice, once with an NCCL that leaves errno alone and once with one that sets
+ * it; the first calls go through all that is rare (creating the spool, reading /proc, walking the
+ * stack), and meet errors where the driver makes some.
  */
 #include <errno.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One exchange of `count` int32 with rank 1 of a new communicator of two ranks, through functions that
- * `resolve` finds. The count tells the exchanges of a program apart.
+ * One exchange of `count` int32 with rank 1 of a new communicator of two ranks, through functions
+ * that `resolve` finds. The count tells the exchanges of a program apart.
  */
 #ifndef EXCHANGE_ONCE_H
 #define EXCHANGE_ONCE_H
@@ -38,16 +38,21 @@ static inline int exchange_once(const struct nccl_functions *nccl, size_t count)
 
 /* By name, from anything that finds a function. */
 #define NCCL_FUNCTIONS(find)                                                                       \
-    {(__typeof__(ncclGetUniqueId) *)(find)("ncclGetUniqueId"),                                     \
-     (__typeof__(ncclCommInitRank) *)(find)("ncclCommInitRank"),                                   \
-     (__typeof__(ncclGroupStart) *)(find)("ncclGroupStart"),                                       \
-     (__typeof__(ncclGroupEnd) *)(find)("ncclGroupEnd"),                                           \
-     (__typeof__(ncclSend) *)(find)("ncclSend"),                                                   \
-     (__typeof__(ncclRecv) *)(find)("ncclRecv"),                                                   \
-     (__typeof__(ncclCommDestroy) *)(find)("ncclCommDestroy")}
+    {                                                                                              \
+        (__typeof__(ncclGetUniqueId) *)(find)("ncclGetUniqueId"),                                  \
+            (__typeof__(ncclCommInitRank) *)(find)("ncclCommInitRank"),                            \
+            (__typeof__(ncclGroupStart) *)(find)("ncclGroupStart"),                                \
+            (__typeof__(ncclGroupEnd) *)(find)("ncclGroupEnd"),                                    \
+            (__typeof__(ncclSend) *)(find)("ncclSend"),                                            \
+            (__typeof__(ncclRecv) *)(find)("ncclRecv"),                                            \
+            (__typeof__(ncclCommDestroy) *)(find)("ncclCommDestroy")                               \
+    }
 
 /* As the linker binds them. */
 #define NCCL_LINKED                                                                                \
-    {ncclGetUniqueId, ncclCommInitRank, ncclGroupStart, ncclGroupEnd, ncclSend, ncclRecv, ncclCommDestroy}
+    {                                                                                              \
+        ncclGetUniqueId, ncclCommInitRank, ncclGroupStart, ncclGroupEnd, ncclSend, ncclRecv,       \
+            ncclCommDestroy                                                                        \
+    }
 
 #endif

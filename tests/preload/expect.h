@@ -3,10 +3,9 @@
  * For programs that print the records they expect, one a line, in the words of spool.py:
  *
  *   comm C1 init_rank 0/4                          communicators are numbered in order of creation
- *   group C1/0x10:3:0 | send 5 int32 1, …          lane (communicator/stream:exchange:op), then cells
- *   end C1 destroy 0
- *   loss too_large groups 1 exchanges 1 ops 0 cells 65
- *   diag unbalanced_group                          by name only
+ *   group C1/0x10:3:0 | send 5 int32 1, …          lane (communicator/stream:exchange:op), then
+ * cells end C1 destroy 0 loss too_large groups 1 exchanges 1 ops 0 cells 65 diag unbalanced_group
+ * by name only
  */
 #ifndef EXPECT_H
 #define EXPECT_H
@@ -27,7 +26,7 @@
 #define MUST(condition)                                                                            \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);               \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
             exit(3);                                                                               \
         }                                                                                          \
     } while (0)
@@ -50,7 +49,8 @@ struct line {
     bool cells;
 };
 
-static inline __attribute__((format(printf, 2, 3))) void line_add(struct line *line, const char *format, ...)
+static inline __attribute__((format(printf, 2, 3))) void line_add(struct line *line,
+                                                                  const char *format, ...)
 {
     va_list args;
     if (line->room - line->length < 256) {
@@ -59,7 +59,8 @@ static inline __attribute__((format(printf, 2, 3))) void line_add(struct line *l
         MUST(line->text);
     }
     va_start(args, format);
-    line->length += (size_t)vsnprintf(line->text + line->length, line->room - line->length, format, args);
+    line->length +=
+        (size_t)vsnprintf(line->text + line->length, line->room - line->length, format, args);
     va_end(args);
 }
 
@@ -70,7 +71,8 @@ static inline void line_print(struct line *line)
     *line = (struct line){0};
 }
 
-/* A communicator of `ranks`, this process being its rank `rank`; the id is the same for equal seeds. */
+/* A communicator of `ranks`, this process being its rank `rank`; the id is the same for equal
+ * seeds. */
 static inline ncclComm_t make_comm(int ranks, int rank, int seed)
 {
     ncclUniqueId id;

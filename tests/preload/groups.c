@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Groups in every shape that NCCL allows. usage: groups CASE      prints the records it expects (expect.h);
- * groups.py runs each case under the library, on NCCLs of several versions, and compares.
+ * Groups in every shape that NCCL allows. usage: groups CASE      prints the records it expects
+ * (expect.h); groups.py runs each case under the library, on NCCLs of several versions, and
+ * compares.
  */
 #include <pthread.h>
 
@@ -60,7 +61,8 @@ static void several_comms(void)
     OK(ncclRecv(NULL, 4, ncclInt8, 1, other, STREAM(32)));
     OK(ncclAllGather(NULL, NULL, 5, ncclUint8, other, STREAM(32)));
     OK(ncclGroupEnd());
-    expect("group C1/0x0:0:0 C2/0x0:0:0 C2/0x20:0:0 | send 1 int32 1, send 2 int8 0 @1, recv 3 int32 2, "
+    expect("group C1/0x0:0:0 C2/0x0:0:0 C2/0x20:0:0 | send 1 int32 1, send 2 int8 0 @1, recv 3 "
+           "int32 2, "
            "recv 4 int8 1 @2, allgather 5 uint8 0 @2");
     OK(ncclSend(NULL, 6, ncclInt8, 0, other, NULL));
     expect("group C2/0x0:1:1 | send 6 int8 0");
@@ -72,10 +74,12 @@ static void several_streams(void)
     for (int i = 0; i < 4; i++)
         OK(ncclSend(NULL, (size_t)i, ncclInt32, i, comm, STREAM(i % 2 ? 48 : 0)));
     OK(ncclGroupEnd());
-    expect("group C1/0x0:0:0 C1/0x30:0:0 | send 0 int32 0, send 1 int32 1 @1, send 2 int32 2, send 3 int32 3 @1");
+    expect("group C1/0x0:0:0 C1/0x30:0:0 | send 0 int32 0, send 1 int32 1 @1, send 2 int32 2, send "
+           "3 int32 3 @1");
 }
 
-/* The group is poisoned by the n-th send that fails: the first goes the slow way, the others the fast one. */
+/* The group is poisoned by the n-th send that fails: the first goes the slow way, the others the
+ * fast one. */
 static void failing(void)
 {
     struct null_nccl *null = null_nccl_control();
@@ -85,7 +89,8 @@ static void failing(void)
         null->fail_with = ncclInvalidArgument;
         OK(ncclGroupStart());
         for (int i = 0; i < 3; i++)
-            MUST(ncclSend(NULL, 1, ncclInt32, i, comm, NULL) == (i == n ? ncclInvalidArgument : ncclSuccess));
+            MUST(ncclSend(NULL, 1, ncclInt32, i, comm, NULL) ==
+                 (i == n ? ncclInvalidArgument : ncclSuccess));
         recv(9, 3);
         MUST(ncclGroupEnd() == ncclInvalidArgument);
         OK(ncclGroupStart());
@@ -137,8 +142,9 @@ static void simulate(void)
     expect("group C1/0x0:1:0 | send 3 int32 1");
 }
 
-/* Of non-blocking communicators: NCCL hands the group to its background thread, which knows nothing of the
- * simulation, and says InProgress. What is launched is recorded. One that fails at once launches nothing. */
+/* Of non-blocking communicators: NCCL hands the group to its background thread, which knows nothing
+ * of the simulation, and says InProgress. What is launched is recorded. One that fails at once
+ * launches nothing. */
 static void simulate_in_progress(void)
 {
     struct null_nccl *null = null_nccl_control();
@@ -194,15 +200,17 @@ static void one_peer(void)
         send(0, 3);
     }
     OK(ncclGroupEnd());
-    expect("group C1/0x0:0:0 | send 10 int32 2, recv 20 int32 2, send 0 int32 3, send 9 int32 2, recv 19 int32 2, "
+    expect("group C1/0x0:0:0 | send 10 int32 2, recv 20 int32 2, send 0 int32 3, send 9 int32 2, "
+           "recv 19 int32 2, "
            "send 0 int32 3, send 8 int32 2, recv 18 int32 2, send 0 int32 3");
 }
 
 static void types(void)
 {
-    static const char *const names[] = {"int8", "uint8", "int32", "uint32", "int64", "uint64", "float16", "float32",
-                                        "float64", "bfloat16", "float8e4m3", "float8e5m2", "type12", "type254",
-                                        "type255", "type255", "type255"};
+    static const char *const names[] = {
+        "int8",    "uint8",   "int32",   "uint32",   "int64",      "uint64",
+        "float16", "float32", "float64", "bfloat16", "float8e4m3", "float8e5m2",
+        "type12",  "type254", "type255", "type255",  "type255"};
     static const int values[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 254, 255, 300, -1};
     struct line line = {0};
     OK(ncclGroupStart());
@@ -228,7 +236,8 @@ static void alltoall(void)
     recv(4, 1);
     OK(ncclAllReduce(NULL, NULL, 5, ncclInt8, ncclMax, comm, NULL));
     OK(ncclGroupEnd());
-    expect("group C1/0x0:1:0 | alltoall 1 int64 0, alltoall 2 int64 0, send 3 int32 1, recv 4 int32 1, "
+    expect("group C1/0x0:1:0 | alltoall 1 int64 0, alltoall 2 int64 0, send 3 int32 1, recv 4 "
+           "int32 1, "
            "allreduce 5 int8 0");
     send(6, 1); /* exchanges 1 to 3 were the sends and receives, and the two all-to-alls */
     expect("group C1/0x0:4:1 | send 6 int32 1");
@@ -267,13 +276,16 @@ static void every_op(void)
     OP("allgather 1 int8 0", ncclAllGather(NULL, NULL, 1, ncclInt8, comm, NULL));
     OP("allgather 2 int8 0", ncclAllGatherConfig(NULL, NULL, 2, ncclInt8, comm, NULL, NULL));
     OP("reducescatter 3 int8 0", ncclReduceScatter(NULL, NULL, 3, ncclInt8, ncclSum, comm, NULL));
-    OP("reducescatter 4 int8 0", ncclReduceScatterConfig(NULL, NULL, 4, ncclInt8, ncclSum, comm, NULL, NULL));
+    OP("reducescatter 4 int8 0",
+       ncclReduceScatterConfig(NULL, NULL, 4, ncclInt8, ncclSum, comm, NULL, NULL));
     OP("allreduce 5 int8 0", ncclAllReduce(NULL, NULL, 5, ncclInt8, ncclSum, comm, NULL));
-    OP("allreduce 6 int8 0", ncclAllReduceConfig(NULL, NULL, 6, ncclInt8, ncclSum, comm, NULL, NULL));
+    OP("allreduce 6 int8 0",
+       ncclAllReduceConfig(NULL, NULL, 6, ncclInt8, ncclSum, comm, NULL, NULL));
     OP("broadcast 7 int8 3", ncclBroadcast(NULL, NULL, 7, ncclInt8, 3, comm, NULL));
     OP("broadcast 8 int8 2", ncclBroadcastConfig(NULL, NULL, 8, ncclInt8, 2, comm, NULL, NULL));
     OP("reduce 9 int8 1", ncclReduce(NULL, NULL, 9, ncclInt8, ncclSum, 1, comm, NULL));
-    OP("reduce 10 int8 2", ncclReduceConfig(NULL, NULL, 10, ncclInt8, ncclSum, 2, comm, NULL, NULL));
+    OP("reduce 10 int8 2",
+       ncclReduceConfig(NULL, NULL, 10, ncclInt8, ncclSum, 2, comm, NULL, NULL));
     OP("gather 11 int8 1", ncclGather(NULL, NULL, 11, ncclInt8, 1, comm, NULL));
     OP("gather 12 int8 1", ncclGatherConfig(NULL, NULL, 12, ncclInt8, 1, comm, NULL, NULL));
     OP("scatter 13 int8 2", ncclScatter(NULL, NULL, 13, ncclInt8, 2, comm, NULL));
@@ -310,7 +322,8 @@ static void lanes(int streams, int comms)
         return;
     }
     free(line.text);
-    expect("loss too_large groups 1 exchanges %d ops 0 cells %d", comms + (streams > 0), streams + comms);
+    expect("loss too_large groups 1 exchanges %d ops 0 cells %d", comms + (streams > 0),
+           streams + comms);
     for (int i = streams ? -1 : 0; i < comms; i++) {
         int id = i + 2;
         OK(ncclRecv(NULL, 2, ncclInt32, 1, i < 0 ? comm : others[i], NULL));
@@ -355,7 +368,8 @@ static void big(void)
         for (int i = 0; i < sizes[n]; i++) {
             send((size_t)i, i % 4);
             OK(ncclRecv(NULL, (size_t)i + 1, ncclInt32, i % 4, comm, STREAM(16)));
-            line_add(&line, "%s send %d int32 %d, recv %d int32 %d @1", i ? "," : "", i, i % 4, i + 1, i % 4);
+            line_add(&line, "%s send %d int32 %d, recv %d int32 %d @1", i ? "," : "", i, i % 4,
+                     i + 1, i % 4);
         }
         OK(ncclGroupEnd());
         line_print(&line);
@@ -381,8 +395,9 @@ static void big_failing(void)
     expect("group C1/0x0:1:0 | send 3 int32 3");
 }
 
-/* A big group is lost, since more lanes come up than a record holds after its first parts were stored: what
- * the parts held counts with the rest, or the other side's receives would meet the wrong sends. */
+/* A big group is lost, since more lanes come up than a record holds after its first parts were
+ * stored: what the parts held counts with the rest, or the other side's receives would meet the
+ * wrong sends. */
 static void big_lost(void)
 {
     OK(ncclGroupStart());
@@ -399,8 +414,8 @@ static void big_lost(void)
     expect("lost C1 before 2 too_large exchanges 2 ops 1 | 0:1001/1, 1:1001/1, 2:1001/71, 3:1/1");
 }
 
-#define THREADS        4
-#define THREAD_GROUPS  500
+#define THREADS       4
+#define THREAD_GROUPS 500
 
 static void *exchange(void *user)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Another tool's preload. HOOK_SEND: wraps ncclSend and ncclCommInitRank and tells at exit how often each came by.
- * HOOK_DLSYM: interposes dlsym, as GPU virtualisers do. HOOK_MALLOC: wraps malloc, and HOOK_PHDR dl_iterate_phdr (as
- * programs do that throw many exceptions), both found by dlsym(RTLD_NEXT).
+ * Another tool's preload. HOOK_SEND: wraps ncclSend and ncclCommInitRank and tells at exit how
+ * often each came by. HOOK_DLSYM: interposes dlsym, as GPU virtualisers do. HOOK_MALLOC: wraps
+ * malloc, and HOOK_PHDR dl_iterate_phdr (as programs do that throw many exceptions), both found by
+ * dlsym(RTLD_NEXT).
  */
 #include <dlfcn.h>
 #include <link.h>
@@ -16,8 +17,8 @@
 static unsigned sends, inits, lookups, allocations;
 
 #ifdef HOOK_SEND
-ncclResult_t ncclSend(const void *sendbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm,
-                      cudaStream_t stream)
+ncclResult_t ncclSend(const void *sendbuff, size_t count, ncclDataType_t datatype, int peer,
+                      ncclComm_t comm, cudaStream_t stream)
 {
     static __typeof__(ncclSend) *next;
     if (!next)
@@ -30,7 +31,8 @@ ncclResult_t ncclSend(const void *sendbuff, size_t count, ncclDataType_t datatyp
 
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId commId, int rank)
 {
-    __typeof__(ncclCommInitRank) *next = (__typeof__(ncclCommInitRank) *)dlsym(RTLD_NEXT, "ncclCommInitRank");
+    __typeof__(ncclCommInitRank) *next =
+        (__typeof__(ncclCommInitRank) *)dlsym(RTLD_NEXT, "ncclCommInitRank");
     inits++;
     if (!next)
         abort();
@@ -39,8 +41,8 @@ ncclResult_t ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId commId,
 #endif
 
 #ifdef HOOK_DLSYM
-/* The usual way to the real one. Compiled without optimisation this is a call, so that RTLD_NEXT of whoever
- * comes through here is relative to this library: that is the hook's own doing. */
+/* The usual way to the real one. Compiled without optimisation this is a call, so that RTLD_NEXT of
+ * whoever comes through here is relative to this library: that is the hook's own doing. */
 void *dlsym(void *restrict handle, const char *restrict name)
 {
     static void *(*real)(void *, const char *);
@@ -82,8 +84,9 @@ int dl_iterate_phdr(int (*callback)(struct dl_phdr_info *, size_t, void *), void
 static __attribute__((destructor)) void tell(void)
 {
     char line[128];
-    int n = snprintf(line, sizeof(line), HOOK_NAME ": sends %u, inits %u, lookups %s, allocations %s\n", sends,
-                     inits, lookups ? "some" : "none", allocations ? "some" : "none");
+    int n =
+        snprintf(line, sizeof(line), HOOK_NAME ": sends %u, inits %u, lookups %s, allocations %s\n",
+                 sends, inits, lookups ? "some" : "none", allocations ? "some" : "none");
     if (write(1, line, (size_t)n) != n)
         abort();
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Linked to NCCL in the usual way. With LINKED_LIBRARY it is a library with DT_NEEDED libnccl.so.2 and an
- * RPATH, as libtorch_cuda.so is; else a program: linked [COUNT].
+ * Linked to NCCL in the usual way. With LINKED_LIBRARY it is a library with DT_NEEDED libnccl.so.2
+ * and an RPATH, as libtorch_cuda.so is; else a program: linked [COUNT].
  */
 #include <dlfcn.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Head of the generated do-nothing NCCL (gen_api.py, kind `null`). It stands for the real library where
- * only the interception matters: it moves no bytes and has no stream. NULL_VERSION (major * 100 + minor)
- * decides which functions exist. A few have to answer something; these are below.
+ * Head of the generated do-nothing NCCL (gen_api.py, kind `null`). It stands for the real library
+ * where only the interception matters: it moves no bytes and has no stream. NULL_VERSION (major *
+ * 100 + minor) decides which functions exist. A few have to answer something; these are below.
  */
 #ifndef NULL_NCCL_H
 #define NULL_NCCL_H
@@ -64,7 +64,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 }
 
 #define NULL_HAS_ncclCommSplit
-ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config)
+ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm,
+                           ncclConfig_t *config)
 {
     (void)config;
     *newcomm = NULL;

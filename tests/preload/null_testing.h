@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the do-nothing NCCL does in tests beyond doing nothing (built with NULL_TESTING): it counts its
- * calls, keeps NCCL's group rules, fails on demand, and stores pointers of new communicators as late as
- * the real one does. A test steers it through null_nccl_control() of the copy that it means. Included by null_nccl.h; any thread, like NCCL itself.
+ * What the do-nothing NCCL does in tests beyond doing nothing (built with NULL_TESTING): it counts
+ * its calls, keeps NCCL's group rules, fails on demand, and stores pointers of new communicators as
+ * late as the real one does. A test steers it through null_nccl_control() of the copy that it
+ * means. Included by null_nccl.h; any thread, like NCCL itself.
  */
 #ifndef NULL_TESTING_H
 #define NULL_TESTING_H
@@ -20,7 +21,8 @@ static void null_finish(void);
 static void null_forget(void);
 static ncclComm_t null_make(int ranks, int rank, int device);
 
-static struct null_nccl null_nccl = {.version = NULL_VERSION, .finish = null_finish, .forget = null_forget, .make = null_make};
+static struct null_nccl null_nccl = {
+    .version = NULL_VERSION, .finish = null_finish, .forget = null_forget, .make = null_make};
 
 struct null_nccl *null_nccl_control(void)
 {
@@ -38,7 +40,8 @@ static struct null_late {
 static int null_lates;
 static pthread_mutex_t null_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* Freed communicators, last one first: a new one gets the pointer of the one that was freed last. */
+/* Freed communicators, last one first: a new one gets the pointer of the one that was freed last.
+ */
 static ncclComm_t null_free;
 
 static unsigned null_count(const char *name)
@@ -46,8 +49,8 @@ static unsigned null_count(const char *name)
     unsigned i = 0;
     for (; i < NULL_NAMES_MAX - 1; i++) {
         const char *there = __atomic_load_n(&null_nccl.calls[i].name, __ATOMIC_ACQUIRE);
-        if (!there && __atomic_compare_exchange_n(&null_nccl.calls[i].name, &there, name, false, __ATOMIC_ACQ_REL,
-                                                  __ATOMIC_ACQUIRE))
+        if (!there && __atomic_compare_exchange_n(&null_nccl.calls[i].name, &there, name, false,
+                                                  __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
             break;
         if (strcmp(there, name) == 0)
             break;
@@ -61,7 +64,8 @@ static ncclResult_t null_called(const char *name)
     null_count(name);
     if (null_nccl.hook)
         null_nccl.hook(name);
-    if (null_nccl.fail_name && strcmp(null_nccl.fail_name, name) == 0 && null_nccl.fail_skip-- == 0) {
+    if (null_nccl.fail_name && strcmp(null_nccl.fail_name, name) == 0 &&
+        null_nccl.fail_skip-- == 0) {
         null_nccl.fail_name = NULL;
         null_nccl.fail_skip = 0;
         errno = EPROTO;
@@ -146,8 +150,8 @@ static bool null_nonblocking(const ncclConfig_t *config)
 }
 
 /* Split, Shrink and Grow: the pointer comes last, from whoever finishes the work. */
-static ncclResult_t null_derive(const char *name, ncclComm_t *where, bool member, int ranks, int rank,
-                                const ncclConfig_t *config)
+static ncclResult_t null_derive(const char *name, ncclComm_t *where, bool member, int ranks,
+                                int rank, const ncclConfig_t *config)
 {
     ncclResult_t result = null_called(name);
     if (result != ncclSuccess) {
@@ -175,7 +179,8 @@ static ncclResult_t null_derive(const char *name, ncclComm_t *where, bool member
     return later ? ncclInProgress : ncclSuccess;
 }
 
-static ncclResult_t null_init(const char *name, ncclComm_t *where, int ranks, int rank, const ncclConfig_t *config)
+static ncclResult_t null_init(const char *name, ncclComm_t *where, int ranks, int rank,
+                              const ncclConfig_t *config)
 {
     ncclResult_t result = null_called(name);
     if (result != ncclSuccess)
@@ -197,7 +202,8 @@ static ncclResult_t null_ask(const char *name, int *value, int answer)
     ncclResult_t result = null_called(name);
     if (result == ncclSuccess && !null_nccl.data_result)
         *value = answer;
-    /* A communicator that is still busy must not be asked: ncclCommEnsureReady fails, and says so aloud. */
+    /* A communicator that is still busy must not be asked: ncclCommEnsureReady fails, and says so
+     * aloud. */
     return null_nccl.data_result == ncclInProgress ? ncclInvalidArgument : result;
 }
 
@@ -259,7 +265,8 @@ ncclResult_t ncclGroupSimulateEnd(ncclSimInfo_t *info)
 }
 #endif
 
-/* The self-calls of the real ones through exported names: Bcast always, the others in old releases. */
+/* The self-calls of the real ones through exported names: Bcast always, the others in old releases.
+ */
 #define NULL_HAS_ncclBcast
 ncclResult_t ncclBcast(void *buff, size_t count, ncclDataType_t datatype, int root, ncclComm_t comm,
                        cudaStream_t stream)
@@ -277,16 +284,16 @@ static ncclResult_t null_p2p(const char *name)
 }
 
 #define NULL_HAS_ncclSend
-ncclResult_t ncclSend(const void *sendbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm,
-                      cudaStream_t stream)
+ncclResult_t ncclSend(const void *sendbuff, size_t count, ncclDataType_t datatype, int peer,
+                      ncclComm_t comm, cudaStream_t stream)
 {
     (void)sendbuff, (void)count, (void)datatype, (void)peer, (void)comm, (void)stream;
     return null_p2p("ncclSend");
 }
 
 #define NULL_HAS_ncclRecv
-ncclResult_t ncclRecv(void *recvbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm,
-                      cudaStream_t stream)
+ncclResult_t ncclRecv(void *recvbuff, size_t count, ncclDataType_t datatype, int peer,
+                      ncclComm_t comm, cudaStream_t stream)
 {
     (void)recvbuff, (void)count, (void)datatype, (void)peer, (void)comm, (void)stream;
     return null_p2p("ncclRecv");
@@ -328,18 +335,21 @@ ncclResult_t ncclCommInitAll(ncclComm_t *comm, int ndev, const int *devlist)
 }
 
 #define NULL_HAS_ncclCommSplit
-ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config)
+ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm,
+                           ncclConfig_t *config)
 {
-    return null_derive("ncclCommSplit", newcomm, color != NCCL_SPLIT_NOCOLOR, comm->ranks / 2, key, config);
+    return null_derive("ncclCommSplit", newcomm, color != NCCL_SPLIT_NOCOLOR, comm->ranks / 2, key,
+                       config);
 }
 
 #define NULL_HAS_ncclCommShrink
 #if NULL_VERSION >= 227
-ncclResult_t ncclCommShrink(ncclComm_t comm, int *excludeRanksList, int excludeRanksCount, ncclComm_t *newcomm,
-                            ncclConfig_t *config, int shrinkFlags)
+ncclResult_t ncclCommShrink(ncclComm_t comm, int *excludeRanksList, int excludeRanksCount,
+                            ncclComm_t *newcomm, ncclConfig_t *config, int shrinkFlags)
 {
     (void)excludeRanksList, (void)shrinkFlags;
-    return null_derive("ncclCommShrink", newcomm, true, comm->ranks - excludeRanksCount, comm->rank, config);
+    return null_derive("ncclCommShrink", newcomm, true, comm->ranks - excludeRanksCount, comm->rank,
+                       config);
 }
 #endif
 
@@ -391,12 +401,13 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *asyncError)
     return null_called("ncclCommGetAsyncError");
 }
 
-/* ---- all others ---------------------------------------------------------------------------------- */
+/* ---- all others
+ * ---------------------------------------------------------------------------------- */
 
 #define NULL_RESULT(name, cls, record) NULL_RESULT_##cls(#name)
-#define NULL_RESULT_data(name)  return null_data(name);
-#define NULL_RESULT_reg(name)   return null_called(name);
-#define NULL_RESULT_query(name) return null_called(name);
-#define NULL_RESULT_dtor(name)  return null_called(name);
+#define NULL_RESULT_data(name)         return null_data(name);
+#define NULL_RESULT_reg(name)          return null_called(name);
+#define NULL_RESULT_query(name)        return null_called(name);
+#define NULL_RESULT_dtor(name)         return null_called(name);
 
 #endif

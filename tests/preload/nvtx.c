@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * NVTX ranges around calls to NCCL. usage: nvtx CASE      prints what must be recorded, "ranges GROUP: OUTER > INNER":
- * from that group on the thread is in these (spool.py). Built three times: on our own words of NVTX 3
- * (tools/workload/nvtx.h), on NVIDIA's headers (NVTX_REAL), on a library (NVTX_LIBRARY).
+ * NVTX ranges around calls to NCCL. usage: nvtx CASE      prints what must be recorded, "ranges
+ * GROUP: OUTER > INNER": from that group on the thread is in these (spool.py). Built three times:
+ * on our own words of NVTX 3 (tools/workload/nvtx.h), on NVIDIA's headers (NVTX_REAL), on a library
+ * (NVTX_LIBRARY).
  */
 #include <pthread.h>
 #include <sys/wait.h>
@@ -14,7 +15,8 @@
 
 #ifdef NVTX_REAL
 #include <nvtx3/nvToolsExt.h>
-_Static_assert(sizeof(nvtxEventAttributes_t) == sizeof(struct skew_nvtx_event), "nvtxEventAttributes_t");
+_Static_assert(sizeof(nvtxEventAttributes_t) == sizeof(struct skew_nvtx_event),
+               "nvtxEventAttributes_t");
 #else
 #define NVTX_VERSION 3
 #endif
@@ -23,7 +25,8 @@ _Static_assert(sizeof(nvtxEventAttributes_t) == sizeof(struct skew_nvtx_event), 
 #include "nvtx_library.h"
 #elif !defined(NVTX_REAL)
 #include "nvtx.h"
-#define CALL(table, function, type, ...) (table[function] ? ((type)table[function])(__VA_ARGS__) : 0)
+#define CALL(table, function, type, ...)                                                           \
+    (table[function] ? ((type)table[function])(__VA_ARGS__) : 0)
 static int nvtxRangePushA(const char *message)
 {
     return CALL(skew_nvtx_core, 9, int (*)(const char *), message);
@@ -165,17 +168,25 @@ static void deep(void)
         level(nvtxRangePushA(text), i);
     }
     send();
-    expect("ranges 1: l0 > l1 > l2 > l3 > l4 > l5 > l6 > l7 > l8 > l9 > l10 > l11 > l12 > l13 > l14 > l15 +4");
+    expect("ranges 1: l0 > l1 > l2 > l3 > l4 > l5 > l6 > l7 > l8 > l9 > l10 > l11 > l12 > l13 > "
+           "l14 > l15 +4");
     for (int i = 0; i < 5; i++)
         nvtxRangePop();
     send();
-    expect("ranges 2: l0 > l1 > l2 > l3 > l4 > l5 > l6 > l7 > l8 > l9 > l10 > l11 > l12 > l13 > l14");
+    expect(
+        "ranges 2: l0 > l1 > l2 > l3 > l4 > l5 > l6 > l7 > l8 > l9 > l10 > l11 > l12 > l13 > l14");
 }
 
 static void texts(void)
 {
-    static const char *const said[] = {"epoch 3 step 12 of 100, 7 left", "007", "x1y2z3", "123456789012345678",
-                                       "1234567890123456789", "\xe2\x82\xac 5", "50%d%s", ""};
+    static const char *const said[] = {"epoch 3 step 12 of 100, 7 left",
+                                       "007",
+                                       "x1y2z3",
+                                       "123456789012345678",
+                                       "1234567890123456789",
+                                       "\xe2\x82\xac 5",
+                                       "50%d%s",
+                                       ""};
     char longer[301] = {0};
     for (unsigned i = 0; i < sizeof said / sizeof *said; i++) {
         nvtxRangePushA(said[i]);
@@ -202,13 +213,16 @@ static void wide(void)
 
 static struct skew_nvtx_event event_of(int type, const void *message)
 {
-    return (struct skew_nvtx_event){
-        .version = NVTX_VERSION, .size = sizeof(struct skew_nvtx_event), .message_type = type, .message = message};
+    return (struct skew_nvtx_event){.version = NVTX_VERSION,
+                                    .size = sizeof(struct skew_nvtx_event),
+                                    .message_type = type,
+                                    .message = message};
 }
 
 static void domains(void)
 {
-    struct skew_nvtx_event step = event_of(SKEW_NVTX_ASCII, "step 4"), layer = event_of(SKEW_NVTX_UNICODE, L"w 5");
+    struct skew_nvtx_event step = event_of(SKEW_NVTX_ASCII, "step 4"),
+                           layer = event_of(SKEW_NVTX_UNICODE, L"w 5");
     void *domain = (void *)nvtxDomainCreateA("model");
 #ifdef NVTX_LIBRARY
     const char *name = ""; /* only a tool of NVTX 3 is told */
@@ -315,10 +329,17 @@ static const struct {
     const char *name;
     void (*run)(void);
     bool no_comm;
-} cases[] = {{"nested", nested, false},   {"inside", inside, false}, {"marks", marks, false},
-             {"deep", deep, false},       {"texts", texts, false},   {"wide", wide, false},
-             {"domains", domains, false}, {"names", names, false},   {"threads", threads, false},
-             {"forked", forked, false},   {"without_nccl", without_nccl, true}};
+} cases[] = {{"nested", nested, false},
+             {"inside", inside, false},
+             {"marks", marks, false},
+             {"deep", deep, false},
+             {"texts", texts, false},
+             {"wide", wide, false},
+             {"domains", domains, false},
+             {"names", names, false},
+             {"threads", threads, false},
+             {"forked", forked, false},
+             {"without_nccl", without_nccl, true}};
 
 int main(int argc, char **argv)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A stand-in for libnvToolsExt.so.1: the functions that we wrap, as a tool behind us would have them. */
+/* A stand-in for libnvToolsExt.so.1: the functions that we wrap, as a tool behind us would have
+ * them. */
 #include "nvtx_library.h"
 
 static _Thread_local int level;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an exchange costs the host beside time, once everything is warm: nothing. After its first exchanges the
- * program forbids itself all system calls (seccomp) and all allocation (malloc below), makes as many exchanges as
- * fit into a segment, and says so. A forbidden one ends it.
+ * What an exchange costs the host beside time, once everything is warm: nothing. After its first
+ * exchanges the program forbids itself all system calls (seccomp) and all allocation (malloc
+ * below), makes as many exchanges as fit into a segment, and says so. A forbidden one ends it.
  *
- * usage: quiet syscalls|allocations EXCHANGES [ranges]      ranges: each exchange in an NVTX range of its own
+ * usage: quiet syscalls|allocations EXCHANGES [ranges]      ranges: each exchange in an NVTX range
+ * of its own
  */
 #include <errno.h>
 #include <linux/audit.h>

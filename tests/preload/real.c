@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What can be asked of a real NCCL without a GPU: its error codes, its group rules, its calls to itself. Prints each
- * answer; real_nccl.py compares them with and without the library.
+ * What can be asked of a real NCCL without a GPU: its error codes, its group rules, its calls to
+ * itself. Prints each answer; real_nccl.py compares them with and without the library.
  */
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +26,8 @@ int main(void)
     SAY(ncclGroupStart());
     SAY(ncclSend(NULL, 1, ncclInt8, 0, NULL, NULL));
     SAY(ncclRecv(NULL, 1, ncclInt8, 0, NULL, NULL));
-    SAY(ncclGroupEnd()); /* the failing call has poisoned the group: nothing of it may be recorded */
+    SAY(ncclGroupEnd()); /* the failing call has poisoned the group: nothing of it may be recorded
+                          */
     SAY(ncclGroupStart());
     SAY(ncclGroupStart());
     SAY(ncclGroupEnd());

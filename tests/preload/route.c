@@ -3,9 +3,9 @@
  * Reaches NCCL in every way that the loader has, as a list of commands says; it is linked to none.
  *
  *   open NAME PATH MODE    dlopen; MODE is local, global, or "noload"; PATH "-": the program itself
- *   use NAME COUNT         an exchange (exchange_once.h) through dlsym(NAME); NAME default: RTLD_DEFAULT
- *   call NAME COUNT        the function exchange(COUNT) that the library NAME has
- *   ask NAME SYMBOL        the function sees(SYMBOL) of the library NAME, which asks dlsym(RTLD_DEFAULT)
+ *   use NAME COUNT         an exchange (exchange_once.h) through dlsym(NAME); NAME default:
+ * RTLD_DEFAULT call NAME COUNT        the function exchange(COUNT) that the library NAME has ask
+ * NAME SYMBOL        the function sees(SYMBOL) of the library NAME, which asks dlsym(RTLD_DEFAULT)
  *   has NAME SYMBOL        prints "SYMBOL yes" or "SYMBOL no: what dlerror() says"
  *   close NAME
  */

@@ -13,9 +13,10 @@
 
 int cudaGraphLaunch(void *exec, void *stream);
 
-typedef ncclResult_t (*alltoall)(const void *, void *, size_t, ncclDataType_t, ncclComm_t, cudaStream_t);
+typedef ncclResult_t (*alltoall)(const void *, void *, size_t, ncclDataType_t, ncclComm_t,
+                                 cudaStream_t);
 
-alltoall from_data = ncclAlltoAll;                /* a relocation in writable data */
+alltoall from_data = ncclAlltoAll;               /* a relocation in writable data */
 static alltoall const from_relro = ncclAlltoAll; /* … and in data that becomes read-only */
 
 int main(void)

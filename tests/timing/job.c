@@ -488,28 +488,17 @@ static void named(struct rig *rig)
 static const struct {
     const char *name;
     void (*body)(struct rig *);
-} cases[] = {{"plain", plain},
-             {"skipping", skipping},
-             {"streams", streams},
-             {"comms", comms},
-             {"single", single},
-             {"nonblocking", nonblocking},
-             {"graph", graph},
-             {"captures", captures},
-             {"ahead", ahead},
-             {"threads", threads},
-             {"unfinished", unfinished},
-             {"reset", reset},
-             {"watched", watched},
-             {"profiled", profiled},
-             {"flood", flood},
-             {"copies", copies},
-             {"overlap", overlap},
-             {"named", named},
-             {"graphs", job_graphs},
-             {"graph_streams", job_graph_streams},
-             {"engines", job_engines},
-             {"engine_graphs", job_engine_graphs}};
+} cases[] = {{"plain", plain},           {"skipping", skipping},
+             {"streams", streams},       {"comms", comms},
+             {"single", single},         {"nonblocking", nonblocking},
+             {"graph", graph},           {"captures", captures},
+             {"ahead", ahead},           {"threads", threads},
+             {"unfinished", unfinished}, {"reset", reset},
+             {"watched", watched},       {"profiled", profiled},
+             {"flood", flood},           {"copies", copies},
+             {"overlap", overlap},       {"named", named},
+             {"graphs", job_graphs},     {"graph_streams", job_graph_streams},
+             {"engines", job_engines},   {"engine_graphs", job_engine_graphs}};
 
 static void (*body)(struct rig *);
 

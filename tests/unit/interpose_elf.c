@@ -10,7 +10,7 @@
 #define MUST(condition)                                                                            \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);               \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
@@ -35,10 +35,11 @@ int shown_three(void)
     return 3;
 }
 
-/* Functions with one version and no IFUNC: the loader's answer is the symbol's address. A sanitizer has its own of
- * some: so libc is asked and not everybody. */
-static const char *const plain[] = {"getpid", "qsort", "printf", "opendir", "setenv", "sigaction", "tmpfile",
-                                    "getopt_long", "__libc_start_main", NULL};
+/* Functions with one version and no IFUNC: the loader's answer is the symbol's address. A sanitizer
+ * has its own of some: so libc is asked and not everybody. */
+static const char *const plain[] = {
+    "getpid",    "qsort",   "printf",      "opendir",           "setenv",
+    "sigaction", "tmpfile", "getopt_long", "__libc_start_main", NULL};
 
 static void look_up(void)
 {
@@ -58,7 +59,9 @@ static void look_up(void)
     MUST(!skew_elf_first("no_such_function_anywhere", false));
     MUST(!skew_elf_module_of((void *)16, &libc));
     /* All of a list, or nothing. */
-    static const char *const all[] = {"getpid", "getppid", NULL}, *const some[] = {"getpid", "no_such_function", NULL};
+    static const char *const all[] = {"getpid", "getppid", NULL}, *const some[] = {
+                                                                      "getpid", "no_such_function",
+                                                                      NULL};
     MUST(skew_elf_first_of(all, false, &libc) != NULL);
     MUST(!skew_elf_first_of(some, false, NULL));
     /* This program stands for the library: what it defines itself does not count. */

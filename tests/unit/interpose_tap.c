@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The recogniser of the tap by itself: shapes of calls, contiguous sends and receives, what can be counts. */
+/* The recogniser of the tap by itself: shapes of calls, contiguous sends and receives, what can be
+ * counts. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,13 +27,13 @@ static void check_shapes(void)
         int ranks;
         enum skew_tap_shape shape;
     } cases[] = {
-        {SKEW_OP_ALLGATHER, ncclInt64, 64, 0, 8, SKEW_TAP_ALLGATHER},   /* Megatron's counts */
-        {SKEW_OP_ALLGATHER, ncclInt32, 160, 0, 8, SKEW_TAP_ALLGATHER},  /* ids */
-        {SKEW_OP_ALLGATHER, ncclInt32, 1, 0, 8, SKEW_TAP_NONE},         /* a size */
-        {SKEW_OP_ALLGATHER, ncclFloat32, 64, 0, 8, SKEW_TAP_NONE},      /* values */
-        {SKEW_OP_ALLGATHER, ncclUint8, 4096, 0, 8, SKEW_TAP_MAP},       /* HybridEP's map */
+        {SKEW_OP_ALLGATHER, ncclInt64, 64, 0, 8, SKEW_TAP_ALLGATHER},  /* Megatron's counts */
+        {SKEW_OP_ALLGATHER, ncclInt32, 160, 0, 8, SKEW_TAP_ALLGATHER}, /* ids */
+        {SKEW_OP_ALLGATHER, ncclInt32, 1, 0, 8, SKEW_TAP_NONE},        /* a size */
+        {SKEW_OP_ALLGATHER, ncclFloat32, 64, 0, 8, SKEW_TAP_NONE},     /* values */
+        {SKEW_OP_ALLGATHER, ncclUint8, 4096, 0, 8, SKEW_TAP_MAP},      /* HybridEP's map */
         {SKEW_OP_ALLGATHER, ncclUint8, 8, 0, 8, SKEW_TAP_NONE},
-        {SKEW_OP_ALLGATHER, ncclInt64, 64, 0, 1, SKEW_TAP_NONE},        /* nobody to tell */
+        {SKEW_OP_ALLGATHER, ncclInt64, 64, 0, 1, SKEW_TAP_NONE}, /* nobody to tell */
         {SKEW_OP_ALLGATHER, ncclInt64, 0, 0, 8, SKEW_TAP_NONE},
         {SKEW_OP_ALLGATHER, ncclInt64, 1ull << 33, 0, 8, SKEW_TAP_NONE},
         {SKEW_OP_ALLTOALL, ncclInt32, 8, 0, 8, SKEW_TAP_ALLTOALL},      /* AutoEP */
@@ -45,12 +46,12 @@ static void check_shapes(void)
         {SKEW_OP_ALLREDUCE, ncclFloat32, 1, ncclSum, 8, SKEW_TAP_NONE}, /* a loss */
         {SKEW_OP_ALLREDUCE, ncclBfloat16, 4096, ncclSum, 8, SKEW_TAP_NONE},
         {SKEW_OP_ALLREDUCE, ncclFloat32, 128, ncclMax, 8, SKEW_TAP_NONE},
-        {SKEW_OP_ALLREDUCE, ncclInt64, 1, ncclMax, 8, SKEW_TAP_MAX},    /* capacity */
+        {SKEW_OP_ALLREDUCE, ncclInt64, 1, ncclMax, 8, SKEW_TAP_MAX}, /* capacity */
         {SKEW_OP_REDUCESCATTER, ncclInt64, 64, ncclSum, 8, SKEW_TAP_NONE},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
-        if (skew_tap_shape_of(cases[i].op, cases[i].dtype, cases[i].count, cases[i].arg, cases[i].ranks) !=
-            cases[i].shape) {
+        if (skew_tap_shape_of(cases[i].op, cases[i].dtype, cases[i].count, cases[i].arg,
+                              cases[i].ranks) != cases[i].shape) {
             fprintf(stderr, "case %zu: another shape\n", i);
             failures++;
         }
@@ -66,7 +67,9 @@ static bool pairs_with(enum fault fault)
     ncclComm_t comm = (ncclComm_t)send;
     for (uint32_t p = 0; p < 4; p++) {
         bool hit = p == 2;
-        const void *from = hit && fault == GAP ? (void *)&send[p][1] : hit && fault == NULL_BUFFER ? NULL : send[p];
+        const void *from = hit && fault == GAP           ? (void *)&send[p][1]
+                           : hit && fault == NULL_BUFFER ? NULL
+                                                         : send[p];
         uint32_t peer = hit && fault == ORDER ? 3 : p;
         uint64_t count = hit && fault == LENGTH ? 7 : 8;
         int type = hit && fault == TYPE ? ncclInt32 : ncclInt64;
@@ -95,7 +98,8 @@ static void check_plausible(void)
 {
     const int64_t counts[] = {0, 5, 1 << 20}, negative[] = {3, -1}, huge[] = {(int64_t)1 << 50};
     const int32_t ids[] = {31, 0, 7}, bad_ids[] = {31, -1};
-    const float sums[] = {0, 12, 4096}, gradients[] = {0.25f, 1}, zeros[] = {0, 0}, nan[] = {0.0f / 0.0f, 1};
+    const float sums[] = {0, 12, 4096}, gradients[] = {0.25f, 1}, zeros[] = {0, 0},
+                nan[] = {0.0f / 0.0f, 1};
     const uint8_t map[] = {0, 1, 1, 0}, tokens[] = {0, 1, 2, 0};
     CHECK(skew_tap_plausible(SKEW_TAP_ALLGATHER, ncclInt64, counts, 3));
     CHECK(!skew_tap_plausible(SKEW_TAP_ALLGATHER, ncclInt64, negative, 2));

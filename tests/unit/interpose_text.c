@@ -12,7 +12,7 @@
 #define MUST(condition)                                                                            \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);               \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
@@ -62,7 +62,8 @@ static void options(struct skew_process *proc)
     MUST(skew_option_on(proc, SKEW_OPT_DLSYM) && !skew_option_on(proc, SKEW_OPT_STACKS));
     MUST(skew_option_on(proc, SKEW_OPT_ENABLE));
     skew_options_tell(proc);
-    MUST(strstr(told, "SKEWSCOPE_SPOOL_MB='65536' is not one of 1..1024; the default, 64, was used"));
+    MUST(strstr(told,
+                "SKEWSCOPE_SPOOL_MB='65536' is not one of 1..1024; the default, 64, was used"));
     MUST(strstr(told, "SKEWSCOPE_DLSYM='maybe' is not one of on|off; the default, on, was used"));
     MUST(!strstr(told, "SEGMENT"));
     /* What the constructor has kept counts where the environment no longer has it. */
@@ -85,7 +86,8 @@ static const char *out_of(const char *value)
 
 static void paths(const char *cwd)
 {
-    char expected[SKEW_PATH_BYTES + 300], host[256] = "", longer[SKEW_PATH_BYTES + 10], path[SKEW_PATH_BYTES];
+    char expected[SKEW_PATH_BYTES + 300], host[256] = "", longer[SKEW_PATH_BYTES + 10],
+                                          path[SKEW_PATH_BYTES];
     MUST(strcmp(skew_start_directory(), cwd) == 0);
     MUST(chdir("/") == 0);
     MUST(strcmp(out_of("/a/b"), "/a/b") == 0);
@@ -136,7 +138,8 @@ int main(void)
     options(&proc);
     paths(cwd);
     directories(top);
-    MUST(skew_hash_string("") == 0xcbf29ce484222325u && skew_hash_string("a") == 0xaf63dc4c8601ec8cu);
+    MUST(skew_hash_string("") == 0xcbf29ce484222325u &&
+         skew_hash_string("a") == 0xaf63dc4c8601ec8cu);
     snprintf(command, sizeof(command), "rm -rf %s", top);
     return system(command);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The whole library on any machine, under qemu-user too: linked in front of an NCCL that does nothing and of libc,
- * as if it had been preloaded. Calls by the loader's binding, by dlsym() of a handle (so the assembly entry), by
- * RTLD_NEXT; then reads its own spool and looks for what it has done.
+ * The whole library on any machine, under qemu-user too: linked in front of an NCCL that does
+ * nothing and of libc, as if it had been preloaded. Calls by the loader's binding, by dlsym() of a
+ * handle (so the assembly entry), by RTLD_NEXT; then reads its own spool and looks for what it has
+ * done.
  */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -21,7 +22,7 @@
 #define MUST(condition)                                                                            \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);               \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
@@ -43,7 +44,8 @@ static void find_spool(char *path, size_t bytes)
         DIR *dir = opendir(path);
         MUST(dir);
         for (struct dirent *e = readdir(dir); e; e = readdir(dir))
-            if (strncmp(e->d_name, "skewscope-", 10) == 0 || strlen(e->d_name) == 16 || strstr(e->d_name, ".spool")) {
+            if (strncmp(e->d_name, "skewscope-", 10) == 0 || strlen(e->d_name) == 16 ||
+                strstr(e->d_name, ".spool")) {
                 size_t at = strlen(path);
                 snprintf(path + at, bytes - at, "/%s", e->d_name);
                 break;
@@ -53,7 +55,8 @@ static void find_spool(char *path, size_t bytes)
     MUST(strstr(path, SKEW_SPOOL_SUFFIX));
 }
 
-/* The groups of stream 1, whose cells are sends of `first`, `first` + 1 and a receive, and so on. */
+/* The groups of stream 1, whose cells are sends of `first`, `first` + 1 and a receive, and so on.
+ */
 static void check_groups(const uint8_t *data, size_t groups, size_t first)
 {
     const struct skew_spool_head *head = (const struct skew_spool_head *)data;
@@ -68,13 +71,17 @@ static void check_groups(const uint8_t *data, size_t groups, size_t first)
         if (head->seg[i].state != SKEW_SEG_ACTIVE || head->seg[i].stream != 1)
             continue;
         for (uint64_t at = sizeof(*seg); at < seg->committed;) {
-            const struct skew_rec_group *rec = (const struct skew_rec_group *)((const uint8_t *)seg + at);
+            const struct skew_rec_group *rec =
+                (const struct skew_rec_group *)((const uint8_t *)seg + at);
             const struct skew_cell *cell = (const struct skew_cell *)(rec + 1);
             const struct skew_lane *lane = (const struct skew_lane *)(cell + rec->cells);
-            MUST(rec->head.type == SKEW_REC_GROUP && rec->cells == 3 && rec->lanes == 2 && rec->site);
+            MUST(rec->head.type == SKEW_REC_GROUP && rec->cells == 3 && rec->lanes == 2 &&
+                 rec->site);
             MUST(cell[0].count == first + found && cell[0].peer == 1 && cell[0].op == SKEW_OP_SEND);
-            MUST(cell[1].count == first + found + 1 && cell[1].peer == 2 && cell[1].dtype == ncclBfloat16);
-            MUST(cell[2].op == SKEW_OP_RECV && cell[2].dtype == ncclFloat8e4m3 && cell[2].lane == 1);
+            MUST(cell[1].count == first + found + 1 && cell[1].peer == 2 &&
+                 cell[1].dtype == ncclBfloat16);
+            MUST(cell[2].op == SKEW_OP_RECV && cell[2].dtype == ncclFloat8e4m3 &&
+                 cell[2].lane == 1);
             MUST(lane[0].exchange_seq == found && lane[1].stream == 64 && lane[0].comm == 1);
             MUST(rec->call_ns && rec->return_ns >= rec->call_ns);
             at += rec->head.bytes;
@@ -119,7 +126,8 @@ int main(int argc, char **argv)
     exchange(comm, send, 101);
     MUST(!dlsym(nccl, "ncclAllToAllv") && dlerror());
     MUST(!dlsym(RTLD_DEFAULT, "ncclAllToAllv") && strstr(dlerror(), "ncclAllToAllv"));
-    /* Everything else goes to the C library with our caller's address: RTLD_NEXT is relative to this program. */
+    /* Everything else goes to the C library with our caller's address: RTLD_NEXT is relative to
+     * this program. */
     MUST(dlsym(RTLD_NEXT, "getpid") == dlsym(RTLD_DEFAULT, "getpid"));
     MUST(dlsym(RTLD_NEXT, "ncclSend") == (void *)ncclSend);
     MUST(!dlsym(RTLD_NEXT, "main"));

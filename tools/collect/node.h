@@ -55,7 +55,7 @@ struct skew_node {
     size_t said_count;
     int64_t symbolised;        /* call sites up to this one were looked at */
     struct skew_map run_files; /* inode → what the stored version looked like */
-    uint64_t token; /* names our requests; 0: none made yet */
+    uint64_t token;            /* names our requests; 0: none made yet */
     FILE *messages;
     bool progress;
     bool run_stored;

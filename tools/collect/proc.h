@@ -88,12 +88,12 @@ struct skew_proc {
     size_t module_count;
     uint64_t orphans; /* frames without a module, perhaps */
     struct skew_graphs *graphs;
-    struct skew_loss_count loss[SKEW_LOSS_SLOTS]; /* as stored */
-    struct skew_tap_count taps[SKEW_TAP_COUNTS];  /* as stored */
-    uint64_t returned;                            /* as stored */
-    struct skew_time_totals time;                 /* as stored */
+    struct skew_loss_count loss[SKEW_LOSS_SLOTS];    /* as stored */
+    struct skew_tap_count taps[SKEW_TAP_COUNTS];     /* as stored */
+    uint64_t returned;                               /* as stored */
+    struct skew_time_totals time;                    /* as stored */
     uint64_t backend_calls[SKEW_BACKEND_CALL_SLOTS]; /* as stored */
-    struct skew_launches *launches;               /* the latest, for their times (graphs.c) */
+    struct skew_launches *launches;                  /* the latest, for their times (graphs.c) */
     uint64_t stored; /* groups not yet added to process.stored_groups */
     uint64_t group_stamp;
     uint64_t unknown_records;
@@ -183,7 +183,8 @@ int skew_time_store(struct skew_proc *proc); /* the counters in the head, if the
 
 /* calls.c */
 int skew_backend_call_record(struct skew_proc *proc, const struct skew_rec *rec);
-int skew_backend_call_counters(struct skew_proc *proc); /* those in the head, as far as they are news */
+int skew_backend_call_counters(
+    struct skew_proc *proc); /* those in the head, as far as they are news */
 
 /* taps.c */
 int skew_tap_record(struct skew_proc *proc, const struct skew_rec *rec);
@@ -198,13 +199,13 @@ struct skew_captured {
     bool may_copy; /* it may have no kernel */
     int64_t place; /* which time in this launch, from 0 */
 };
-/** The ordinal-th of all `count` launches of NCCL work that an executable graph held at `ns`, in the order in which
- * they were captured. @param launches how many it held. @return 1, 0 when that is another number, or when some
- * may have been without a kernel; negative errno */
-int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint32_t ordinal, uint32_t count,
-                        struct skew_captured *out, uint64_t *launches);
-/** The row of a graph's launch, made when it is not there: its own record may come later. `stream`: a
- * row of `stream`, 0 when it is not known. */
+/** The ordinal-th of all `count` launches of NCCL work that an executable graph held at `ns`, in
+ * the order in which they were captured. @param launches how many it held. @return 1, 0 when that
+ * is another number, or when some may have been without a kernel; negative errno */
+int skew_graph_captured(struct skew_proc *proc, uint64_t exec, uint64_t ns, uint32_t ordinal,
+                        uint32_t count, struct skew_captured *out, uint64_t *launches);
+/** The row of a graph's launch, made when it is not there: its own record may come later. `stream`:
+ * a row of `stream`, 0 when it is not known. */
 int skew_launch_id(struct skew_proc *proc, uint64_t ns, uint64_t exec, int64_t stream, int64_t *id);
 int skew_capture_id(struct skew_proc *proc, uint64_t driver_id, int64_t *id);
 int skew_graph_load(struct skew_proc *proc);

@@ -203,7 +203,7 @@ int skew_publish(struct skew_node *c)
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(sql, sizeof sql,
              SKEW_TRACE_INDICES "DELETE FROM meta WHERE key = 'collector'; REPLACE INTO meta "
-             "VALUES('published_real_ns', '%" PRId64 "');",
+                                "VALUES('published_real_ns', '%" PRId64 "');",
              (int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
     do { /* again when another node took the name in the meantime */
         c->db->error[0] = 0;

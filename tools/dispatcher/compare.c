@@ -73,7 +73,8 @@ static void differ_rows(json_t *list, const char *kind, const json_t *a, const j
     }
 }
 
-/* {option: value} of a command's words, and the others: "--name value", "--name=value", "name=value". */
+/* {option: value} of a command's words, and the others: "--name value", "--name=value",
+ * "name=value". */
 static json_t *options_of(const json_t *words, json_t *others)
 {
     json_t *options = json_object();
@@ -95,7 +96,9 @@ static json_t *options_of(const json_t *words, json_t *others)
         bool value = option && !word[length] && next &&
                      (next[0] != '-' || (next[1] >= '0' && next[1] <= '9'));
         json_object_set_new(options, name,
-                            json_string(word[length] ? word + length + 1 : value ? next : ""));
+                            json_string(word[length] ? word + length + 1
+                                        : value      ? next
+                                                     : ""));
         i += value;
     }
     return options;
@@ -142,8 +145,7 @@ static void differences(json_t *list, const json_t *a, const json_t *b)
         differ_rows(list, tables[i][1], x, y, tables[i][2], tables[i][3], false);
         differ_rows(list, tables[i][1], y, x, tables[i][2], tables[i][3], true);
     }
-    differ_commands(list,
-                    skew_row_text(json_array_get(json_object_get(a, "runs"), 0), "command"),
+    differ_commands(list, skew_row_text(json_array_get(json_object_get(a, "runs"), 0), "command"),
                     skew_row_text(json_array_get(json_object_get(b, "runs"), 0), "command"));
 }
 
@@ -225,7 +227,8 @@ static double busy_ms(const json_t *facts)
     return ns > 0 ? ns / 1e6 : NAN;
 }
 
-#define WORSE 0.05 /* a change for the worse by more than this is named: one run a side is no sample */
+#define WORSE                                                                                      \
+    0.05 /* a change for the worse by more than this is named: one run a side is no sample */
 
 /* What both runs say of themselves, and whether the second is worse. Loss is neither. */
 static json_t *reported(const json_t *a, const json_t *b, bool *regressed)

@@ -23,7 +23,8 @@ json_t *skew_dispatcher_table(void);
  */
 json_t *skew_dispatcher_facts(const struct skew_reading *reading);
 
-/** Adds dispatches and combines through NCCL of one database. @return 0, or < 0 after one sentence */
+/** Adds dispatches and combines through NCCL of one database. @return 0, or < 0 after one sentence
+ */
 int skew_dispatcher_traffic(json_t *facts, struct skew_trace *trace);
 /** Once all databases were added: their share of a step. @return 0 or -ENOMEM */
 int skew_dispatcher_shares(json_t *facts);
@@ -33,7 +34,8 @@ void skew_add_int(json_t *object, const char *key, json_int_t value);
 json_t *skew_member(json_t *object, const char *key);
 
 /**
- * What a job printed into the file at `path`, by the lines that the table knows: {path, lines, values}.
+ * What a job printed into the file at `path`, by the lines that the table knows: {path, lines,
+ * values}.
  * @return a new object, or NULL after one sentence on standard error
  */
 json_t *skew_dispatcher_log(const char *path, const json_t *table);
@@ -47,7 +49,8 @@ const char *skew_dispatcher_label(const json_t *facts, const char *key);
 /** Adds selected, working, gate and guidance to the facts. @return 0 or -ENOMEM */
 int skew_dispatcher_judge(json_t *facts, const json_t *table);
 
-/** Two judged runs: {comparable, why_not, differs, measured, reported, regressed}. NULL: no memory. */
+/** Two judged runs: {comparable, why_not, differs, measured, reported, regressed}. NULL: no memory.
+ */
 json_t *skew_dispatcher_compare(const json_t *a, const json_t *b);
 
 #endif

@@ -109,8 +109,9 @@ static int add_calls(json_t *facts, struct skew_trace *trace)
                       : 0;
     json_array_foreach(rows, i, row)
     {
-        json_t *function = skew_member(skew_member(skew_member(facts, "calls"), skew_row_text(row, "backend")),
-                                  skew_row_text(row, "function"));
+        json_t *function =
+            skew_member(skew_member(skew_member(facts, "calls"), skew_row_text(row, "backend")),
+                        skew_row_text(row, "function"));
         skew_add_int(function, "calls", skew_row_int(row, "calls"));
         json_object_set(function, "does", json_object_get(row, "does"));
     }

@@ -31,8 +31,8 @@ const char *skew_dispatcher_label(const json_t *facts, const char *key)
 
 double skew_dispatcher_reported(const json_t *facts, const char *what)
 {
-    const json_t *printed = json_object_get(
-        json_object_get(json_object_get(facts, "printed"), "values"), what);
+    const json_t *printed =
+        json_object_get(json_object_get(json_object_get(facts, "printed"), "values"), what);
     const char *label = skew_dispatcher_label(facts, what);
     char *end = NULL;
     double value = label ? strtod(label, &end) : NAN;
@@ -359,7 +359,8 @@ static json_t *guidance(const json_t *facts, const json_t *table, const char *ba
     json_array_foreach(json_object_get(table, "guidance"), i, rule)
     {
         const char *source = json_string_value(json_object_get(rule, "source"));
-        if (!fits(rule, "hardware", hardware) || !fits(rule, "model", skew_dispatcher_label(facts, "model")) ||
+        if (!fits(rule, "hardware", hardware) ||
+            !fits(rule, "model", skew_dispatcher_label(facts, "model")) ||
             !fits(rule, "backend", backend) || !fits(rule, "stage", stage_of(facts)))
             continue;
         json_array_append_new(

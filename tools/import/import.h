@@ -39,9 +39,10 @@ struct skew_import_options {
     enum skew_import_assign assign;
     bool keep_steps, keep_requests; /* both by default */
     bool keep_ids;
-    uint32_t experts;      /* 0: the largest id + 1 */
-    uint32_t topk;         /* 0: what the file says */
-    int64_t step_tokens;   /* tokens of one request that make a step; 0: all; −1: 16 where there are requests */
+    uint32_t experts;    /* 0: the largest id + 1 */
+    uint32_t topk;       /* 0: what the file says */
+    int64_t step_tokens; /* tokens of one request that make a step; 0: all; −1: 16 where there are
+                            requests */
     int64_t prompt_tokens; /* that many first tokens of a request are its prefill; −1: not known */
     int64_t skip_steps, skip_tokens; /* to leave out at the beginning */
     int64_t layer_base;              /* number of the first layer, where the file has none */

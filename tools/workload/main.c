@@ -81,11 +81,12 @@ static int set_pattern(struct skew_job *job, struct skew_options *opt, char *err
                  opt->ranks, opt->ep_groups);
     else if (opt->serve && skew_serve_parse(opt) < 0)
         snprintf(error, size,
-                 "--serve: '%s' is not P:D[:M], with P at least 2, D from 1 to --tokens %u", opt->serve,
-                 opt->tokens);
+                 "--serve: '%s' is not P:D[:M], with P at least 2, D from 1 to --tokens %u",
+                 opt->serve, opt->tokens);
     else if (opt->serve && ((job->pattern->train && opt->mode != SKEW_MODE_INFER) ||
                             opt->tokens_spread > 0 || job->pattern->even_tokens))
-        snprintf(error, size, "--serve is for --mode infer, without --tokens-spread, and not for pattern %s",
+        snprintf(error, size,
+                 "--serve is for --mode infer, without --tokens-spread, and not for pattern %s",
                  opt->pattern);
     else if (!opt->steps && !opt->graph)
         snprintf(error, size, "--steps: 0 leaves nothing to do without --graph");

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The caller's side of NVTX 3, as its headers put it into every program: a table of functions that do
- * nothing until the library that NVTX_INJECTION64_PATH names has replaced them. In our own words and
- * as far as ranges and marks need it (the ABI: interpose/nvtx_abi.h, docs/interception.md). Any
+ * The caller's side of NVTX 3, as its headers put it into every program: a table of functions that
+ * do nothing until the library that NVTX_INJECTION64_PATH names has replaced them. In our own words
+ * and as far as ranges and marks need it (the ABI: interpose/nvtx_abi.h, docs/interception.md). Any
  * thread, once skew_nvtx_open() has returned.
  */
 #ifndef SKEW_WORKLOAD_NVTX_H

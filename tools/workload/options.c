@@ -76,7 +76,8 @@ static const struct option_row table[] = {
     {"seed", "N", "1", U64, AT(seed), 0, 0, NULL, "seed of everything random"},
     SECTION("Routing"),
     TEXTUAL("routing", routing, "KIND", "uniform",
-            "uniform, balanced, zipf:S, hot-expert:P, hot-rank:P, bursts[:P[:PERIOD[:LENGTH]]], npy:FILE, "
+            "uniform, balanced, zipf:S, hot-expert:P, hot-rank:P, bursts[:P[:PERIOD[:LENGTH]]], "
+            "npy:FILE, "
             "counts:FILE"),
     TEXTUAL("npy-axes", npy_axes, "LIST", NULL,
             "names of the array's axes, of request, token, layer, k; default by number of axes: "
@@ -96,7 +97,8 @@ static const struct option_row table[] = {
     {"capacity-factor", "F", "1.25", REAL, AT(capacity_factor), 0.01, 1000, NULL,
      "of the padded patterns"},
     TEXTUAL("serve", serve, "P:D[:M]", NULL,
-            "inference: every P-th step is a prefill of up to T tokens, the others decode D tokens a rank; after every "
+            "inference: every P-th step is a prefill of up to T tokens, the others decode D tokens "
+            "a rank; after every "
             "M-th prefill comes a mixed step of T"),
     SECTION("Other traffic"),
     SWITCH("sequence-parallel", sequence_parallel, "Ulysses: four ncclAlltoAll a layer and pass"),
@@ -110,7 +112,8 @@ static const struct option_row table[] = {
     CHOOSE("alltoall", alltoall, "native|sendrecv",
            "ncclAlltoAll, or the group that PyTorch built before NCCL 2.28 makes of it"),
     CHOOSE("nvtx", nvtx, "off|step|layer|mark",
-           "NVTX ranges (through NVTX 3): 'step N', in it 'micro-batch N' and 'layer N' of the forward passes; or a mark 'step N'"),
+           "NVTX ranges (through NVTX 3): 'step N', in it 'micro-batch N' and 'layer N' of the "
+           "forward passes; or a mark 'step N'"),
     SECTION("Results"),
     TEXTUAL("truth", truth, "FILE", NULL, "write one JSON line an exchange, ranks in order"),
     SWITCH("brief", brief, "print what ran and what was checked, without the tables"),

@@ -17,8 +17,9 @@ enum skew_gatherv { SKEW_GATHERV_ALWAYS, SKEW_GATHERV_AUTO };
 enum skew_alltoall { SKEW_ALLTOALL_NATIVE, SKEW_ALLTOALL_SENDRECV };
 enum skew_nvtx_kind {
     SKEW_NVTX_OFF,
-    SKEW_NVTX_STEP,  /* a range a step */
-    SKEW_NVTX_LAYER, /* … and in it one a layer, forward; of a serving job one a pass with its stage */
+    SKEW_NVTX_STEP, /* a range a step */
+    SKEW_NVTX_LAYER, /* … and in it one a layer, forward; of a serving job one a pass with its stage
+                      */
     SKEW_NVTX_MARK   /* a mark before each step */
 };
 enum skew_comm_init { SKEW_COMM_INIT_ID, SKEW_COMM_INIT_SPLIT };
@@ -48,7 +49,7 @@ struct skew_options {
     bool sequence_parallel, pipeline_p2p, bias_allreduce;
     const char *serve;
     unsigned serve_every, serve_decode, serve_mixed; /* what --serve says; every 0: it does not */
-    unsigned graph; /* replays of a captured step; 0: no graph */
+    unsigned graph;                                  /* replays of a captured step; 0: no graph */
 
     int gatherv, alltoall, comm_init, nvtx;
     bool nonblocking, threads, share_gpu;

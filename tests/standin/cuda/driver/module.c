@@ -50,8 +50,9 @@ CUresult si_function_check(CUfunction function)
 {
     bool aligned = (uintptr_t)function % _Alignof(struct CUfunc_st) == 0;
 
-    return function != NULL && aligned && function->magic == SI_MAGIC_FUNC ? CUDA_SUCCESS
-                                                                : CUDA_ERROR_INVALID_HANDLE;
+    return function != NULL && aligned && function->magic == SI_MAGIC_FUNC
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_INVALID_HANDLE;
 }
 
 static CUresult module_new(CUmodule *module)

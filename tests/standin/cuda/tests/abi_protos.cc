@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Declares every function of the stand-ins again after the real headers, which must agree. The first
- * macro makes cuda.h declare old spellings beside the new ones instead of renaming them.
+ * Declares every function of the stand-ins again after the real headers, which must agree. The
+ * first macro makes cuda.h declare old spellings beside the new ones instead of renaming them.
  */
 #define __CUDA_API_VERSION_INTERNAL 1
 #include <cuda.h>
