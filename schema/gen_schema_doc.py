@@ -10,6 +10,15 @@ import re
 import sys
 
 
+def listed(header, name):
+    """(name, text) of each X(ID, "name", "text") in a list of spool.h; a text may be written in pieces."""
+    body = re.search(rf"#define {name}\(X\)(.*?)\n\n", header, re.S).group(1).replace("\\\n", "\n")
+    found = re.findall(r'X\(\w+,\s*"(\w+)",((?:\s*"[^"]*")+)\)', body)
+    if len(found) != body.count("X("):
+        sys.exit(f"{name}: {len(found)} of {body.count('X(')} entries can be read")
+    return [(n, "".join(re.findall(r'"([^"]*)"', pieces))) for n, pieces in found]
+
+
 def comment_before(lines, index):
     out = []
     while index > 0 and lines[index - 1].startswith("--") and not lines[index - 1].startswith("-- ---"):
@@ -81,11 +90,10 @@ def main():
     out += ["## Views", "", "Plain `sqlite3` can query all of them; no extension is needed.", "", "| view | |", "|---|---|"]
     out += [f"| `{name}` | {text} |" for name, text in views]
     out += ["", "## Why something is missing: `loss.reason`", "", "| reason | |", "|---|---|"]
-    listed = re.search(r"#define SKEW_LOSS_LIST\(X\)(.*?)\n\n", open(spool, encoding="utf-8").read(), re.S).group(1)
-    out += [f"| `{n}` | {t} |" for n, t in re.findall(r'X\(\w+, "(\w+)", "([^"]*)"\)', listed)]
+    header = open(spool, encoding="utf-8").read()
+    out += [f"| `{n}` | {t} |" for n, t in listed(header, "SKEW_LOSS_LIST")]
     out += ["", "## What became of count exchanges: `tap_count.outcome`", "", "| outcome | |", "|---|---|"]
-    listed = re.search(r"#define SKEW_TAP_COUNT_LIST\(X\)(.*?)\n\n", open(spool, encoding="utf-8").read(), re.S).group(1)
-    out += [f"| `{n}` | {t} |" for n, t in re.findall(r'X\(\w+,\s+"(\w+)",[\s\\]+"([^"]*)"\)', listed)]
+    out += [f"| `{n}` | {t} |" for n, t in listed(header, "SKEW_TAP_COUNT_LIST")]
     with open(output, "w", encoding="utf-8") as f:
         f.write("\n".join(out) + "\n")
 
