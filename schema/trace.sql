@@ -61,6 +61,15 @@ CREATE TABLE run_package (
     PRIMARY KEY (run_id, name, path)
 ) WITHOUT ROWID;
 
+-- GPUs of the machine that `skewscope run` ran on, as NVIDIA's driver tells them in /proc, whether or not the run used them.
+CREATE TABLE run_gpu (
+    run_id INTEGER NOT NULL REFERENCES run,
+    bus    TEXT NOT NULL, -- PCI address
+    model  TEXT NOT NULL, -- as in "NVIDIA H200"
+    driver TEXT,          -- version of the kernel module
+    PRIMARY KEY (run_id, bus)
+) WITHOUT ROWID;
+
 -- A process that made, or tried to make, a communicator.
 CREATE TABLE process (
     process_id      INTEGER PRIMARY KEY,

@@ -90,6 +90,7 @@ static const struct {
     {"labels", "SELECT run_id, key, value FROM run_label ORDER BY run_id, key", NULL},
     {"packages", "SELECT run_id, name, version, path FROM run_package ORDER BY run_id, name, path",
      NULL},
+    {"gpus", "SELECT run_id, bus, model, driver FROM run_gpu ORDER BY run_id, bus", "run_gpu"},
     {"processes",
      "SELECT p.process_id, p.run_id, p.pid, p.host, p.exe, p.world_rank, p.local_rank, "
      "p.world_size, p.nccl_version, p.nccl_path, p.nccl_route, p.ended, p.returned_groups, "
@@ -254,6 +255,9 @@ static void print_run(const json_t *info, const json_t *run)
     }
     if (!*lead)
         putchar('\n');
+    json_array_foreach(json_object_get(info, "gpus"), i, row) if (skew_row_int(row, "run_id") == id)
+        printf("  GPU %s: %s, driver %s\n", skew_row_text(row, "bus"), skew_row_text(row, "model"),
+               skew_row_text(row, "driver"));
     json_array_foreach(json_object_get(info, "packages"), i,
                        row) if (skew_row_int(row, "run_id") == id)
         printf("  package %s %s: %s\n", skew_row_text(row, "name"), skew_row_text(row, "version"),

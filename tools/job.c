@@ -3,6 +3,7 @@
  * One traced command from beginning to end: see job.h.
  */
 #include "job.h"
+#include "gpus.h"
 #include "paths.h"
 #include "term.h"
 
@@ -180,6 +181,11 @@ static void set_up(void *user)
         add_standin(job->standin);
 }
 
+static void take_gpu(void *user, const char *bus, const char *model, const char *driver)
+{
+    skew_run_record_gpu(user, bus, model, driver);
+}
+
 int skew_job_begin(struct skew_job *job)
 {
     int result = skew_path_library(&job->library);
@@ -193,6 +199,8 @@ int skew_job_begin(struct skew_job *job)
     if (result < 0)
         return result;
     decide_nvtx(job);
+    if (!job->standin)
+        skew_gpus_find(SKEW_GPUS_ROOT, take_gpu, &job->record);
     if (job->standin && !skew_setting_on(&job->settings, SKEW_OPT_QUIET))
         skew_tell("stand-in libraries are used (%s): no GPU, no real NCCL", job->standin);
     job->collecting = strcmp(skew_setting(&job->settings, SKEW_OPT_COLLECTOR), "off") != 0;

@@ -242,6 +242,7 @@ int skew_run_record_create(struct skew_run_record *record, const char *state_dir
     json_object_set_new(record->root, "labels", json_object());
     json_object_set_new(record->root, "env", environment());
     json_object_set_new(record->root, "packages", json_array());
+    json_object_set_new(record->root, "gpus", json_array());
     json_object_set_new(record->root, "notes", json_array());
     return 0;
 }
@@ -275,6 +276,17 @@ void skew_run_record_package(struct skew_run_record *record, const char *name, c
     json_object_set_new(one, "version", version ? json_text(version) : json_null());
     json_object_set_new(one, "path", json_text(path));
     json_array_append_new(json_object_get(record->root, "packages"), one);
+}
+
+void skew_run_record_gpu(struct skew_run_record *record, const char *bus, const char *model,
+                         const char *driver)
+{
+    json_t *one = json_object();
+
+    json_object_set_new(one, "bus", json_text(bus));
+    json_object_set_new(one, "model", json_text(model));
+    json_object_set_new(one, "driver", driver ? json_text(driver) : json_null());
+    json_array_append_new(json_object_get(record->root, "gpus"), one);
 }
 
 void skew_run_record_note(struct skew_run_record *record, const char *code, const char *severity,

@@ -28,6 +28,10 @@ bool skew_run_record_label(struct skew_run_record *record, const char *label);
 void skew_run_record_package(struct skew_run_record *record, const char *name, const char *version,
                              const char *path);
 
+/** `driver` may be NULL. */
+void skew_run_record_gpu(struct skew_run_record *record, const char *bus, const char *model,
+                         const char *driver);
+
 /** Adds a note, once: `severity` is info, warning or error; `code` a stable name. */
 __attribute__((format(printf, 4, 5))) void skew_run_record_note(struct skew_run_record *record,
                                                                 const char *code,

@@ -4,6 +4,8 @@
 
 Traces of device-initiated backends are synthetic here: kernel names as their sources have them, times made up.
 """
+import sqlite3
+
 import tracegen
 from clitest import *
 
@@ -104,6 +106,24 @@ class Dispatcher(CliTest):
             advice = [g["text"] for g in self.ask(self.synthetic("g", "DeepEP", labels=[("hardware", hardware)]))["guidance"]]
             self.assertTrue(any(text.startswith(hardware) and word in text for text in advice), advice)
             self.assertFalse(any(text.startswith(other) for other in words if other != hardware for text in advice), advice)
+
+    def test_hardware_of_the_machine(self):
+        """Without a label the driver's word counts, for advice and for what must be equal; a label goes before it."""
+        for name, model in (("h", "NVIDIA H200"), ("b", "NVIDIA B200")):
+            path = self.synthetic(name, "DeepEP", labels=[("ep", "8")])
+            db = sqlite3.connect(path + "/trace.db")
+            db.executemany("INSERT INTO run_gpu VALUES (1, ?, ?, '580.65.06')", [(f"0000:{i:02x}:00.0", model) for i in range(8)])
+            db.commit()
+            db.close()
+        got = self.ask(self.dir / "h")
+        self.assertEqual(got["gpus"], [{"model": "NVIDIA H200", "driver": "580.65.06", "gpus": 8}])
+        self.assertTrue(any(g["text"].startswith("H200 is not named") for g in got["guidance"]), got["guidance"])
+        self.assertIn("hardware: NVIDIA H200", self.skewscope("dispatcher", str(self.dir / "h")).stdout)
+        compared = self.ask(self.dir / "h", self.dir / "b", status=1)["comparison"]
+        self.assertFalse(compared["comparable"])
+        self.assertIn("hardware", json.dumps(compared["why_not"]))
+        said = self.ask(self.synthetic("l", "DeepEP", labels=[("hardware", "GB200")]))
+        self.assertTrue(any(g["text"].startswith("GB200") for g in said["guidance"]), said["guidance"])
 
     def test_workload(self):
         if not os.path.exists(WORKLOAD):

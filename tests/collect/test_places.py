@@ -26,6 +26,8 @@ class Places(Place):
                "started_real_ns": 5, "ended_real_ns": 9, "exit_status": 3, "exit_signal": None,
                "labels": {"model": "a", "ep": "8"}, "env": {"RANK": "1"},
                "packages": [{"name": "nccl", "version": "2.28", "path": "/n"}, {"name": "x", "path": "/x"}],
+               "gpus": [{"bus": "0000:1b:00.0", "model": "NVIDIA H200", "driver": "580.65.06"}, {"bus": "0000:1c:00.0"},
+                        {"bus": "0000:1d:00.0", "model": "NVIDIA H200", "driver": None}],
                "notes": [{"code": "no_nccl_call", "severity": "error", "text": "nothing"}],
                "boot_id": BOOT}
         other = dict(run, id="r2", boot_id="0" * 32)
@@ -44,6 +46,8 @@ class Places(Place):
                          [("ep", "8"), ("ep", "8")])
         self.assertEqual(self.rows("SELECT DISTINCT name, version, path FROM run_package ORDER BY name"),
                          [("nccl", "2.28", "/n"), ("x", None, "/x")])
+        self.assertEqual(self.rows("SELECT bus, model, driver FROM run_gpu JOIN run USING (run_id) WHERE key = 'r1' ORDER BY bus"),
+                         [("0000:1b:00.0", "NVIDIA H200", "580.65.06"), ("0000:1d:00.0", "NVIDIA H200", None)])
         self.assertEqual(self.rows("SELECT DISTINCT severity, code, text FROM diagnostic"), [("error", "no_nccl_call", "nothing")])
         self.assertEqual(sorted(os.listdir(self.state)), ["run-bad.json", "run-r2.json", "run-r3.json"])
         with open(f"{self.state}/run-r3.json", "w") as f:

@@ -138,25 +138,25 @@ static int pair_rows(struct skew_db *db, int64_t run, const char *sql, json_t *p
     return error;
 }
 
-static int package_rows(struct skew_db *db, int64_t run, json_t *packages)
+/* Objects of an array, with members of these names; the first and the `needed`-th have to be texts.
+ */
+static int object_rows(struct skew_db *db, int64_t run, json_t *objects, const char *sql,
+                       const char *const names[3], size_t needed)
 {
     sqlite3_stmt *stmt;
     size_t i;
-    json_t *package;
+    json_t *one;
     int error = 0;
-    if (sqlite3_prepare_v2(db->sql,
-                           "REPLACE INTO run_package(run_id, name, version, path) VALUES(?,?,?,?)",
-                           -1, &stmt, NULL) != SQLITE_OK)
+    if (sqlite3_prepare_v2(db->sql, sql, -1, &stmt, NULL) != SQLITE_OK)
         return skew_db_fail(db, "the database");
-    json_array_foreach(packages, i, package)
+    json_array_foreach(objects, i, one)
     {
-        json_t *name = json_object_get(package, "name"), *path = json_object_get(package, "path");
-        if (error || !json_is_string(name) || !json_is_string(path))
+        if (error || !json_is_string(json_object_get(one, names[0])) ||
+            !json_is_string(json_object_get(one, names[needed])))
             continue;
         sqlite3_bind_int64(stmt, 1, run);
-        bind_json(stmt, 2, name);
-        bind_json(stmt, 3, json_object_get(package, "version"));
-        bind_json(stmt, 4, path);
+        for (int k = 0; k < 3; k++)
+            bind_json(stmt, 2 + k, json_object_get(one, names[k]));
         error = skew_db_run(db, stmt);
     }
     sqlite3_finalize(stmt);
@@ -194,7 +194,13 @@ static int store_run(struct skew_node *c, const json_t *json)
         error = pair_rows(c->db, run, "REPLACE INTO run_env(run_id, name, value) VALUES(?,?,?)",
                           json_object_get(json, "env"));
     if (!error)
-        error = package_rows(c->db, run, json_object_get(json, "packages"));
+        error = object_rows(c->db, run, json_object_get(json, "packages"),
+                            "REPLACE INTO run_package(run_id, name, version, path) VALUES(?,?,?,?)",
+                            (const char *const[]){"name", "version", "path"}, 2);
+    if (!error)
+        error = object_rows(c->db, run, json_object_get(json, "gpus"),
+                            "REPLACE INTO run_gpu(run_id, bus, model, driver) VALUES(?,?,?,?)",
+                            (const char *const[]){"bus", "model", "driver"}, 1);
     if (!error)
         error = note_rows(c->db, run, json_object_get(json, "notes"));
     return error;

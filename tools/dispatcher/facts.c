@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <sqlite3.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,14 +96,19 @@ static int add_kernels(json_t *facts, struct skew_trace *trace)
     return error;
 }
 
+static bool has_table(struct skew_trace *trace, const char *name)
+{
+    return sqlite3_table_column_metadata(skew_trace_db(trace), NULL, name, NULL, NULL, NULL, NULL,
+                                         NULL, NULL) == SQLITE_OK;
+}
+
 /* Calls that were noted: they prove that a backend was at work where nobody looked at its kernels.
  */
 static int add_calls(json_t *facts, struct skew_trace *trace)
 {
     json_t *rows = json_array(), *row;
     size_t i;
-    bool there = sqlite3_table_column_metadata(skew_trace_db(trace), NULL, "backend_call_count",
-                                               "calls", NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
+    bool there = has_table(trace, "backend_call_count");
     int error = there ? add_rows(rows, trace,
                                  "SELECT backend, function, does, sum(calls) AS calls "
                                  "FROM backend_call_count GROUP BY 1, 2, 3")
@@ -141,6 +147,10 @@ static int add_trace(json_t *facts, struct skew_trace *trace)
     int error = 0;
     for (size_t i = 0; !error && i < sizeof tables / sizeof *tables; i++)
         error = add_rows(json_object_get(facts, tables[i].key), trace, tables[i].sql);
+    if (!error && has_table(trace, "run_gpu"))
+        error = add_rows(json_object_get(facts, "gpus"), trace,
+                         "SELECT model, driver, count(DISTINCT bus) AS gpus FROM run_gpu "
+                         "GROUP BY model, driver ORDER BY gpus DESC, model");
     json_t *rows = json_array(), *row;
     size_t n;
     if (!error)
@@ -183,9 +193,9 @@ static int add_trace(json_t *facts, struct skew_trace *trace)
 
 json_t *skew_dispatcher_facts(const struct skew_reading *reading)
 {
-    static const char *const arrays[] = {"runs",     "labels",          "env",
-                                         "packages", "commands",        "hosts",
-                                         "notes",    "unknown_kernels", "nccl_paths"};
+    static const char *const arrays[] = {
+        "runs",     "labels", "env",   "packages",        "gpus",
+        "commands", "hosts",  "notes", "unknown_kernels", "nccl_paths"};
     json_t *facts = json_object();
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         json_object_set_new(facts, arrays[i], json_array());

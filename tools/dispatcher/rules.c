@@ -26,7 +26,9 @@ const char *skew_dispatcher_label(const json_t *facts, const char *key)
     size_t i;
     json_array_foreach(labels, i, row) if (strcmp(skew_row_text(row, "key"), key) ==
                                            0) return skew_row_text(row, "value");
-    return NULL;
+    /* The machine itself, where nobody said it: of several models, the most frequent one. */
+    row = json_array_get(json_object_get(facts, "gpus"), 0);
+    return row && strcmp(key, "hardware") == 0 ? skew_row_text(row, "model") : NULL;
 }
 
 double skew_dispatcher_reported(const json_t *facts, const char *what)

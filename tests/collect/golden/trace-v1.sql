@@ -490,6 +490,13 @@ CREATE TABLE run_env (
     PRIMARY KEY (run_id, name)
 ) WITHOUT ROWID;
 INSERT INTO "run_env" VALUES(1,'WORLD_SIZE','4');
+CREATE TABLE run_gpu (
+    run_id INTEGER NOT NULL REFERENCES run,
+    bus    TEXT NOT NULL, -- PCI address
+    model  TEXT NOT NULL, -- as in "NVIDIA H200"
+    driver TEXT,          -- version of the kernel module
+    PRIMARY KEY (run_id, bus)
+) WITHOUT ROWID;
 CREATE TABLE run_label (
     run_id INTEGER NOT NULL REFERENCES run,
     key    TEXT NOT NULL,
