@@ -56,6 +56,7 @@ int skew_run_collector_start(struct skew_run_collector *collector, bool follow)
                          NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
+    sigset_t mask = *collector->mask;
 
     if (!self)
         return -ENOENT;
@@ -66,7 +67,12 @@ int skew_run_collector_start(struct skew_run_collector *collector, bool follow)
         posix_spawn_file_actions_adddup2(&actions, collector->messages, STDERR_FILENO);
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attributes, collector->mask);
+    /* Told to end before it can hear that, it would die of it and leave all to the next one. */
+    if (follow) {
+        sigaddset(&mask, SIGTERM);
+        sigaddset(&mask, SIGINT);
+    }
+    posix_spawnattr_setsigmask(&attributes, &mask);
     char **environment = own_environment();
     int error = environment ? posix_spawn(&collector->pid, self, &actions, &attributes, arguments,
                                           environment)
