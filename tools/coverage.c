@@ -143,7 +143,7 @@ void skew_coverage_print(const struct skew_coverage *c)
     char stored[SKEW_COUNT_TEXT], returned[SKEW_COUNT_TEXT];
 
     if (c->returned == 0) {
-        printf("no capture stands behind this trace (imported or synthetic)\n");
+        printf("no capture stands behind this trace: it is imported or synthetic, or nothing was captured\n");
         return;
     }
     printf("captured %s of %s groups%s; ", skew_count_text(stored, c->stored),

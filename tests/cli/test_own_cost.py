@@ -127,7 +127,7 @@ class OwnCost(CliTest):
 
     def test_what_was_not_captured(self):
         path = self.change(self.trace(), "UPDATE process SET returned_groups = 0, stored_groups = 0")
-        self.assertIn("no capture stands behind this trace (imported or synthetic)\n", self.ask("skew", path))
+        self.assertIn("no capture stands behind this trace: it is imported or synthetic, or nothing was captured\n", self.ask("skew", path))
         self.assertNotIn("own cost", self.ask("info", path))
         self.assertEqual(json.loads(self.ask("skew", path, "--json"))["own_cost"], NOTHING)
 
