@@ -251,7 +251,7 @@ static void test_widths(void)
 
     for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++) {
         uint32_t n = sizes[z];
-        struct skew_assign *a, *b;
+        struct skew_assign *a, *b = NULL;
         CHECK(skew_assign_create(&a, n) == 0 && skew_assign_create(&b, n) == 0, "no memory");
         b->wide = false;
         for (int turn = 0; turn < 24; turn++) {
