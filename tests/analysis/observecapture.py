@@ -2,8 +2,9 @@
 """The observe grid captured: real routing driven through the workload on the stand-in NCCL, under the library.
 
     SKEWSCOPE_TOOL=build/tools/skewscope python3 tests/analysis/observecapture.py OUT build/tools/workload/skewscope-workload
-    skewscope observe OUT/*/
-    python3 tests/analysis/observecheck.py OUT ANSWER.json          # ANSWER: of observe --json
+    skewscope observe --json OUT/*/ > ANSWER.json
+    python3 tests/analysis/observecheck.py ANSWER.json
+    python3 tests/analysis/observepage.py ANSWER.json
 
 gpt-oss-20b (all 24 layers, all requests and by benchmark), FLAME-MoE-290M (8 layers), OLMoE-1B-7B and Mixtral-8x7B (3
 layers each, by domain) and uniform mock traces of the same shapes, at EP 4, 8, 16 and 32; Mixtral, which has 8 experts, at
