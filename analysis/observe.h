@@ -29,8 +29,8 @@ enum { SKEW_OBSERVE_EXPERT, SKEW_OBSERVE_RANK, SKEW_OBSERVE_SIDES };
 struct skew_observe_metric {
     struct skew_estimate observed;   /* mean over layers and calls */
     double chance, chance_p95;       /* of uniform routing of as many tokens; NaN: not known */
-    struct skew_estimate persistent; /* mean over layers of metrics_level.h's; interval: means of
-                                        ends, which no dependence between layers makes too narrow */
+    struct skew_estimate persistent; /* mean over layers of metrics_level.h's; interval: of the
+                                        series of the layers' mean (docs/observe.md) */
 };
 
 /** Numbers of one set of items, of a run or of a cell. */
