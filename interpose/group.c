@@ -273,7 +273,7 @@ static SKEW_COLD uint8_t *put_losses(struct skew_process *proc, struct skew_thre
 {
     const struct skew_lane *lane = (const struct skew_lane *)t->cell;
     for (uint32_t i = 0; i < t->lanes; i++)
-        if (t->lane[i].comm->lost_pending)
+        if (__atomic_load_n(&t->lane[i].comm->lost_pending, __ATOMIC_RELAXED))
             end = skew_loss_put(proc, t->lane[i].comm, lane[i].exchange_seq, end,
                                 (const uint8_t *)t->end);
     return end;
@@ -288,7 +288,8 @@ static SKEW_COLD void put_losses_left(struct skew_process *proc, struct skew_thr
         seq[i] = ((struct skew_lane *)t->cell)[i].exchange_seq;
     for (uint32_t i = 0; i < t->lanes; i++) {
         struct skew_comm *comm = t->lane[i].comm;
-        while (comm->lost_pending && next_segment(proc, t, NULL, 0) == 0) {
+        while (__atomic_load_n(&comm->lost_pending, __ATOMIC_RELAXED) &&
+               next_segment(proc, t, NULL, 0) == 0) {
             uint8_t *at = (uint8_t *)(t->seg + 1);
             publish(t, skew_loss_put(proc, comm, seq[i], at, (const uint8_t *)t->end));
         }

@@ -248,7 +248,7 @@ uint8_t *skew_loss_put(struct skew_process *proc, struct skew_comm *comm, uint64
     }
     rec->head.bytes = (uint32_t)loss_bytes(rec->peers);
     comm->lost_exchanges = comm->lost_ops = 0;
-    comm->lost_pending = p < comm->lost_peers;
+    __atomic_store_n(&comm->lost_pending, p < comm->lost_peers, __ATOMIC_RELAXED);
     skew_unlock(proc);
     return at + rec->head.bytes;
 }

@@ -209,6 +209,14 @@ def can(*command):
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
+def in_namespace(pid, inode):
+    """Whether a process is in the mount namespace of this number, which another one gets once it is free."""
+    try:
+        return str(os.stat(f"/proc/{pid}/ns/mnt").st_ino) == inode
+    except OSError:
+        return False
+
+
 UNSHARE = ["unshare"] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
 NAMESPACES = shutil.which("unshare") and can(*UNSHARE, "--mount", "mount", "-t", "tmpfs", "none", "/mnt")
 
@@ -311,6 +319,8 @@ class Namespaces(Place):
         child.kill()
         child.wait()
         child.stdin.close()
+        ns = read(self.top + "/ns").strip()
+        wait_for(lambda: not any(in_namespace(pid, ns) for pid in os.listdir("/proc")), "the namespace's end")
         with open(self.state + "/run-x.json", "w") as f:
             json.dump({"id": "x", "ended_real_ns": 1}, f)
         said = self.collect().stderr

@@ -14,6 +14,8 @@ from harness import Bench, arguments, run_cases, skip
 LIBRARY, STANDIN, API, *PROGRAM = arguments()
 if not PROGRAM:
     skip("no libcudart_static.a on this machine")
+if os.environ.get("TSAN_OPTIONS"):
+    skip("NVIDIA's static runtime on the stand-in driver crashes under ThreadSanitizer, also without our library")
 if not os.path.exists(os.path.join(STANDIN, "libcuda.so.1")):
     skip("the stand-ins are not built")
 bench = Bench(LIBRARY).__enter__()
