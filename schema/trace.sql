@@ -409,7 +409,8 @@ CREATE TABLE timing (
 );
 
 -- Launches (one communicator's part of one NCCL group, or of its replay) without a row in device_time, by reason.
--- Where the tier is host they are not counted here: see time_coverage.
+-- Where the tier is host they are not counted here: see time_coverage. What is `captured` counts once, when it was
+-- captured; how often it ran then, and how much of that has times, is in time_coverage.
 CREATE TABLE untimed (
     process_id INTEGER NOT NULL REFERENCES process,
     reason     TEXT NOT NULL, -- sampled_out, captured, nonblocking, …: docs/time-tiers.md
