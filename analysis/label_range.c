@@ -235,8 +235,7 @@ static int by_place(const void *a, const void *b)
 int skew_rows_load_ranges(struct skew_rows *rows, const struct skew_label_options *options,
                           struct skew_error *error)
 {
-    if (sqlite3_table_column_metadata(rows->trace->db, "main", "nvtx_change", "range_id", NULL,
-                                      NULL, NULL, NULL, NULL) != SQLITE_OK)
+    if (!skew_trace_has(rows->trace, "nvtx_change", "range_id"))
         return 0; /* a trace of before there were any */
     rows->ranges = calloc(1, sizeof *rows->ranges);
     if (!rows->ranges) {

@@ -138,12 +138,6 @@ static int stage_of(const char *name)
     return SKEW_STAGE_UNKNOWN;
 }
 
-static bool has_table(struct skew_trace *trace, const char *table, const char *column)
-{
-    return sqlite3_table_column_metadata(trace->db, "main", table, column, NULL, NULL, NULL, NULL,
-                                         NULL) == SQLITE_OK;
-}
-
 /* id, role, step, layer, microbatch, stage, token_bytes, pair_id, confidence, comm_id, pass, flags
  * of all exchanges or operations, in the order of id. */
 static int load_side(struct skew_labels *labels, struct skew_trace *trace, const char *sql,
@@ -217,7 +211,7 @@ int skew_labels_load(struct skew_trace *trace, struct skew_labels **out, struct 
     labels->comm_count = count;
     for (size_t i = 0; i < count; i++)
         labels->comms[i].comm = &comms[i];
-    bool wide = has_table(trace, "exchange_label", "pass");
+    bool wide = skew_trace_has(trace, "exchange_label", "pass");
     result = load_side(
         labels, trace,
         wide ? "SELECT e.exchange_id, role, step, layer, microbatch, stage, token_bytes, pair_id,"
@@ -227,7 +221,7 @@ int skew_labels_load(struct skew_trace *trace, struct skew_labels **out, struct 
                " confidence, comm_id, NULL, 0 FROM exchange e JOIN member USING (member_id)"
                " LEFT JOIN exchange_label l USING (exchange_id) ORDER BY e.exchange_id",
         false, error);
-    if (result == 0 && has_table(trace, "operation_label", "role"))
+    if (result == 0 && skew_trace_has(trace, "operation_label", "role"))
         result = load_side(
             labels, trace,
             "SELECT o.operation_id, role, step, layer, microbatch, stage, token_bytes, pair_id,"

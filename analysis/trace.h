@@ -63,6 +63,9 @@ struct sqlite3 *skew_trace_db(struct skew_trace *trace);
 /** The path that it was opened with. Borrowed. */
 const char *skew_trace_path(const struct skew_trace *trace);
 
+/** Whether the database has this column of this table (NULL: the table): older traces lack some. */
+bool skew_trace_has(struct skew_trace *trace, const char *table, const char *column);
+
 /** Puts what SQLite last complained about into `error`; returns the negative errno that fits. */
 int skew_trace_sql_error(struct skew_trace *trace, struct skew_error *error);
 

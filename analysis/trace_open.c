@@ -382,6 +382,12 @@ struct sqlite3 *skew_trace_db(struct skew_trace *trace)
     return trace->db;
 }
 
+bool skew_trace_has(struct skew_trace *trace, const char *table, const char *column)
+{
+    return sqlite3_table_column_metadata(trace->db, "main", table, column, NULL, NULL, NULL, NULL,
+                                         NULL) == SQLITE_OK;
+}
+
 const char *skew_trace_path(const struct skew_trace *trace)
 {
     return trace->path;

@@ -6,14 +6,7 @@
 #include <string.h>
 
 #include "internal.h"
-
-#define MUST(condition)                                                                            \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
+#include "must.h"
 
 /* Exported by the program, to be hidden. */
 __attribute__((visibility("default"))) int shown_one(void);

@@ -18,14 +18,7 @@
 
 #include "nccl_decls.h"
 #include "spool.h"
-
-#define MUST(condition)                                                                            \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
+#include "must.h"
 
 static char top[] = "/tmp/skewscope-unit-XXXXXX";
 

@@ -3,7 +3,6 @@
 #include "dispatcher.h"
 
 #include <errno.h>
-#include <sqlite3.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,19 +95,13 @@ static int add_kernels(json_t *facts, struct skew_trace *trace)
     return error;
 }
 
-static bool has_table(struct skew_trace *trace, const char *name)
-{
-    return sqlite3_table_column_metadata(skew_trace_db(trace), NULL, name, NULL, NULL, NULL, NULL,
-                                         NULL, NULL) == SQLITE_OK;
-}
-
 /* Calls that were noted: they prove that a backend was at work where nobody looked at its kernels.
  */
 static int add_calls(json_t *facts, struct skew_trace *trace)
 {
     json_t *rows = json_array(), *row;
     size_t i;
-    bool there = has_table(trace, "backend_call_count");
+    bool there = skew_trace_has(trace, "backend_call_count", NULL);
     int error = there ? add_rows(rows, trace,
                                  "SELECT backend, function, does, sum(calls) AS calls "
                                  "FROM backend_call_count GROUP BY 1, 2, 3")
@@ -147,7 +140,7 @@ static int add_trace(json_t *facts, struct skew_trace *trace)
     int error = 0;
     for (size_t i = 0; !error && i < sizeof tables / sizeof *tables; i++)
         error = add_rows(json_object_get(facts, tables[i].key), trace, tables[i].sql);
-    if (!error && has_table(trace, "run_gpu"))
+    if (!error && skew_trace_has(trace, "run_gpu", NULL))
         error = add_rows(json_object_get(facts, "gpus"), trace,
                          "SELECT model, driver, count(DISTINCT bus) AS gpus FROM run_gpu "
                          "GROUP BY model, driver ORDER BY gpus DESC, model");
